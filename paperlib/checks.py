@@ -1,0 +1,57 @@
+"""Checks of arguments, shared by every public function: what was given, what was expected, what to do.
+
+Checks that read values of a tensor are skipped while `torch.compile` traces, where they would break the graph.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def require_range(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse a log-SNR range that is empty, reversed or not finite."""
+    if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max)):
+        raise ValueError(f"logsnr_min ({logsnr_min}) and logsnr_max ({logsnr_max}) must be finite numbers.")
+    if logsnr_min >= logsnr_max:
+        raise ValueError(f"logsnr_min ({logsnr_min}) must be below logsnr_max ({logsnr_max}).")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse a parameter that is not a positive finite number."""
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {value!r}.")
+
+
+def require_floating(name: str, value: Tensor) -> None:
+    """Refuse anything but a floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.tensor(…).")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}; convert it with .float().")
+
+
+def require_within(name: str, value: Tensor, low: float, high: float) -> None:
+    """Refuse values outside [low, high], NaN included."""
+    require_floating(name, value)
+    if torch.compiler.is_compiling():
+        return
+    outside = ~((value >= low) & (value <= high))
+    if outside.any():
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value[outside].flatten()[0].item():g}.")
+
+
+def require_finite(name: str, value: Tensor) -> None:
+    """Refuse NaN and infinities."""
+    require_floating(name, value)
+    if torch.compiler.is_compiling():
+        return
+    if not torch.isfinite(value).all():
+        bad = (~torch.isfinite(value)).sum().item()
+        raise ValueError(f"{name} has {bad} value(s) that are NaN or infinite; clean the data before using it.")
+
+
+def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors whose shapes differ."""
+    if value.shape != other.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}.")

@@ -1,0 +1,1 @@
+"""The companion: profiles, claims, provenance, figures, notebooks and the command line."""

@@ -1,0 +1,1 @@
+"""Practice: data, training, checkpoints, sampling, metrics."""

@@ -1,0 +1,1 @@
+"""Networks, conditioned on log-SNR and class."""
