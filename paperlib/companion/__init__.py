@@ -1,1 +1,15 @@
-"""The companion: profiles, claims, provenance, figures, notebooks and the command line."""
+"""The companion: what turns the library into the paper's notebooks, figures, tables and ledger of claims.
+
+A notebook needs one line of it::
+
+    from paperlib import companion
+
+    run = companion.start("03_invariance", profile)
+
+after which ``run.figure``, ``run.table`` and ``run.claim`` write what a reader is to find (see `run`).
+Headless runs, provenance and the command line are in `runner`, `provenance` and `cli`; no notebook imports those.
+"""
+
+from paperlib.companion.run import Run, start
+
+__all__ = ["Run", "start"]

@@ -1,0 +1,236 @@
+"""Claims: what the paper states, how it was tested here, and whether the test could have failed.
+
+``claims.yaml`` lists them: place in the paper, statement, the notebook and cell that test it, tolerance, falsifier.  A
+notebook tests one with ``run.claim("C1")``, whose checks print one line each and are recorded, with their margins, in
+``claims/C1.json``.  Lines carry no digits that vary from run to run: margins go to the record.
+
+Every check has a *falsifier*, the same comparison on a broken assumption, which must fail.  One that does not fail
+shows that the check could not have found anything, and makes the claim VACUOUS.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from paperlib.companion import documents, files
+
+Kind = Literal["identity", "inequality", "statistic", "experiment", "erratum", "check"]
+
+
+class Verdict(StrEnum):
+    """What came of a claim, the worst first."""
+
+    FAIL = "FAIL"
+    VACUOUS = "VACUOUS"
+    PARTIAL = "PARTIAL"
+    NOT_RUN = "NOT RUN AT THIS SCALE"
+    PASS = "PASS"
+
+
+class Claim(BaseModel):
+    """One entry of ``claims.yaml``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    id: str = Field(pattern=r"^[A-Z]\d+[a-z]?$")
+    place: str = Field(min_length=1)
+    statement: str = Field(min_length=1)
+    notebook: str = Field(pattern=r"^\d\d_[a-z_0-9]+$")
+    cell: str = Field(min_length=1)
+    kind: Kind
+    tolerance: float | None = Field(default=None, gt=0)
+    why: str = Field(min_length=1)
+    falsifier: str = Field(min_length=1)
+
+
+def load(path: Path | None = None) -> dict[str, Claim]:
+    """The claims by id, in the order of the file (default: ``claims.yaml`` of the checkout).
+
+    Raises:
+        DocumentError: a ValueError with file and line of every mistake, an id given twice included.
+    """
+    path = path or files.root() / "claims.yaml"
+    entries = documents.load(path, list[Claim] | None) or []  # type: ignore[arg-type]
+    known = {entry.id: entry for entry in entries}
+    if len(known) < len(entries):
+        twice = sorted({entry.id for entry in entries if [other.id for other in entries].count(entry.id) > 1})
+        raise documents.DocumentError(f"{path}:1: given more than once: {', '.join(twice)}.")
+    return known
+
+
+# Testing -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One comparison: what was compared, the limit it had to keep, the value it had, and whether it held."""
+
+    what: str
+    measure: str
+    limit: float | str | None
+    value: float | None
+    holds: bool
+
+
+@dataclass
+class Test:
+    """A claim being tested in a notebook; made by ``run.claim``.
+
+    ``check…`` states what must hold, ``falsify…`` what must not.  Each prints one line, records itself, and raises
+    AssertionError when the claim fails or the falsifier does not.
+    """
+
+    claim: Claim
+    path: Path
+    checks: dict[str, Outcome] = field(default_factory=dict)
+    falsifiers: dict[str, Outcome] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
+
+    def check(self, lhs: Any, rhs: Any, what: str = "", *, tolerance: float | None = None, scale: Any = None) -> None:
+        """Both sides agree: the largest relative error keeps the tolerance.
+
+        Args:
+            lhs: number, array or tensor.
+            rhs: the other side, of a shape that broadcasts.
+            what: what was compared, for the line; the same text again replaces the earlier outcome.
+            tolerance: instead of that of ``claims.yaml``.
+            scale: what errors are relative to; by default the larger of the two sides, element by element.
+        """
+        self._record(self.checks, self._agreement(lhs, rhs, what, tolerance, scale))
+
+    def falsify(self, lhs: Any, rhs: Any, what: str = "", *, tolerance: float | None = None, scale: Any = None) -> None:
+        """The comparison of :meth:`check` on a broken assumption; it must fail."""
+        self._record(self.falsifiers, self._agreement(lhs, rhs, what, tolerance, scale))
+
+    def check_below(self, value: Any, limit: float, what: str = "") -> None:
+        """Every value is at most ``limit``, a number that is stated and not measured."""
+        self._record(self.checks, self._below(value, limit, what))
+
+    def falsify_below(self, value: Any, limit: float, what: str = "") -> None:
+        """The comparison of :meth:`check_below` on a broken assumption; it must fail."""
+        self._record(self.falsifiers, self._below(value, limit, what))
+
+    def check_within(self, value: Any, low: float, high: float, what: str = "") -> None:
+        """Every value lies in [low, high], an interval that is stated and not measured."""
+        self._record(self.checks, self._within(value, low, high, what))
+
+    def falsify_within(self, value: Any, low: float, high: float, what: str = "") -> None:
+        """The comparison of :meth:`check_within` on a broken assumption; it must fail."""
+        self._record(self.falsifiers, self._within(value, low, high, what))
+
+    def check_true(self, condition: Any, what: str) -> None:
+        """A statement that is simply true or not."""
+        self._record(self.checks, Outcome(what, "", None, None, bool(condition)))
+
+    def falsify_true(self, condition: Any, what: str) -> None:
+        """A statement that would hold only if the assumption were not broken; it must be false."""
+        self._record(self.falsifiers, Outcome(what, "", None, None, bool(condition)))
+
+    def partial(self, reason: str) -> None:
+        """Only part of the claim can be tested here; says which."""
+        self._remark(Verdict.PARTIAL, reason)
+
+    def not_run(self, reason: str) -> None:
+        """Nothing of the claim can be tested at this scale; says why."""
+        self._remark(Verdict.NOT_RUN, reason)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What came of it so far."""
+        if not all(outcome.holds for outcome in self.checks.values()):
+            return Verdict.FAIL
+        if any(outcome.holds for outcome in self.falsifiers.values()):
+            return Verdict.VACUOUS
+        for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
+            if verdict.value in self.remarks:
+                return verdict
+        return Verdict.PASS if self.checks else Verdict.NOT_RUN
+
+    def _agreement(self, lhs: Any, rhs: Any, what: str, tolerance: float | None, scale: Any) -> Outcome:
+        limit = self.claim.tolerance if tolerance is None else tolerance
+        if limit is None:
+            raise ValueError(f"claim {self.claim.id} has no tolerance; give it one in claims.yaml, or pass tolerance=…")
+        error = relative_error(lhs, rhs, scale)
+        return Outcome(what, "relative error ≤", limit, error, error <= limit)
+
+    def _below(self, value: Any, limit: float, what: str) -> Outcome:
+        largest = float(np.max(_array(value)))
+        return Outcome(what, "at most", limit, largest, largest <= limit)
+
+    def _within(self, value: Any, low: float, high: float, what: str) -> Outcome:
+        values = _array(value)
+        inside = (values >= low) & (values <= high)
+        shown = values.ravel()[0] if inside.all() else values[~inside].ravel()[0]
+        return Outcome(what, "within", f"[{low:g}, {high:g}]", float(shown), bool(inside.all()))
+
+    def _record(self, outcomes: dict[str, Outcome], outcome: Outcome) -> None:
+        falsifier = outcomes is self.falsifiers
+        outcomes[f"{outcome.measure} {outcome.limit} {outcome.what}"] = outcome
+        self._write()
+        print(self._line(outcome, falsifier))
+        if outcome.holds == falsifier:
+            raise AssertionError(self._complaint(outcome, falsifier))
+
+    def _remark(self, verdict: Verdict, reason: str) -> None:
+        self.remarks[verdict.value] = reason
+        self._write()
+        print(f"{self.claim.id} {verdict}: {reason}")
+
+    def _line(self, outcome: Outcome, falsifier: bool) -> str:
+        limit = f"{outcome.limit:g}" if isinstance(outcome.limit, float | int) else (outcome.limit or "")
+        statement = " ".join(part for part in (outcome.measure, limit) if part)
+        detail = f"{statement} ({outcome.what})" if statement and outcome.what else statement or outcome.what
+        if falsifier:
+            state = "does NOT fail: the check is VACUOUS" if outcome.holds else "fails, as it must"
+            return f"{self.claim.id} falsifier {state}: {detail}"
+        return f"{self.claim.id} {Verdict.PASS if outcome.holds else Verdict.FAIL}: {detail}"
+
+    def _complaint(self, outcome: Outcome, falsifier: bool) -> str:
+        value = "" if outcome.value is None else f" The value is {outcome.value:.6g}."
+        remedy = "break the assumption harder, or sharpen the check" if falsifier else f"see {self.path}"
+        return f"{self._line(outcome, falsifier)}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}."
+
+    def _write(self) -> None:
+        record = {
+            "id": self.claim.id,
+            "verdict": self.verdict.value,
+            "statement": self.claim.statement,
+            "place": self.claim.place,
+            "tolerance": self.claim.tolerance,
+            "checks": [asdict(outcome) for outcome in self.checks.values()],
+            "falsifiers": [asdict(outcome) for outcome in self.falsifiers.values()],
+            "remarks": self.remarks,
+        }
+        files.write_text(self.path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def relative_error(lhs: Any, rhs: Any, scale: Any = None) -> float:
+    """max |lhs − rhs| / scale; infinite where a value is not a number or only one side is zero-sized.
+
+    Args:
+        lhs: number, array or tensor.
+        rhs: the other side, of a shape that broadcasts; ValueError if it does not.
+        scale: what errors are relative to; None takes max(|lhs|, |rhs|), element by element.
+    """
+    left, right = np.broadcast_arrays(_array(lhs), _array(rhs))
+    if left.size == 0:
+        raise ValueError("nothing to compare: the arrays are empty.")
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return math.inf
+    size = np.maximum(np.abs(left), np.abs(right)) if scale is None else np.abs(_array(scale))
+    error = np.abs(left - right)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(error == 0, 0.0, error / size)
+    return float(relative.max())
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    return np.asarray(value, dtype=np.float64)

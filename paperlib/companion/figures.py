@@ -1,0 +1,138 @@
+"""One style for all figures: sizes, fonts, a fixed colour per weighting and per schedule, units on the axes.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; where there are more curves than colours,
+the line style differs.
+"""
+
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paperlib import weightings
+
+WIDTH = 7.2
+"""Width of a figure in inches: a column of text."""
+
+LOGSNR_LABEL = "log-SNR λ (nats)"
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#D0C000", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#8C8C8C"
+
+STYLES: dict[str, tuple[str, str]] = {
+    # weightings, by the names of weightings.WEIGHTINGS
+    "sigmoid": (BLUE, "-"),
+    "edm": (VERMILION, "-"),
+    "edm_monotonic": (ORANGE, "-"),
+    "iddpm": (PURPLE, "-"),
+    "elbo": (BLACK, "-"),
+    "v_cosine": (GREEN, "-"),
+    "flow_matching_ot": (GREEN, "--"),
+    "indi": (SKY, "-"),
+    "p2": (YELLOW, "-"),
+    "min_snr": (GREY, "-"),
+    "x_cosine": (SKY, "--"),
+    "sd3_logit_normal": (VERMILION, "--"),
+    "sd3_cosmap": (PURPLE, "--"),
+    "soft_min_snr": (GREY, "--"),
+    "debiased": (ORANGE, "--"),
+    "edm2": (VERMILION, ":"),
+    "sid2": (BLUE, "--"),
+    # schedules, by the names of schedules.SCHEDULES
+    "cosine": (PURPLE, "-"),
+    "edm_training": (VERMILION, "-"),
+    "edm_sampling": (VERMILION, "--"),
+    "linear_logsnr": (BLACK, "-"),
+    "linear_beta": (SKY, "-"),
+    "logit_normal": (ORANGE, "--"),
+    "adaptive": (BLUE, "-"),
+}
+"""Colour and line style of every weighting and noise schedule."""
+
+
+def use_style() -> None:
+    """Apply the style to all figures made from here on.  SVG files come out the same bytes every time."""
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 0.5 * WIDTH),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "lines.linewidth": 1.6,
+            "legend.frameon": False,
+            "legend.fontsize": 8,
+            "savefig.bbox": "tight",
+            "svg.hashsalt": "paperlib",
+            "svg.fonttype": "path",
+        }
+    )
+
+
+def colour(name: str) -> str:
+    """The colour of a weighting or schedule, by its registry name or its label in Table 1; ValueError if unknown."""
+    return STYLES[_key(name)][0]
+
+
+def line(name: str) -> dict[str, Any]:
+    """Arguments for ``plot`` that tell a weighting or schedule from all others: colour and line style."""
+    shade, style = STYLES[_key(name)]
+    return {"color": shade, "linestyle": style}
+
+
+def _key(name: str) -> str:
+    if name in STYLES:
+        return name
+    if name in weightings.TABLE_1:
+        kind = type(weightings.TABLE_1[name])
+        return next(key for key, value in weightings.WEIGHTINGS.items() if value is kind)
+    raise ValueError(f"no style for {name!r}; there is one for {', '.join([*STYLES, *weightings.TABLE_1])}.")
+
+
+def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | None = None) -> None:
+    """Label the horizontal axis as log-SNR, increasing to the right: noise on the left, data on the right."""
+    ax.set_xlabel(LOGSNR_LABEL)
+    ax.set_xlim(logsnr_min, logsnr_max)
+    left, right = ax.get_xlim()
+    ax.set_xlim(min(left, right), max(left, right))
+
+
+def image_grid(images: Any, columns: int, *, ax: Axes | None = None, title: str = "") -> Figure:
+    """Show images edge to edge, filled row by row.
+
+    Args:
+        images: uint8, shape (N, C, H, W), one or three channels, array or tensor; scaled to its own brightest value
+            when that is below 255 (the digits have 17 grey levels).
+        columns: images a row.
+        ax: where to draw; a new figure by default.
+        title: above the grid.
+
+    Returns:
+        The figure.
+    """
+    pictures = np.asarray(images)
+    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+        raise ValueError(f"images have shape (N, 1 or 3, H, W), got {pictures.shape}.")
+    count, channels, height, width = pictures.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * columns, channels, height, width), pictures.max(), dtype=pictures.dtype)
+    canvas[:count] = pictures
+    tiled = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    tiled = tiled.reshape(rows * height, columns * width, channels)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, WIDTH * rows * height / (columns * width)))
+    ax.imshow(tiled.squeeze(-1) if channels == 1 else tiled, cmap="gray", interpolation="nearest")
+    ax.set_axis_off()
+    ax.set_title(title)
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    return figure

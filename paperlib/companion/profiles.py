@@ -1,0 +1,202 @@
+"""Profiles: one set of experiments at one scale, ``profiles/NAME.yaml``.
+
+A profile holds what the experiments share (data, network, training, sampling) and, for every notebook, its parameters,
+its threads and the notebooks whose results it reads.  It is checked whole before anything runs: an unknown key, a wrong
+type, an impossible value, an unknown weighting is refused with file and line.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from paperlib import predictions, schedules, weightings
+from paperlib.companion import documents, files
+
+Value = bool | int | float | str | list[int] | list[float] | list[str]
+"""What a parameter may be: what a notebook can state as a literal."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Strict base of every section: no unknown keys, no conversions, no changes afterwards."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Choice(Section):
+    """Something of a registry: its name, and its own parameters beside it."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def _check(make: Any) -> AfterValidator:
+    """Accept a choice that can be built, and turn whatever building it raises into the error of its line."""
+
+    def build(choice: Choice) -> Choice:
+        try:
+            make(choice.name, **choice.parameters)
+        except TypeError as error:
+            raise ValueError(f"{choice.name} does not take these parameters: {error}.") from None
+        return choice
+
+    return AfterValidator(build)
+
+
+WeightingChoice = Annotated[Choice, _check(weightings.get)]
+ScheduleChoice = Annotated[Choice, _check(schedules.get)]
+
+
+def _known_prediction(name: str) -> str:
+    predictions.get(name)
+    return name
+
+
+class Data(Section):
+    """The data set.  ``root`` is the folder of those that are not packaged."""
+
+    name: str
+    root: Path | None = Field(default=None, strict=False)
+
+
+class Model(Section):
+    """The network, what it predicts, and the options of its constructor."""
+
+    name: str
+    prediction: Annotated[str, AfterValidator(_known_prediction)] = "v"
+    options: dict[str, Value] = {}
+
+
+class Training(Section):
+    """Equal budget for every weighting: steps, batch, learning rate; see ``engine.training.TrainingConfig``."""
+
+    schedule: ScheduleChoice
+    weightings: dict[str, WeightingChoice] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup_steps: int = Field(default=0, ge=0)
+    ema_decay: Fraction = 0.999
+    grad_clip: Positive = 1.0
+    label_dropout: Fraction = 0.1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: Count = 1000
+    log_every: Count = 50
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps}).")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ from one another, got {self.seeds}.")
+        return self
+
+
+class Sampling(Section):
+    """How samples are drawn for pictures and for evaluation."""
+
+    schedule: ScheduleChoice
+    samplers: list[str] = Field(min_length=1)
+    steps: Count
+    count: Count
+    batch_size: Count = 500
+    guidance: float = Field(default=1.0, ge=0)
+    seed: int = 0
+
+
+class Notebook(Section):
+    """One notebook: its parameters, the notebooks it reads from, its threads, and how long a cell may take."""
+
+    parameters: dict[str, Value] = {}
+    upstream: list[str] = []
+    threads: Count = 1
+    cell_timeout: Count = 3600
+
+
+class Profile(Section):
+    """One scale of the experiments."""
+
+    name: str
+    description: str
+    data: Data
+    model: Model
+    training: Training
+    sampling: Sampling
+    notebooks: dict[str, Notebook] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known_upstream(self) -> "Profile":
+        names = list(self.notebooks)
+        for position, (name, notebook) in enumerate(self.notebooks.items()):
+            if "profile" in notebook.parameters:
+                raise ValueError(f"notebook {name}: the parameter 'profile' is set by the run; remove it.")
+            for upstream in notebook.upstream:
+                if upstream not in names[:position]:
+                    raise ValueError(
+                        f"notebook {name} reads from {upstream!r}, which is not one of the notebooks before it: "
+                        f"{', '.join(names[:position]) or 'there are none'}."
+                    )
+        return self
+
+    def notebook(self, name: str) -> dict[str, Value]:
+        """The parameters of a notebook, ``profile`` included.
+
+        Raises:
+            ValueError: for a notebook that the profile does not have, naming those it has.
+        """
+        return {"profile": self.name, **self.section(name).parameters}
+
+    def section(self, name: str) -> Notebook:
+        """Everything that the profile says of one notebook; ValueError for an unknown one."""
+        if name not in self.notebooks:
+            raise ValueError(
+                f"profile {self.name!r} has no notebook {name!r}; choose one of {', '.join(self.notebooks)}."
+            )
+        return self.notebooks[name]
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all notebooks share, as plain values: data, model, training, sampling."""
+        return self.model_dump(mode="json", include={"data", "model", "training", "sampling"})
+
+
+def names() -> list[str]:
+    """The profiles of this checkout."""
+    return sorted(path.stem for path in (files.root() / "profiles").glob("*.yaml"))
+
+
+def path(name: str) -> Path:
+    """The file of a profile.
+
+    Raises:
+        ValueError: for a name that is no profile, naming those there are.
+    """
+    file = files.root() / "profiles" / f"{name}.yaml"
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not file.is_file():
+        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
+    return file
+
+
+def load(name: str) -> Profile:
+    """Read and check ``profiles/NAME.yaml``.
+
+    Raises:
+        ValueError: for an unknown profile, and for one that is wrong, with ``file:line`` of every mistake.
+    """
+    profile = documents.load(path(name), Profile)
+    if profile.name != name:
+        raise documents.DocumentError(
+            f"{path(name)}:1: name is {profile.name!r}; it must be that of the file, {name!r}."
+        )
+    return profile

@@ -1,0 +1,149 @@
+"""What a notebook uses: where it writes, where it reads, and its figures, tables and claims.
+
+The same lines serve a reader in JupyterLab and a headless run.  Under the runner the results go to the folder that it
+names, elsewhere to ``results/interactive/<profile>/<notebook>``, which git ignores.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paperlib.companion import claims, figures, files, sources
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+OUTPUT_VARIABLE = "PAPERLIB_OUTPUT"
+"""Environment variable by which the runner tells a notebook where to write."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one notebook; made by :func:`start`."""
+
+    notebook: str
+    profile: str
+    directory: Path
+    _claims: dict[str, claims.Test] = field(default_factory=dict)
+
+    @property
+    def headless(self) -> bool:
+        """Whether the runner started this, so that everything is to be made anew or taken from the cache."""
+        return OUTPUT_VARIABLE in os.environ
+
+    @property
+    def cache(self) -> Path:
+        """A folder that outlives the run, for finished training runs and the like; git ignores it.
+
+        It belongs to one version of the library's theory, models and engine (:func:`sources.library_digest`): after a
+        change there nothing old is found.  Within it the notebook names its entries by what they depend on.
+        """
+        folder = files.root() / ".cache" / self.profile / self.notebook / sources.library_digest()
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def finished(self) -> Path | None:
+        """The finished result of this very notebook, if there is one that may be read instead of made anew.
+
+        For a reader who opens a training notebook without training: its weights lie there.  None under the runner.
+        """
+        folder = files.root() / "results" / self.profile / self.notebook
+        return folder if not self.headless and (folder / "manifest.json").is_file() else None
+
+    def upstream(self, notebook: str) -> Path:
+        """The results of another notebook: the finished ones, else those of an interactive run.
+
+        Raises:
+            FileNotFoundError: when there are none, saying what to run.
+        """
+        results = files.root() / "results"
+        finished = results / self.profile / notebook
+        if (finished / "manifest.json").is_file():
+            return finished
+        interactive = results / "interactive" / self.profile / notebook
+        if interactive.is_dir():
+            return interactive
+        raise FileNotFoundError(
+            f"{self.notebook} reads the results of {notebook}, and there are none for profile {self.profile!r}; "
+            f"run: paperlib reproduce {self.profile} --only {notebook}"
+        )
+
+    def figure(
+        self, figure: "Figure", name: str, data: "pd.DataFrame | dict[str, Any] | None" = None, caption: str = ""
+    ) -> None:
+        """Write a figure as picture and as data, with its caption: ``figures/<name>.svg``, ``.png``, ``.csv``, ``.txt``.
+
+        Args:
+            figure: the figure; it stays open, so that the notebook shows it.
+            name: a file name without suffix.
+            data: what is drawn: a DataFrame (written as CSV) or arrays by name (written as NPZ).
+            caption: what to see in it.
+        """
+        target = self.directory / "figures" / name
+        files.write_whole(target.with_name(name + ".svg"), partial(figure.savefig, metadata={"Date": None}))
+        files.write_whole(target.with_name(name + ".png"), partial(figure.savefig, dpi=200))
+        if isinstance(data, dict):
+            arrays: Any = {key: np.asarray(value) for key, value in data.items()}
+            files.write_whole(target.with_name(name + ".npz"), lambda path: np.savez_compressed(path, **arrays))
+        elif data is not None:
+            files.write_text(target.with_name(name + ".csv"), data.to_csv(index=_named(data)))
+        files.write_text(target.with_name(name + ".txt"), caption + "\n")
+
+    def table(self, table: "pd.DataFrame", name: str, caption: str = "") -> None:
+        """Write a table as ``tables/<name>.csv`` and ``.md``, the caption above the latter.  A named index is kept."""
+        target = self.directory / "tables" / name
+        files.write_text(target.with_name(name + ".csv"), table.to_csv(index=_named(table)))
+        text = table.to_markdown(index=_named(table))
+        files.write_text(target.with_name(name + ".md"), f"{caption}\n\n{text}\n" if caption else f"{text}\n")
+
+    def claim(self, identifier: str) -> claims.Test:
+        """The claim to test, one of ``claims.yaml``; its record is ``claims/<identifier>.json``.
+
+        Raises:
+            ValueError: for an id that is not in ``claims.yaml``.
+        """
+        if identifier not in self._claims:
+            known = claims.load()
+            if identifier not in known:
+                raise ValueError(f"no claim {identifier!r} in claims.yaml; it has {', '.join(known) or 'none yet'}.")
+            path = self.directory / "claims" / f"{identifier}.json"
+            self._claims[identifier] = claims.Test(known[identifier], path)
+        return self._claims[identifier]
+
+
+def start(notebook: str, profile: str) -> Run:
+    """Begin a notebook: works out where to write, and sets the style of the figures.
+
+    Args:
+        notebook: its name, such as "03_invariance".
+        profile: the profile it runs at; one of ``profiles/``.
+
+    Raises:
+        ValueError: for an unknown profile or notebook.
+        OSError: when the results cannot be written, naming the folder and the remedy.
+    """
+    root = files.root()
+    _require_one_of("profile", profile, sorted(path.stem for path in (root / "profiles").glob("*.yaml")))
+    _require_one_of("notebook", notebook, sorted({path.stem for path in (root / "notebooks").glob("[0-9]*")}))
+    interactive = root / "results" / "interactive" / profile / notebook
+    directory = Path(os.environ.get(OUTPUT_VARIABLE, interactive))
+    with files.explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    figures.use_style()
+    return Run(notebook, profile, directory)
+
+
+def _require_one_of(what: str, name: str, choices: list[str]) -> None:
+    if name not in choices:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices) or '(there are none)'}.")
+
+
+def _named(table: "pd.DataFrame") -> bool:
+    return any(name is not None for name in table.index.names)
