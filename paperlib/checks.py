@@ -4,6 +4,7 @@ Checks that read values of a tensor are skipped while `torch.compile` traces, wh
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def require_range(logsnr_min: float, logsnr_max: float) -> None:
 
 def require_positive(name: str, value: float) -> None:
     """Refuse a parameter that is not a positive finite number."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value!r}.")
 
 
@@ -39,6 +40,12 @@ def require_within(name: str, value: Tensor, low: float, high: float) -> None:
     outside = ~((value >= low) & (value <= high))
     if outside.any():
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value[outside].flatten()[0].item():g}.")
+
+
+def outside(value: Tensor, low: float, high: float) -> Tensor:
+    """Whether each value lies outside [low, high]; an end point that was rounded to the dtype of ``value`` does not."""
+    slack = torch.finfo(value.dtype).eps * max(1.0, abs(low), abs(high))
+    return (value < low - slack) | (value > high + slack)
 
 
 def require_finite(name: str, value: Tensor) -> None:

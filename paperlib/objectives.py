@@ -100,7 +100,7 @@ def table_1(logsnr_min: float, logsnr_max: float, sigma_data: float = 0.5) -> di
     flow = schedules.FlowMatchingOT(logsnr_min, logsnr_max)
     edm = schedules.EDMTraining(logsnr_min, logsnr_max)
     importance = Custom(lambda logsnr: -cosine.log_density(logsnr))
-    p2 = Custom(lambda logsnr: -torch.nn.functional.softplus(logsnr))
+    p2 = Custom(lambda logsnr: torch.nn.functional.logsigmoid(-logsnr))
     min_snr = Custom(lambda logsnr: logsnr.clamp(max=math.log(5)))
     return {
         "ELBO": PublishedLoss(predictions.EPS, cosine, importance),

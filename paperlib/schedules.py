@@ -30,7 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import require_positive, require_range, require_within
+from paperlib.checks import outside, require_floating, require_positive, require_range, require_within
+
+
+NARROWEST = 1e-6
+"""Narrowest range, in nats, on which the probability of a schedule still has ten digits to divide by."""
 
 
 class NoiseSchedule(ABC):
@@ -70,7 +74,7 @@ class TruncatedSchedule(NoiseSchedule):
         logsnr_max: f(0), in nats; None takes the upper end of the support, where there is one.
 
     Raises:
-        ValueError: for a range that is empty, reversed, unbounded or outside the support.
+        ValueError: for a range that is empty, reversed, narrower than 1e-6 nats, unbounded or outside the support.
     """
 
     logsnr_min: float | None = None
@@ -80,12 +84,18 @@ class TruncatedSchedule(NoiseSchedule):
         require_range(*self.ends)
         native_low, native_high = self.support
         low, high = self.ends
+        if high - low < NARROWEST:
+            raise ValueError(
+                f"the log-SNR range [{low}, {high}] is narrower than {NARROWEST:g} nats and cannot be normalised in "
+                f"float64; choose a wider one."
+            )
         slack = 1e-9
         if low < native_low - slack or high > native_high + slack:
             raise ValueError(
                 f"{type(self).__name__} lives on log-SNR in [{native_low:.4f}, {native_high:.4f}]; the range "
                 f"[{low}, {high}] reaches outside. Narrow it, or pass None for the native end."
             )
+        _ = self._tails  # kept from here on: torch.compile cannot trace the first look at a cached property
         if not self._mass > 0:
             raise ValueError(
                 f"{type(self).__name__} has no probability on [{low}, {high}] in float64; choose a wider range."
@@ -161,10 +171,9 @@ class TruncatedSchedule(NoiseSchedule):
 
     def log_density(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
-        level = logsnr.double()
-        outside = (level < low) | (level > high)
-        inner = self._log_pdf(level.clamp(low, high)) - math.log(self._mass)
-        return torch.where(outside, -math.inf, inner).to(logsnr.dtype)
+        require_floating("logsnr", logsnr)
+        inner = self._log_pdf(logsnr.double().clamp(low, high)) - math.log(self._mass)
+        return torch.where(outside(logsnr, low, high), -math.inf, inner).to(logsnr.dtype)
 
 
 def log_sech(x: Tensor) -> Tensor:
@@ -340,6 +349,8 @@ class EDMSampling(TruncatedSchedule):
     def __post_init__(self) -> None:
         for name in ("rho", "sigma_min", "sigma_max"):
             require_positive(name, getattr(self, name))
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}).")
         super().__post_init__()
 
     @property

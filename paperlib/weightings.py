@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import require_positive, require_range
+from paperlib.checks import outside, require_positive, require_range
 from paperlib.schedules import log_sech
 
 
@@ -228,11 +228,23 @@ class EDMMonotonic(Weighting):
         p_mean: as in :class:`EDM`.
         p_std: as in :class:`EDM`.
         sigma_data: as in :class:`EDM`.
+
+    Raises:
+        ValueError: where EDM's weighting has a second peak above its highest one (as for σ_data = 1.1): held below
+            the one, it would still rise to the other.
     """
 
     p_mean: float = -1.2
     p_std: float = 1.2
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        mean = -2 * self.p_mean  # the weighting falls above it
+        if not self.edm.is_monotonic(self.edm.peak, mean):
+            raise ValueError(
+                f"with p_mean={self.p_mean}, p_std={self.p_std} and sigma_data={self.sigma_data} EDM's weighting has "
+                f"two peaks and cannot be made monotone by holding it below the higher one; change sigma_data."
+            )
 
     @cached_property
     def edm(self) -> EDM:
@@ -393,8 +405,7 @@ def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float
         # 0 · level keeps the graph whole where w is constant
         relative = torch.exp(weighting.log(level) + 0 * level - _log_weight_at(weighting, logsnr_min))
         (slope,) = torch.autograd.grad(relative.sum(), level)
-    inside = (level >= logsnr_min) & (level <= logsnr_max)
-    return torch.where(inside, -slope, 0.0).to(logsnr.dtype)
+    return torch.where(outside(logsnr, logsnr_min, logsnr_max), 0.0, -slope).to(logsnr.dtype)
 
 
 def clean_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
