@@ -78,7 +78,7 @@ class Run:
     def figure(
         self, figure: "Figure", name: str, data: "pd.DataFrame | dict[str, Any] | None" = None, caption: str = ""
     ) -> None:
-        """Write a figure as picture and as data, with its caption: ``figures/<name>.svg``, ``.png``, ``.csv``, ``.txt``.
+        """Write a figure as picture and as data, with its caption: ``figures/<name>.{svg,png,csv,txt}``.
 
         Args:
             figure: the figure; it stays open, so that the notebook shows it.

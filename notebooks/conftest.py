@@ -1,0 +1,62 @@
+"""Hold the notebooks to their committed outputs, numbers within a tolerance.
+
+nbval compares text exactly, while the last digits of a float differ between machines.  Here outputs are compared in two
+parts: the text between the numbers exactly (spaces apart: columns move with the width of a number), and the numbers
+within RTOL or ATOL.  Integers, and digits that belong to a name (``C1``, ``07_train``), must match exactly.
+
+`tests/test_nbval_tolerance.py` sees to it that a wrong number fails.
+"""
+
+import math
+import re
+
+from nbval.plugin import IPyNbCell
+
+RTOL = 1e-3
+"""Three printed digits must agree: more are printed nowhere that rounding could not move the last of them."""
+
+ATOL = 1e-9
+"""Below this a printed number is rounding error around zero."""
+
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w])")
+WHOLE = re.compile(r"[-+−]?\d+")
+
+
+class Output(str):
+    """Text of an output that equals another when the words do, and the numbers nearly."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
+        if str.__eq__(self, other):
+            return True
+        (words, numbers), (other_words, other_numbers) = _split(self), _split(other)
+        return words == other_words and all(map(_close, numbers, other_numbers))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """The words around the numbers, with rules and runs of spaces shortened, and the numbers."""
+    words = [re.sub(r"-{3,}", "--", re.sub(r"\s+", " ", part)).strip() for part in NUMBER.split(text)]
+    return words, NUMBER.findall(text)
+
+
+def _close(left: str, right: str) -> bool:
+    if WHOLE.fullmatch(left) and WHOLE.fullmatch(right):
+        return int(left.replace("−", "-")) == int(right.replace("−", "-"))
+    return math.isclose(float(left.replace("−", "-")), float(right.replace("−", "-")), rel_tol=RTOL, abs_tol=ATOL)
+
+
+def _sanitize_numbers(self: IPyNbCell, text: object) -> object:
+    cleaned = _sanitize(self, text)
+    return Output(cleaned) if isinstance(cleaned, str) else cleaned
+
+
+_sanitize = IPyNbCell.sanitize
+IPyNbCell.sanitize = _sanitize_numbers
