@@ -77,11 +77,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_directory(new: Path, old: Path) -> None:
-    """Put ``new`` where ``old`` is.  ``old`` is set aside until ``new`` is in its place, so one of them always is."""
+    """Put ``new`` where ``old`` is, which is set aside meanwhile and comes back if that fails."""
     aside = old.with_name(f".{old.name}.{os.getpid()}.old")
     with explained(old):
         old.parent.mkdir(parents=True, exist_ok=True)
         if old.exists():
             old.rename(aside)
-        new.rename(old)
+        try:
+            shutil.move(new, old)  # a rename, except between file systems
+        except OSError:
+            if aside.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                aside.rename(old)
+            raise
         shutil.rmtree(aside, ignore_errors=True)

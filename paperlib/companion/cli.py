@@ -1,0 +1,110 @@
+"""The command ``paperlib``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from paperlib.companion import provenance
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"paperlib {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"paperlib {options.command}: interrupted; what was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="paperlib", description="Companion of 'Understanding Diffusion Objectives'.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    reproduce = _command(commands, "reproduce", _reproduce, "run the notebooks of a profile and show what came of them")
+    reproduce.add_argument("profile")
+    reproduce.add_argument("--cores", type=_positive, default=provenance.cores(), help="cores to use (default: all)")
+    reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
+
+    run = _command(commands, "run", _run, "run one notebook with other parameters, into results/interactive")
+    run.add_argument("notebook")
+    run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
+    run.add_argument("--profile", default="tiny")
+
+    ledger = _command(commands, "claims", _claims, "list the claims, how each is tested, and its verdict")
+    ledger.add_argument("--profile", default="tiny")
+    ledger.add_argument("--json", action="store_true")
+
+    verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
+    verify.add_argument("profile", nargs="?", help="one profile (default: all)")
+
+    _command(commands, "doctor", _doctor, "look whether this machine and environment will do")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from paperlib.companion import profiles, workflow
+
+    return workflow.reproduce(profiles.load(options.profile), options.cores, options.only)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from paperlib.companion import profiles, runner
+
+    profile = profiles.load(options.profile)
+    given = runner.plan(profile, options.notebook)
+    runner.run(runner.with_parameters(given, options.parameter))
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from paperlib.companion import profiles, workflow
+
+    ledger = workflow.ledger(profiles.load(options.profile))
+    if options.json:
+        print(json.dumps({"profile": options.profile, "claims": ledger}, indent=1, ensure_ascii=False))
+    else:
+        columns = ["id", "verdict", "statement", "place", "notebook"]
+        rows = [[entry[column] for column in columns] for entry in ledger]
+        print(tabulate(rows, columns, maxcolwidths=[None, 12, 60, 24, None]))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from paperlib.companion import files, profiles
+
+    if options.profile:
+        profiles.path(options.profile)
+    found = sorted((files.root() / "results").glob(f"{options.profile or '*'}/[0-9]*/{provenance.MANIFEST}"))
+    problems = [problem for manifest in found for problem in provenance.verify(manifest.parent)]
+    print(*problems, f"{len(found)} results looked at, {len(problems)} files differ.", sep="\n")
+    return 1 if problems else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from paperlib.companion import doctor
+
+    findings = doctor.examine()
+    for finding in findings:
+        remedy = "" if finding.good else f"  → {finding.remedy}"
+        print(f"{'ok ' if finding.good else 'NO '} {finding.what:<18} {finding.found}{remedy}")
+    return 0 if all(finding.good for finding in findings) else 1

@@ -1,0 +1,160 @@
+"""Where a result came from: ``manifest.json`` beside it, and the check that it is still that result."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import threading
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+
+from paperlib.companion import files
+
+MANIFEST = "manifest.json"
+
+PACKAGES = [
+    *("paperlib", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid", "safetensors", "pandas"),
+    *("matplotlib", "sympy", "pydantic", "papermill", "nbclient", "ipykernel", "jupytext", "snakemake"),
+]
+"""Packages whose versions a manifest states; all others follow from the hash of the lock."""
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file under ``directory`` by its relative path, the manifest left out."""
+    found = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
+    return {path.relative_to(directory).as_posix(): sha256(path) for path in found}
+
+
+def write(directory: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest of a result: ``facts`` of the run, where it ran, and the hash of every output."""
+    content = {**facts, **surroundings(), "outputs": hashes(directory)}
+    files.write_text(directory / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest of a finished result; FileNotFoundError where there is none."""
+    return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+
+
+def verify(directory: Path) -> list[str]:
+    """What has changed under ``directory`` since its manifest was written, a sentence a file; empty if nothing."""
+    stated, actual = read(directory)["outputs"], hashes(directory)
+    return [
+        *(f"{directory / name}: missing" for name in sorted(stated.keys() - actual.keys())),
+        *(f"{directory / name}: not in the manifest" for name in sorted(actual.keys() - stated.keys())),
+        *(
+            f"{directory / name}: changed (SHA-256 {actual[name][:12]}…, the manifest has {stated[name][:12]}…)"
+            for name in sorted(stated.keys() & actual.keys())
+            if stated[name] != actual[name]
+        ),
+    ]
+
+
+def surroundings() -> dict[str, Any]:
+    """Commit, lock, versions and hardware of this process."""
+    lock = files.root() / "requirements.lock"
+    return {
+        **revision(files.root()),
+        "lock_sha256": sha256(lock) if lock.is_file() else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
+        "cpu": cpu(),
+        "cores": cores(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def revision(checkout: Path) -> dict[str, Any]:
+    """The commit of a checkout and whether anything but results differs from it; None for both outside git."""
+    commit = _git(checkout, "rev-parse", "HEAD")
+    changes = _git(checkout, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return {"commit": commit or None, "dirty": bool(changes) if commit else None}
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed distribution, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu() -> str:
+    """The processor by name."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class PeakMemory:
+    """Largest resident memory, in bytes, of this process and its children (the kernel) while the block runs.
+
+    The sum over processes is sampled four times a second; the largest single child, which the system records itself,
+    is a lower bound to it.
+    """
+
+    def __init__(self, interval: float = 0.25) -> None:
+        self.bytes = 0
+        self._interval = interval
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        self._before = _largest_child()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        largest = _largest_child()
+        if largest > self._before:
+            self.bytes = max(self.bytes, largest)
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.bytes = max(self.bytes, sum(map(_resident, [process, *process.children(recursive=True)])))
+            if self._over.wait(self._interval):
+                return
+
+
+def _largest_child() -> int:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0

@@ -1,0 +1,189 @@
+"""From a profile to Snakemake's graph of notebooks, and from its outcome to the table at the end.
+
+Snakemake decides what has to run and in which order; the rules are in the ``Snakefile``.  Each result is represented
+by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of its outputs.
+"""
+
+import fcntl
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from paperlib.companion import claims, files, profiles, provenance, runner, sources
+from paperlib.companion.claims import Verdict
+
+
+def stamp(profile: str, notebook: str) -> str:
+    """Where the stamp of a result is, relative to the checkout."""
+    return f".cache/{profile}/{notebook}/done"
+
+
+def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
+    """Digests of everything but its upstream that a result depends on; Snakemake runs a notebook when one changes."""
+    path = runner.notebook_path(notebook)
+    values = {"parameters": profile.notebook(notebook), "shared": profile.shared}
+    return {
+        "cells": runner.source_digest(path),
+        "library": sources.digest(runner.library_files(path)),
+        "values": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) -> int:
+    """Run what has to be run, then print the table.
+
+    Args:
+        profile: the profile.
+        cores: cores to use; notebooks that do not depend on one another run side by side.
+        only: one notebook, with what it reads from.
+
+    Returns:
+        Exit code: 0 when every notebook ran and no claim failed, 1 otherwise.
+
+    Raises:
+        ValueError: before anything runs, for a notebook or parameter that does not fit.
+        RuntimeError: when the same profile is being reproduced by another process.
+    """
+    for name in profile.notebooks:
+        runner.plan(profile, name)
+    names = list(profile.notebooks) if only is None else [only]
+    for name in names:
+        profile.section(name)
+    with _sole(profile.name):
+        _forget_missing(profile)
+        code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names])
+    print(report(profile), flush=True)
+    failed = any(row.failed for row in overview(profile))
+    return 1 if code or failed else 0
+
+
+def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int:
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        *targets,
+        "--config",
+        f"profile={profile.name}",
+        "--cores",
+        str(cores),
+    ]
+    quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete"]
+    return subprocess.run([*command, *quiet], cwd=files.root(), check=False).returncode
+
+
+def _forget_missing(profile: profiles.Profile) -> None:
+    """Remove the stamps of results that are gone or are no longer those that were stamped."""
+    for name in profile.notebooks:
+        if not finished(profile.name, name):
+            (files.root() / stamp(profile.name, name)).unlink(missing_ok=True)
+
+
+def finished(profile: str, notebook: str) -> bool:
+    """Whether the result is there and is the one that was stamped."""
+    path, result = files.root() / stamp(profile, notebook), runner.result_path(profile, notebook)
+    if not (path.is_file() and (result / provenance.MANIFEST).is_file()):
+        return False
+    return path.read_text().strip() == runner.fingerprint(result)
+
+
+@contextmanager
+def _sole(profile: str) -> Iterator[None]:
+    """Hold the profile for this process; the system lets go of it when the process ends, however it ends."""
+    path = files.root() / ".cache" / profile / "lock"
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"profile {profile!r} is being reproduced by another process; wait for it.") from None
+        yield
+
+
+# The table at the end ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One notebook in the table: what came of it and where to look."""
+
+    notebook: str
+    state: str
+    verdicts: dict[str, str]
+    seconds: float | None
+    folder: Path | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the notebook or one of its claims failed."""
+        return self.state == "failed" or any(
+            verdict in (Verdict.FAIL, Verdict.VACUOUS) for verdict in self.verdicts.values()
+        )
+
+
+def overview(profile: profiles.Profile) -> list[Row]:
+    """A row for every notebook of the profile, from what lies in the folders."""
+    return [_row(profile, name) for name in profile.notebooks]
+
+
+def _row(profile: profiles.Profile, name: str) -> Row:
+    result, failed = runner.result_path(profile.name, name), runner.failed_path(profile.name, name)
+    if finished(profile.name, name):
+        return Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
+    if failed.is_dir():
+        return Row(name, "failed", verdicts(failed), None, failed)
+    return Row(name, "not run", {}, None, None)
+
+
+def verdicts(directory: Path) -> dict[str, str]:
+    """Verdict by claim, from the records in a result."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((directory / "claims").glob("*.json"))]
+    return {record["id"]: record["verdict"] for record in records}
+
+
+def report(profile: profiles.Profile) -> str:
+    """The table at the end of a run: every notebook, its claims, its time, and where to look."""
+    rows = overview(profile)
+    table = [
+        [row.notebook, row.state, _summary(row.verdicts), row.seconds, _relative(row.folder) if row.folder else ""]
+        for row in rows
+    ]
+    notebooks = tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f")
+    known = claims.load()
+    checked = [
+        [identifier, verdict, known[identifier].statement if identifier in known else "", row.notebook]
+        for row in rows
+        for identifier, verdict in row.verdicts.items()
+    ]
+    listing = tabulate(
+        checked, ["claim", "verdict", "what was checked", "notebook"], maxcolwidths=[None, None, 70, None]
+    )
+    return "\n\n".join(["", notebooks, *([listing] if checked else []), ""])
+
+
+def _summary(found: dict[str, str]) -> str:
+    counts = {verdict: list(found.values()).count(verdict) for verdict in Verdict}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "–"
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(files.root()).as_posix()
+
+
+def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
+    """Every claim of ``claims.yaml`` as plain values, with the verdict that the results of this profile give it."""
+    found = {name: verdicts(runner.result_path(profile.name, name)) for name in profile.notebooks}
+    return [
+        {**claim.model_dump(), "verdict": found.get(claim.notebook, {}).get(claim.id, "NOT RUN")}
+        for claim in claims.load().values()
+    ]
