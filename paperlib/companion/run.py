@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
+from IPython.display import Markdown, display
 
 from paperlib.companion import claims, figures, files, sources
 
@@ -81,7 +84,7 @@ class Run:
         """Write a figure as picture and as data, with its caption: ``figures/<name>.{svg,png,csv,txt}``.
 
         Args:
-            figure: the figure; it stays open, so that the notebook shows it.
+            figure: the figure; a notebook shows it here, its caption below, and closes it.
             name: a file name without suffix.
             data: what is drawn: a DataFrame (written as CSV) or arrays by name (written as NPZ).
             caption: what to see in it.
@@ -95,6 +98,7 @@ class Run:
         elif data is not None:
             files.write_text(target.with_name(name + ".csv"), data.to_csv(index=_named(data)))
         files.write_text(target.with_name(name + ".txt"), caption + "\n")
+        _show(figure, caption)
 
     def table(self, table: "pd.DataFrame", name: str, caption: str = "") -> None:
         """Write a table as ``tables/<name>.csv`` and ``.md``, the caption above the latter.  A named index is kept."""
@@ -143,6 +147,16 @@ def start(notebook: str, profile: str) -> Run:
 def _require_one_of(what: str, name: str, choices: list[str]) -> None:
     if name not in choices:
         raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices) or '(there are none)'}.")
+
+
+def _show(figure: "Figure", caption: str) -> None:
+    """In a notebook, the picture and its caption; in a script or a test, nothing."""
+    if get_ipython() is None:
+        return
+    display(figure)
+    if caption:
+        display(Markdown(f"*{caption}*"))
+    plt.close(figure)
 
 
 def _named(table: "pd.DataFrame") -> bool:
