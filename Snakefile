@@ -9,14 +9,15 @@
 
 import sys
 
-from paperlib.companion import profiles, workflow
+from paperlib.companion import profiles
+from paperlib.companion.workflow import dependencies, stamp
 
 PROFILE = profiles.load(config.get("profile", "tiny"))
 
 
 rule all:
     input:
-        [workflow.stamp(PROFILE.name, name) for name in PROFILE.notebooks],
+        [stamp(PROFILE.name, name) for name in PROFILE.notebooks],
 
 
 for position, (name, section) in enumerate(PROFILE.notebooks.items()):
@@ -25,15 +26,15 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
         name:
             f"notebook_{name}"
         input:
-            upstream=[workflow.stamp(PROFILE.name, upstream) for upstream in section.upstream],
+            upstream=[stamp(PROFILE.name, upstream) for upstream in section.upstream],
             notebook=ancient(f"notebooks/{name}.ipynb"),
         output:
-            workflow.stamp(PROFILE.name, name),
+            stamp(PROFILE.name, name),
         params:
             python=sys.executable,
             profile=PROFILE.name,
             notebook=name,
-            depends_on=workflow.dependencies(PROFILE, name),
+            depends_on=dependencies(PROFILE, name),
         threads: section.threads
         priority: -position
         shell:

@@ -1,0 +1,59 @@
+# Everything a reader needs, one word each.  `make help` lists it.
+# Every target sets up .venv from requirements.lock first, once, and again when the lock or pyproject.toml changes.
+
+PROFILE ?= tiny
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+VENV ?= .venv
+READY := $(VENV)/ready
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test quick lab bench site clean lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables:      PROFILE=$(PROFILE) CORES=$(CORES) VENV=$(VENV) PYTHON=(the first of 3.11, 3.12, … found)"
+
+setup: $(READY) ## create .venv and install requirements.lock into it
+
+$(READY): requirements.lock pyproject.toml
+	@python="$(PYTHON)"; \
+	for candidate in python3.11 python3.12 python3.13 python3; do \
+	  test -n "$$python" && break; \
+	  "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python="$$candidate"; \
+	done; \
+	test -n "$$python" || { echo "Python 3.11 or newer is needed; name it with PYTHON=/path/to/python." >&2; exit 1; }; \
+	echo "Setting up $(VENV) with $$python (some minutes, 7 GB)"; \
+	"$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: $(READY) ## run all notebooks of PROFILE (tiny: 10 minutes on 2 cores) and show what came of them
+	$(BIN)/paperlib reproduce $(PROFILE) --cores $(CORES)
+
+test: $(READY) ## all tests, and every notebook against its committed outputs
+	$(BIN)/python -m pytest --nbval --nbval-current-env tests notebooks
+
+quick: $(READY) ## the tests that take less than two minutes together
+	$(BIN)/python -m pytest -m "not slow" tests
+
+lab: $(READY) ## JupyterLab with the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(READY) ## benchmarks of what every training step calls
+	$(BIN)/python -m pytest tests/bench/benchmarks.py --benchmark-only --benchmark-columns=median,iqr,rounds
+
+site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
+	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean: ## remove caches, interactive results and the site; finished results and the packages in .venv stay
+	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf results/interactive docs/_build docs/notebooks $(READY)
+
+lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra test --extra datasets --extra site \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
