@@ -1,0 +1,198 @@
+"""The U-Net of ADM (Dhariwal & Nichol 2021), in whatever size its arguments say.
+
+Residual blocks scaled and shifted by level and class, which also halve and double the resolution (as in BigGAN),
+self-attention at chosen resolutions, skip connections from every block of the way down to its mirror on the way up.
+Residual branches and the output start at zero.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
+
+from paperlib.models.conditioning import ConditionedNetwork, scale_shift, zero_initialised
+
+Resample = Literal["up", "down"] | None
+
+
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """Group normalisation in 32 groups, fewer where that would leave a group less than four channels."""
+    return nn.GroupNorm(math.gcd(channels, max(1, min(32, channels // 4))), channels, affine=affine)
+
+
+def resample(x: Tensor, how: Resample) -> Tensor:
+    """Double the resolution by repetition, halve it by averages, or neither."""
+    if how == "up":
+        return interpolate(x, scale_factor=2, mode="nearest")
+    return avg_pool2d(x, 2) if how == "down" else x
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, the second on features scaled and shifted by the condition, beside a skip connection.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        condition_width: length of the vector that scale and shift are made of.
+        how: ``"up"`` doubles the resolution, ``"down"`` halves it.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, condition_width: int, how: Resample = None) -> None:
+        super().__init__()
+        self.how: Resample = how
+        self.norm_in = group_norm(channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.modulation = nn.Linear(condition_width, 2 * channels_out)
+        self.norm_out = group_norm(channels_out, affine=False)
+        self.conv_out = zero_initialised(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """``x`` (B, channels_in, H, W) to (B, channels_out, H', W')."""
+        h = self.conv_in(resample(nn.functional.silu(self.norm_in(x)), self.how))
+        h = scale_shift(self.norm_out(h), self.modulation(condition))
+        return self.skip(resample(x, self.how)) + self.conv_out(nn.functional.silu(h))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the positions of an image, beside a skip connection.
+
+    Args:
+        channels: channels of input and output, a multiple of ``head_channels``.
+        head_channels: channels of one head.
+    """
+
+    def __init__(self, channels: int, head_channels: int) -> None:
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(f"head_channels ({head_channels}) must divide the channels of attention ({channels}).")
+        self.heads = channels // head_channels
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_initialised(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` (B, C, H, W), and so the result."""
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        attended = scaled_dot_product_attention(*qkv.unbind(1))
+        return x + self.out(attended.transpose(-1, -2).reshape(x.shape))
+
+
+class Stage(nn.Module):
+    """A residual block, and attention after it where wanted: the unit that skip connections join.
+
+    Args:
+        block: the residual block.
+        attention: what follows it, or None.
+    """
+
+    def __init__(self, block: ResidualBlock, attention: Attention | None = None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = nn.Identity() if attention is None else attention
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.attention(self.block(x, condition))
+
+
+class UNet(ConditionedNetwork):
+    """ADM's U-Net.  Its output starts at zero.
+
+    Args:
+        image_shape: (C, H, W) of the data; H and W divisible by 2^(len(multipliers) − 1).
+        num_classes: number of classes; 0 for data without.
+        sigma_data: standard deviation of the data.
+        channels: channels at full resolution.
+        multipliers: channels at each resolution, each half the one before, in multiples of ``channels``.
+        blocks: residual blocks at each resolution on the way down; one more on the way up.
+        attention: heights of the feature maps at which every block attends; the middle always does.
+        head_channels: channels of one attention head.
+        condition_width: length of the vector that carries level and class; 4 · channels when None, as in ADM.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        sigma_data: float,
+        channels: int = 32,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (4,),
+        head_channels: int = 32,
+        condition_width: int | None = None,
+    ) -> None:
+        width = 4 * channels if condition_width is None else condition_width
+        super().__init__(image_shape, num_classes, sigma_data, width)
+        self._require_divisible(len(multipliers))
+        self._attention, self._head_channels, self._width = attention, head_channels, width
+        sizes = [image_shape[1] // 2**level for level in range(len(multipliers))]
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.inward = nn.Conv2d(image_shape[0], widths[0], 3, padding=1)
+        self.down, skips = self._make_down(widths, sizes, blocks)
+        first, second = (ResidualBlock(widths[-1], widths[-1], width) for _ in range(2))
+        self.middle = nn.ModuleList([Stage(first, Attention(widths[-1], head_channels)), Stage(second)])
+        self.up, self._joins = self._make_up(widths, sizes, blocks, skips)
+        self.outward = nn.Sequential(
+            group_norm(widths[0]), nn.SiLU(), zero_initialised(nn.Conv2d(widths[0], image_shape[0], 3, padding=1))
+        )
+
+    def body(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.inward(x)
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, condition)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, condition)
+        for stage, joins in zip(self.up, self._joins, strict=True):
+            h = stage(torch.cat([h, skips.pop()], dim=1) if joins else h, condition)
+        return self.outward(h)
+
+    def _stage(self, channels_in: int, channels_out: int, size: int) -> Stage:
+        attends = size in self._attention
+        return Stage(
+            ResidualBlock(channels_in, channels_out, self._width),
+            Attention(channels_out, self._head_channels) if attends else None,
+        )
+
+    def _make_down(self, widths: list[int], sizes: list[int], blocks: int) -> tuple[nn.ModuleList, list[int]]:
+        """The way down, and the channels of each skip connection that it leaves."""
+        stages, skips = nn.ModuleList(), [widths[0]]
+        for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
+            if level > 0:
+                stages.append(Stage(ResidualBlock(skips[-1], skips[-1], self._width, "down")))
+                skips.append(skips[-1])
+            for _ in range(blocks):
+                stages.append(self._stage(skips[-1], width, size))
+                skips.append(width)
+        return stages, skips
+
+    def _make_up(
+        self, widths: list[int], sizes: list[int], blocks: int, skips: list[int]
+    ) -> tuple[nn.ModuleList, list[bool]]:
+        """The way up, and which of its stages each take a skip connection, last made first taken."""
+        stages, joins, channels = nn.ModuleList(), list[bool](), widths[-1]
+        remaining = list(skips)
+        for level in reversed(range(len(widths))):
+            for _ in range(blocks + 1):
+                stages.append(self._stage(channels + remaining.pop(), widths[level], sizes[level]))
+                joins.append(True)
+                channels = widths[level]
+            if level > 0:
+                stages.append(Stage(ResidualBlock(channels, channels, self._width, "up")))
+                joins.append(False)
+        return stages, joins
+
+    def _require_divisible(self, levels: int) -> None:
+        factor = 2 ** (levels - 1)
+        _, height, width = self.image_shape
+        if levels < 1 or height % factor or width % factor:
+            raise ValueError(
+                f"{levels} resolutions need height and width divisible by {factor}, got {height} × {width}; "
+                f"give fewer multipliers."
+            )
