@@ -32,7 +32,6 @@ from torch import Tensor
 
 from paperlib.checks import outside, require_floating, require_positive, require_range, require_within
 
-
 NARROWEST = 1e-6
 """Narrowest range, in nats, on which the probability of a schedule still has ten digits to divide by."""
 
@@ -236,6 +235,11 @@ class FlowMatchingOT(TruncatedSchedule):
         return 2 * log_sech(logsnr / 4) - math.log(8)
 
 
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Φ(x); torch.special.ndtr is 1 + erf, which has no digits left below −8."""
+    return 0.5 * torch.special.erfc(-x / math.sqrt(2))
+
+
 class _NormalSchedule(TruncatedSchedule):
     """λ ~ N(mean, std²); what EDM's training schedule and the logit-normal one share."""
 
@@ -253,14 +257,15 @@ class _NormalSchedule(TruncatedSchedule):
         return (logsnr - self.logsnr_mean) / self.logsnr_std
 
     def _sf(self, logsnr: Tensor) -> Tensor:
-        return torch.special.ndtr(-self._standard(logsnr))
+        return _normal_cdf(-self._standard(logsnr))
 
     def _cdf(self, logsnr: Tensor) -> Tensor:
-        return torch.special.ndtr(self._standard(logsnr))
+        return _normal_cdf(self._standard(logsnr))
 
     def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        standard = torch.where(upper < lower, -torch.special.ndtri(upper), torch.special.ndtri(lower))
-        return self.logsnr_mean + self.logsnr_std * standard
+        # the inverse of the smaller tail alone: that of the larger is infinite where it rounds to one
+        below_mean = torch.special.ndtri(torch.where(upper < lower, upper, lower))
+        return self.logsnr_mean + self.logsnr_std * torch.where(upper < lower, -below_mean, below_mean)
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         return -0.5 * self._standard(logsnr) ** 2 - math.log(self.logsnr_std * math.sqrt(2 * math.pi))
@@ -396,7 +401,7 @@ class LinearLogSNR(TruncatedSchedule):
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
-        return torch.full_like(logsnr, -math.log(high - low))
+        return 0 * logsnr - math.log(high - low)
 
 
 @dataclass(frozen=True)

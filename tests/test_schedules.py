@@ -1,0 +1,337 @@
+"""Noise schedules: end points, inverse, density, truncation, refusals, over many ranges within [−30, 30]."""
+
+import math
+import pickle
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paperlib import schedules
+from paperlib.schedules import NARROWEST, TruncatedSchedule
+
+Family = Callable[[float, float], TruncatedSchedule]
+
+FAMILIES: dict[str, Family] = {
+    "cosine": schedules.Cosine,
+    "cosine, shift −1.4": partial(schedules.Cosine, shift=-1.4),
+    "cosine, shift 2": partial(schedules.Cosine, shift=2.0),
+    "EDM training": schedules.EDMTraining,
+    "EDM2 training": partial(schedules.EDMTraining, p_mean=-0.4, p_std=1.0),
+    "EDM sampling": schedules.EDMSampling,
+    "EDM sampling, ρ 3": partial(schedules.EDMSampling, rho=3.0, sigma_min=1e-5, sigma_max=1e5),
+    "flow matching": schedules.FlowMatchingOT,
+    "linear log-SNR": schedules.LinearLogSNR,
+    "linear β": schedules.LinearBeta,
+    "linear β, weak": partial(schedules.LinearBeta, beta_min=0.01, beta_max=5.0),
+    "logit-normal": schedules.LogitNormal,
+    "logit-normal, displaced": partial(schedules.LogitNormal, mean=0.7, std=0.8),
+}
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+COMPARISON_RANGE = (-8.7, 12.4)
+"""Inside the support of every schedule."""
+
+
+def support_within_30(family: Family) -> tuple[float, float]:
+    low, high = family(0.0, 1.0).support
+    return max(low, -30.0), min(high, 30.0)
+
+
+@st.composite
+def schedules_on_any_range(draw: st.DrawFn, family: Family) -> TruncatedSchedule:
+    """A schedule on a range inside its support and [−30, 30]: wide, one-sided, or down to 1e-6 nats narrow."""
+    lowest, highest = support_within_30(family)
+    span = highest - lowest
+    width = draw(st.one_of(st.just(span), st.floats(1e-3, span), st.floats(-5.9, 0).map(lambda e: 10**e)))
+    start = draw(st.floats(0, 1)) * (span - width)
+    return family(lowest + start, min(lowest + start + width, highest))
+
+
+def gauss_legendre(low: float, high: float, panels: int = 128, order: int = 16) -> tuple[Tensor, Tensor]:
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(order))
+    edges = torch.linspace(low, high, panels + 1, dtype=torch.float64)
+    half, middle = edges.diff()[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    return (middle + half * nodes).flatten(), (half * weights).flatten()
+
+
+@every_family
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_density_integrates_to_one(family: Family, data: st.DataObject) -> None:
+    schedule = data.draw(schedules_on_any_range(family))
+    level, weight = gauss_legendre(*schedule.ends)
+    assert (weight * schedule.density(level)).sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@every_family
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_end_points_are_exact_and_time_returns(family: Family, data: st.DataObject) -> None:
+    schedule = data.draw(schedules_on_any_range(family))
+    low, high = schedule.ends
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    level = schedule.logsnr(t)
+    assert level[0].item() == high
+    assert level[-1].item() == low
+    assert (level.diff() <= 0).all()
+    # rounding λ by an ulp moves t by p(λ) times that; nothing more is allowed
+    ulp = 8 * torch.finfo(torch.float64).eps
+    allowed = 1e-12 + ulp * (1 + level.abs()) * schedule.density(level) + ulp * 30 / (high - low)
+    assert ((schedule.time(level) - t).abs() <= allowed).all()
+
+
+@every_family
+def test_time_is_the_inverse_to_machine_precision_on_the_comparison_range(family: Family) -> None:
+    schedule = family(*COMPARISON_RANGE) if family is not FAMILIES["linear β, weak"] else family(-2.4, 12.4)
+    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    assert (schedule.time(schedule.logsnr(t)) - t).abs().max() < 5e-15
+
+
+@every_family
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_density_is_minus_the_slope_of_time(family: Family, data: st.DataObject) -> None:
+    schedule = data.draw(schedules_on_any_range(family))
+    low, high = schedule.ends
+    level = (low + (high - low) * torch.linspace(0.01, 0.99, 99, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(schedule.time(level).sum(), level)
+    density = schedule.density(level.detach())
+    # where the mass below λ is 1e-16 of the whole, 1 − t has no digits left and its slope may round to zero
+    assert torch.allclose(-slope, density, rtol=1e-8, atol=1e-9 * density.max().item())
+
+
+@every_family
+def test_density_is_minus_the_slope_of_time_by_finite_differences(family: Family) -> None:
+    schedule = family(-2.3, 12.4)
+    t = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)
+    level, step = schedule.logsnr(t), 1e-4
+    slope = (schedule.time(level + step) - schedule.time(level - step)) / (2 * step)
+    assert torch.allclose(-slope, schedule.density(level), rtol=1e-6, atol=1e-10)
+
+
+# The formulas of Section 1, written as they are printed --------------------------------------------------------------
+
+
+def test_cosine_formula() -> None:
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    wide, shift = schedules.Cosine(-60, 60, shift=0.5), 0.5
+    assert torch.allclose(wide.logsnr(t), -2 * torch.log(torch.tan(math.pi * t / 2)) + 2 * shift, atol=1e-11)
+    level = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    expected = 1 / torch.cosh(level / 2 - shift) / (2 * math.pi)
+    assert torch.allclose(wide.density(level), expected, rtol=1e-12)
+
+
+def test_the_cosine_schedule_of_larger_images_is_noisier() -> None:
+    for size in (64, 128, 256, 512):
+        shifted = schedules.Cosine.for_image_size(-15, 15, size)
+        assert shifted.shift == pytest.approx(math.log(64 / size))
+        middle = shifted.logsnr(torch.tensor(0.5, dtype=torch.float64)).item()
+        assert middle == pytest.approx(2 * math.log(64 / size), abs=0.05)
+
+
+def test_edm_training_has_mean_plus_two_point_four() -> None:
+    """The paper prints −F⁻¹(t; 2.4, 2.4²), whose mean is −2.4: few levels would be near the data."""
+    schedule = schedules.EDMTraining(-30, 30)
+    level, weight = gauss_legendre(-30, 30)
+    mean = (weight * schedule.density(level) * level).sum().item()
+    assert mean == pytest.approx(2.4, abs=1e-9)
+    assert (weight * schedule.density(level) * (level - mean) ** 2).sum().sqrt().item() == pytest.approx(2.4, abs=1e-9)
+    assert schedule.logsnr(torch.tensor(0.5, dtype=torch.float64)).item() == pytest.approx(2.4, abs=1e-12)
+
+
+def test_edm_sampling_formula_and_native_ends() -> None:
+    schedule = schedules.EDMSampling()
+    assert schedule.ends == pytest.approx((-8.764, 12.429), abs=1e-3)
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    small, large = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    assert torch.allclose(schedule.logsnr(t), -14 * torch.log(large + (1 - t) * (small - large)), atol=1e-12)
+    level = torch.linspace(-8.7, 12.4, 50, dtype=torch.float64)
+    assert torch.allclose(schedule.density(level), torch.exp(-level / 14) / (14 * (large - small)), rtol=1e-12)
+
+
+def test_flow_matching_formula() -> None:
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    wide = schedules.FlowMatchingOT(-80, 80)
+    assert torch.allclose(wide.logsnr(t), 2 * torch.log((1 - t) / t), atol=1e-11)
+    level = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    assert torch.allclose(wide.density(level), 1 / torch.cosh(level / 4) ** 2 / 8, rtol=1e-12)
+
+
+def test_linear_logsnr_formula() -> None:
+    schedule = schedules.LinearLogSNR(-9, 13)
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    assert torch.allclose(schedule.logsnr(t), 13 - 22 * t, atol=1e-13)
+    assert torch.allclose(schedule.density(schedule.logsnr(t)), torch.full_like(t, 1 / 22), rtol=1e-13)
+
+
+def test_linear_beta_formula() -> None:
+    schedule = schedules.LinearBeta(None, 30)
+    assert schedule.ends[0] == pytest.approx(-10.05, abs=1e-4)
+    t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
+    assert torch.allclose(schedule.logsnr(t), -torch.log(torch.expm1(0.1 * t + 0.5 * 19.9 * t**2)), atol=1e-9)
+
+
+def test_logit_normal_formula() -> None:
+    """t of flow matching with logit(t) ~ N(m, s²); λ = −2 logit(t)."""
+    schedule = schedules.LogitNormal(-30, 30, mean=0.5, std=1.3)
+    level, weight = gauss_legendre(-30, 30)
+    logit = -level / 2
+    assert (weight * schedule.density(level) * logit).sum().item() == pytest.approx(0.5, abs=1e-6)
+    assert (weight * schedule.density(level) * (logit - 0.5) ** 2).sum().item() == pytest.approx(1.69, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "std"),
+    [(schedules.Cosine(-80, 80), math.pi), (schedules.FlowMatchingOT(-120, 120), 2 * math.pi / math.sqrt(3))],
+)
+def test_standard_deviations(schedule: TruncatedSchedule, std: float) -> None:
+    level, weight = gauss_legendre(*schedule.ends)
+    assert (weight * schedule.density(level) * level**2).sum().sqrt().item() == pytest.approx(std, rel=1e-9)
+
+
+# dtypes --------------------------------------------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_shape_are_kept(family: Family, dtype: torch.dtype) -> None:
+    schedule = family(-2.3, 12.4)
+    t = torch.rand(3, 5, dtype=dtype)
+    level = schedule.logsnr(t)
+    for value in (level, schedule.time(level), schedule.density(level), schedule.log_density(level)):
+        assert value.dtype == dtype
+        assert value.shape == (3, 5)
+    assert schedule.logsnr(torch.tensor(0.5, dtype=dtype)).shape == ()
+
+
+@every_family
+def test_float32_differs_from_float64_by_rounding_alone(family: Family) -> None:
+    schedule = family(-2.3, 12.4)
+    t = torch.linspace(0, 1, 257, dtype=torch.float64).float()
+    level = schedule.logsnr(t)
+    assert torch.allclose(level.double(), schedule.logsnr(t.double()), rtol=1e-7, atol=1e-6)
+    assert torch.allclose(schedule.time(level), t, atol=1e-6)
+    assert torch.allclose(schedule.log_density(level).double(), schedule.log_density(level.double()), rtol=1e-6)
+
+
+@given(st.floats(-29, -1), st.floats(1, 29))
+def test_an_end_point_rounded_to_float32_keeps_its_density(low: float, high: float) -> None:
+    """Rounding may carry it past the end; a density of zero there would make w/p, hence the loss, infinite."""
+    schedule = schedules.Cosine(low, high)
+    ends = torch.tensor([low, high]).float()
+    assert torch.isfinite(schedule.log_density(ends)).all()
+    assert torch.equal(schedule.time(ends).round(), torch.tensor([1.0, 0.0]))
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite(family: Family, dtype: torch.dtype) -> None:
+    low, high = support_within_30(family)
+    schedule = family(low, high)
+    t = torch.linspace(0, 1, 101, dtype=dtype).requires_grad_()
+    inside = torch.linspace(low, high, 201, dtype=dtype).clamp(low, high).requires_grad_()
+    around = torch.linspace(-40, 40, 161, dtype=dtype).requires_grad_()
+    for value, variable in (
+        (schedule.logsnr(t), t),
+        (schedule.time(inside), inside),
+        (schedule.log_density(inside), inside),
+        (schedule.density(around), around),
+    ):
+        (slope,) = torch.autograd.grad(value.sum() + 0 * variable.sum(), variable)
+        assert torch.isfinite(slope).all()
+
+
+@every_family
+def test_density_vanishes_outside_the_range(family: Family) -> None:
+    schedule = family(-2.0, 9.0)
+    outside = torch.tensor([-25.0, -2.01, 9.01, 30.0], dtype=torch.float64)
+    assert not schedule.density(outside).any()
+    assert (schedule.log_density(outside) == -math.inf).all()
+    assert torch.isnan(schedule.density(torch.tensor([math.nan]))).all()
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@every_family
+def test_times_and_levels_out_of_range_are_refused(family: Family) -> None:
+    schedule = family(-2.0, 9.0)
+    for bad in (-0.01, 1.01, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got"):
+            schedule.logsnr(torch.tensor([0.5, bad]))
+    for bad in (-2.01, 9.01, math.nan, -math.inf):
+        with pytest.raises(ValueError, match=r"logsnr must lie in \[-2.*, 9.*\], got"):
+            schedule.time(torch.tensor([0.0, bad]))
+    with pytest.raises(TypeError, match=r"t must be a floating-point tensor, got torch\.int64"):
+        schedule.logsnr(torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match=r"t must be a torch\.Tensor, got float"):
+        schedule.logsnr(0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="logsnr must be a floating-point tensor"):
+        schedule.density(torch.tensor([0, 1]))
+
+
+@every_family
+def test_ranges_that_are_none_are_refused(family: Family) -> None:
+    with pytest.raises(ValueError, match=r"logsnr_min \(3.0\) must be below logsnr_max \(-2.0\)"):
+        family(3.0, -2.0)
+    with pytest.raises(ValueError, match=r"logsnr_min \(3.0\) must be below logsnr_max \(3.0\)"):
+        family(3.0, 3.0)
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        family(math.nan, 3.0)
+    with pytest.raises(ValueError, match=r"narrower than 1e-06 nats"):
+        family(1.0, 1.0 + NARROWEST / 2)
+
+
+@pytest.mark.parametrize("family", [schedules.Cosine, schedules.EDMTraining, schedules.FlowMatchingOT])
+def test_schedules_without_native_ends_say_so(family: Family) -> None:
+    with pytest.raises(ValueError, match=r"has no native logsnr_min; pass a number"):
+        family(None, 10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has no native logsnr_max; pass a number"):
+        family(-10, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="LinearBeta has no native logsnr_max"):
+        schedules.LinearBeta(None, None)
+
+
+def test_ranges_outside_the_support_are_refused_with_the_support_named() -> None:
+    with pytest.raises(ValueError, match=r"EDMSampling lives on log-SNR in \[-8.7641, 12.4292\].*\[-15.0, 12.0\]"):
+        schedules.EDMSampling(-15, 12)
+    with pytest.raises(ValueError, match=r"EDMSampling lives on .* None for the native end"):
+        schedules.EDMSampling(None, 15)
+    with pytest.raises(ValueError, match=r"LinearBeta lives on log-SNR in \[-10.0500, inf\]"):
+        schedules.LinearBeta(-12, 12)
+    with pytest.raises(ValueError, match=r"no probability on \[20.0, 30.0\]"):
+        schedules.LogitNormal(20, 30, std=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.EDMTraining(-9, 9, p_std=0.0), "p_std must be a positive number, got 0.0"),
+        (lambda: schedules.LogitNormal(-9, 9, std=-1), "std must be a positive number, got -1"),
+        (lambda: schedules.EDMSampling(rho=0), "rho must be a positive number, got 0"),
+        (lambda: schedules.EDMSampling(sigma_min=0), "sigma_min must be a positive number"),
+        (lambda: schedules.EDMSampling(sigma_min=80, sigma_max=2), r"sigma_min \(80\) must be below sigma_max \(2\)"),
+        (lambda: schedules.LinearBeta(None, 9, beta_min=0), "beta_min must be a positive number"),
+        (lambda: schedules.LinearBeta(None, 9, beta_max=0.1), r"beta_max \(0.1\) must be above beta_min \(0.1\)"),
+        (lambda: schedules.Cosine.for_image_size(-9, 9, 0), "size must be a positive number, got 0"),
+        (lambda: schedules.get("cosin"), "unknown noise schedule 'cosin'; choose one of cosine, edm_training"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_schedules_are_values() -> None:
+    schedule = schedules.get("cosine", logsnr_min=-9, logsnr_max=9, shift=0.5)
+    assert schedule == schedules.Cosine(-9, 9, 0.5)
+    assert hash(schedule) == hash(schedules.Cosine(-9, 9, 0.5))
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    for name in schedules.SCHEDULES:
+        assert schedules.get(name, logsnr_min=-8, logsnr_max=8).ends == (-8, 8)
