@@ -171,6 +171,8 @@ class Test:
 
     def _record(self, outcomes: dict[str, Outcome], outcome: Outcome) -> None:
         falsifier = outcomes is self.falsifiers
+        if falsifier and outcome.value is not None and math.isnan(outcome.value):
+            raise ValueError(f"{self.claim.id}: the falsifier is not a number, which shows nothing; make it a number.")
         outcomes[f"{outcome.measure} {outcome.limit} {outcome.what}"] = outcome
         self._write()
         print(self._line(outcome, falsifier))
@@ -203,15 +205,21 @@ class Test:
             "statement": self.claim.statement,
             "place": self.claim.place,
             "tolerance": self.claim.tolerance,
-            "checks": [asdict(outcome) for outcome in self.checks.values()],
-            "falsifiers": [asdict(outcome) for outcome in self.falsifiers.values()],
+            "checks": [_plain(outcome) for outcome in self.checks.values()],
+            "falsifiers": [_plain(outcome) for outcome in self.falsifiers.values()],
             "remarks": self.remarks,
         }
         files.write_text(self.path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """The outcome for JSON, which has no word for NaN and infinity."""
+    value = outcome.value
+    return {**asdict(outcome), "value": value if value is None or math.isfinite(value) else str(value)}
+
+
 def relative_error(lhs: Any, rhs: Any, scale: Any = None) -> float:
-    """max |lhs − rhs| / scale; infinite where a value is not a number or only one side is zero-sized.
+    """max |lhs − rhs| / scale; NaN where a value is not a number, infinite where one is infinite.
 
     Args:
         lhs: number, array or tensor.
@@ -219,8 +227,8 @@ def relative_error(lhs: Any, rhs: Any, scale: Any = None) -> float:
         scale: what errors are relative to; None takes max(|lhs|, |rhs|), element by element.
     """
     left, right = np.broadcast_arrays(_array(lhs), _array(rhs))
-    if left.size == 0:
-        raise ValueError("nothing to compare: the arrays are empty.")
+    if np.isnan(left).any() or np.isnan(right).any():
+        return math.nan
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return math.inf
     size = np.maximum(np.abs(left), np.abs(right)) if scale is None else np.abs(_array(scale))
@@ -233,4 +241,7 @@ def relative_error(lhs: Any, rhs: Any, scale: Any = None) -> float:
 def _array(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().double().numpy()
-    return np.asarray(value, dtype=np.float64)
+    array = np.asarray(value, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError("nothing to compare: the values are empty.")
+    return array

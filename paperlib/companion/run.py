@@ -41,12 +41,12 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        """A folder that outlives the run, for finished training runs and the like; git ignores it.
+        """A folder that outlives the run, for finished training runs and their checkpoints; git ignores it.
 
-        It belongs to one version of the library's theory, models and engine (:func:`sources.library_digest`): after a
-        change there nothing old is found.  Within it the notebook names its entries by what they depend on.
+        It belongs to one version of the code that training depends on (:func:`sources.training_digest`): after a change
+        there nothing old is found.  Within it the notebook names its entries by what they depend on.
         """
-        folder = files.root() / ".cache" / self.profile / self.notebook / sources.library_digest()
+        folder = files.root() / ".cache" / self.profile / self.notebook / sources.training_digest()
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder

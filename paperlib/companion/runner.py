@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -315,7 +314,10 @@ papermill_engines.register(_Engine.name, _Engine)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one notebook of a profile and leave a stamp; what a rule of the Snakefile calls."""
+    """Run one notebook of a profile and leave a stamp; what a rule of the Snakefile calls.
+
+    Errors go to standard output with the rest: standard error belongs to Snakemake's log.
+    """
     parser = argparse.ArgumentParser(prog="python -m paperlib.companion.runner", description=main.__doc__)
     parser.add_argument("profile")
     parser.add_argument("notebook")
@@ -327,10 +329,10 @@ def main(arguments: list[str] | None = None) -> int:
         result = run(plan(profiles.load(options.profile), options.notebook, options.threads))
         files.write_text(options.stamp, fingerprint(result) + "\n")
     except (NotebookFailure, OSError, ValueError) as error:
-        print(f"\n{error}\n", file=sys.stderr, flush=True)
+        print(f"\n{error}\n", flush=True)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{options.notebook}: interrupted; earlier results are untouched.", file=sys.stderr, flush=True)
+        print(f"\n{options.notebook}: interrupted; earlier results are untouched.", flush=True)
         return 130
     return 0
 

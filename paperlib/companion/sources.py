@@ -13,10 +13,9 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @cache
-def library_digest() -> str:
-    """Twelve hex digits that stand for the code of theory, models and engine, all that a training run can depend on."""
-    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("models/**/*.py"), *PACKAGE.glob("engine/**/*.py")]
-    return digest(files)[:12]
+def training_digest() -> str:
+    """Twelve hex digits that stand for the code that a training run depends on: networks, objectives, the loop."""
+    return digest(dependencies("from paperlib import models\nfrom paperlib.engine import training"))[:12]
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of it
 import fcntl
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
         ValueError: before anything runs, for a notebook or parameter that does not fit.
         RuntimeError: when the same profile is being reproduced by another process.
     """
+    print(f"{profile.name}: {profile.description}; {len(profile.notebooks)} notebooks, {cores} cores", flush=True)
     for name in profile.notebooks:
         runner.plan(profile, name)
     names = list(profile.notebooks) if only is None else [only]
@@ -59,6 +61,8 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
         profile.section(name)
     with _sole(profile.name):
         _forget_missing(profile)
+        for name in profile.notebooks:
+            shutil.rmtree(runner.failed_path(profile.name, name), ignore_errors=True)
         code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names])
     print(report(profile), flush=True)
     failed = any(row.failed for row in overview(profile))
@@ -66,18 +70,15 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
 
 
 def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *targets,
-        "--config",
-        f"profile={profile.name}",
-        "--cores",
-        str(cores),
-    ]
-    quiet = ["--quiet", "all", "--nolock", "--rerun-incomplete"]
-    return subprocess.run([*command, *quiet], cwd=files.root(), check=False).returncode
+    """Run Snakemake on the targets.  Its own talk goes to a log, shown only if it, and not a notebook, failed."""
+    command = [sys.executable, "-m", "snakemake", *targets, "--config", f"profile={profile.name}"]
+    options = ["--cores", str(cores), "--nolock", "--rerun-incomplete"]
+    log = files.root() / ".cache" / profile.name / "snakemake.log"
+    with log.open("w", encoding="utf-8") as stream:
+        code = subprocess.run([*command, *options], cwd=files.root(), stderr=stream, check=False).returncode
+    if code and not any(runner.failed_path(profile.name, name).is_dir() for name in profile.notebooks):
+        print(log.read_text(encoding="utf-8"), file=sys.stderr)
+    return code
 
 
 def _forget_missing(profile: profiles.Profile) -> None:

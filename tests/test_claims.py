@@ -1,0 +1,200 @@
+"""Claims: verdicts, falsifiers, the records they leave, and that claims.yaml and the notebooks agree."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperlib.companion import claims, documents
+from paperlib.companion.claims import Verdict, relative_error
+
+ENTRY = """\
+- id: C1
+  place: Section 2
+  statement: both sides agree
+  notebook: 03_invariance
+  cell: invariance
+  kind: identity
+  tolerance: 1.0e-8
+  why: float64
+  falsifier: other end points
+"""
+
+
+@pytest.fixture
+def claim(tmp_path: Path) -> claims.Test:
+    (tmp_path / "claims.yaml").write_text(ENTRY)
+    return claims.Test(claims.load(tmp_path / "claims.yaml")["C1"], tmp_path / "claims" / "C1.json")
+
+
+def record(claim: claims.Test) -> dict:
+    return json.loads(claim.path.read_text())
+
+
+def test_a_claim_that_holds_and_whose_falsifier_fails_passes(
+    claim: claims.Test, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim.check(torch.ones(3), np.ones(3) + 3e-9, "three numbers")
+    claim.falsify(1.0, 1.1, "other end points")
+    assert capsys.readouterr().out.splitlines() == [
+        "C1 PASS: relative error ≤ 1e-08 (three numbers)",
+        "C1 falsifier fails, as it must: relative error ≤ 1e-08 (other end points)",
+    ]
+    assert claim.verdict == Verdict.PASS
+    assert record(claim)["verdict"] == "PASS"
+    assert record(claim)["checks"][0]["value"] == pytest.approx(3e-9)
+
+
+def test_a_failed_check_is_recorded_then_raised(claim: claims.Test) -> None:
+    with pytest.raises(AssertionError, match=r"C1 FAIL: .* The value is 0\.5"):
+        claim.check(1.0, 2.0, "both sides")
+    assert record(claim)["verdict"] == "FAIL"
+
+
+def test_a_falsifier_that_passes_makes_the_claim_vacuous(claim: claims.Test) -> None:
+    claim.check(1.0, 1.0)
+    with pytest.raises(AssertionError, match="VACUOUS"):
+        claim.falsify(1.0, 1.0, "no difference")
+    assert record(claim)["verdict"] == "VACUOUS"
+
+
+def test_lines_do_not_depend_on_the_margin(claim: claims.Test, capsys: pytest.CaptureFixture[str]) -> None:
+    claim.check(1.0, 1 + 1e-9, "a")
+    first = capsys.readouterr().out
+    claim.check(1.0, 1 + 4e-9, "a")
+    assert capsys.readouterr().out == first
+    assert len(record(claim)["checks"]) == 1, "the same comparison again replaces the earlier outcome"
+
+
+@pytest.mark.parametrize(
+    ("check", "falsify", "good", "bad"),
+    [
+        ("check_below", "falsify_below", ([1.0, 2.0], 2.0, "x"), ([1.0, 2.1], 2.0, "x")),
+        ("check_within", "falsify_within", ([1.0, 2.0], 1.0, 2.0, "x"), ([0.9, 2.0], 1.0, 2.0, "x")),
+        ("check_true", "falsify_true", (torch.tensor(True), "x"), (False, "x")),
+    ],
+)
+def test_other_comparisons(claim: claims.Test, check: str, falsify: str, good: tuple, bad: tuple) -> None:
+    getattr(claim, check)(*good)
+    getattr(claim, falsify)(*bad)
+    assert claim.verdict == Verdict.PASS
+    with pytest.raises(AssertionError):
+        getattr(claim, falsify)(*good)
+    with pytest.raises(AssertionError):
+        getattr(claim, check)(*bad)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_a_number_never_passes(claim: claims.Test, value: float) -> None:
+    for check in (
+        lambda: claim.check(value, value),
+        lambda: claim.check_below([1.0, math.nan], 2.0),
+        lambda: claim.check_within([1.0, value], 0.0, 2.0),
+    ):
+        with pytest.raises(AssertionError):
+            check()
+
+
+def test_a_falsifier_that_is_not_a_number_shows_nothing(claim: claims.Test) -> None:
+    with pytest.raises(ValueError, match="shows nothing"):
+        claim.falsify(math.nan, 1.0)
+    claim.falsify(math.inf, 1.0)
+    assert record(claim)["falsifiers"][0]["value"] == "inf"
+
+
+def test_nothing_compared_is_no_agreement(claim: claims.Test) -> None:
+    with pytest.raises(ValueError, match="nothing to compare"):
+        claim.check([], [])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        claim.check_below([], 1.0)
+
+
+def test_remarks_are_the_verdict_unless_something_failed(claim: claims.Test) -> None:
+    assert claim.verdict == Verdict.NOT_RUN
+    claim.not_run("needs ImageNet")
+    assert record(claim)["verdict"] == "NOT RUN AT THIS SCALE"
+    claim.partial("two of three")
+    claim.check(1.0, 1.0)
+    assert claim.verdict == Verdict.PARTIAL
+    with pytest.raises(AssertionError):
+        claim.check(1.0, 2.0)
+    assert claim.verdict == Verdict.FAIL
+
+
+@given(st.floats(-1e300, 1e300), st.floats(1e-12, 0.5))
+def test_relative_error_is_symmetric_and_free_of_scale(value: float, error: float) -> None:
+    other = value * (1 - error)
+    measured = relative_error(value, other)
+    assert measured == relative_error(other, value)
+    if abs(value) > 1e-200:
+        assert measured == pytest.approx(error, abs=1e-15, rel=1e-3)
+
+
+def test_relative_error_to_a_scale() -> None:
+    assert relative_error([0.0, 1.0], [1e-9, 1.0], scale=1.0) == pytest.approx(1e-9)
+    assert relative_error([0.0, 1.0], [1e-9, 1.0]) == 1.0
+    assert relative_error(0.0, 0.0) == 0.0
+    with pytest.raises(ValueError, match="shape"):
+        relative_error([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("kind: identity", "kind: theorem", "kind"),
+        ("cell: invariance", "sell: invariance", "sell: unknown key"),
+        ("tolerance: 1.0e-8", "tolerance: 1e-8", "YAML wants"),
+        ("  why: float64\n", "", "why: missing"),
+        ("notebook: 03_invariance", "notebook: invariance", "notebook"),
+    ],
+)
+def test_a_wrong_entry_is_refused_with_its_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    (tmp_path / "claims.yaml").write_text(ENTRY.replace(old, new))
+    with pytest.raises(documents.DocumentError, match=re.escape(says)) as caught:
+        claims.load(tmp_path / "claims.yaml")
+    assert re.search(r"claims\.yaml:\d+: ", str(caught.value))
+
+
+def test_an_id_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text(ENTRY + ENTRY)
+    with pytest.raises(documents.DocumentError, match="more than once: C1"):
+        claims.load(tmp_path / "claims.yaml")
+
+
+# The claims of this checkout -----------------------------------------------------------------------------------------
+
+
+def test_every_claim_is_tested_where_it_says(repository: Path) -> None:
+    for claim in claims.load(repository / "claims.yaml").values():
+        notebook = nbformat.read(repository / "notebooks" / f"{claim.notebook}.ipynb", as_version=4)
+        tagged = [cell.source for cell in notebook.cells if claim.cell in cell.metadata.get("tags", [])]
+        assert tagged, f"{claim.id}: no cell of {claim.notebook} has the tag {claim.cell!r}"
+        assert any(f'"{claim.id}"' in source or "claim" in source for source in tagged), claim.id
+
+
+def test_every_claim_has_a_check_and_a_falsifier_in_its_notebook(repository: Path) -> None:
+    for claim in claims.load(repository / "claims.yaml").values():
+        notebook = nbformat.read(repository / "notebooks" / f"{claim.notebook}.ipynb", as_version=4)
+        outputs = "".join(
+            output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
+        )
+        assert re.search(rf"^{claim.id} (PASS|FAIL|PARTIAL|NOT RUN)", outputs, flags=re.M), f"{claim.id} is not checked"
+        if claim.kind != "experiment":
+            assert re.search(rf"^{claim.id} falsifier fails, as it must", outputs, flags=re.M), (
+                f"{claim.id}: no falsifier"
+            )
+
+
+def test_every_claim_that_a_notebook_makes_is_listed(repository: Path) -> None:
+    known = claims.load(repository / "claims.yaml")
+    for path in sorted((repository / "notebooks").glob("[0-9]*.ipynb")):
+        source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        for identifier in re.findall(r"run\.claim\(\s*\"([^\"]+)\"", source):
+            assert identifier in known, f"{path.name} tests {identifier}, which claims.yaml does not list"

@@ -1,0 +1,107 @@
+"""Profiles: what is wrong is refused, with file and line, before anything runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from paperlib.companion import documents, profiles
+
+
+def spoil(checkout: Path, old: str, new: str) -> int:
+    """Replace ``old`` by ``new`` in the profile, and say in which line (from 1) it stands."""
+    file = checkout / "profiles" / "small.yaml"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    return text[: text.index(old)].count("\n") + 1
+
+
+def test_parameters_of_a_notebook(checkout: Path) -> None:
+    profile = profiles.load("small")
+    assert profile.notebook("01_first") == {"profile": "small", "points": 3}
+    assert profile.section("02_second").upstream == ["01_first"]
+    assert set(profile.shared) == set(profiles.Profile.model_fields) - {"name", "description", "notebooks"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("steps: 20", "stepz: 20", "training.stepz: unknown key"),
+        ("steps: 20", "steps: twenty", "training.steps: expected a number, got the text 'twenty'"),
+        ("steps: 20", "steps: 20.5", "training.steps"),
+        ("steps: 20", "steps: true", "training.steps"),
+        ("steps: 20", "steps: 0", "greater than 0, got 0"),
+        ("steps: 20", "steps: -5", "greater than 0, got -5"),
+        ("learning_rate: 1.0e-3", "learning_rate: 1e-3", "YAML wants 1.0e-3"),
+        ("learning_rate: 1.0e-3", "learning_rate: .inf", "finite"),
+        ("learning_rate: 1.0e-3", "learning_rate: .nan", "learning_rate"),
+        ("seeds: [0]", "seeds: []", "training.seeds"),
+        ("seeds: [0]", "seeds: [0, a]", "training.seeds.1"),
+        ("{name: sigmoid, bias: 2.0}", "{name: sigmoyd}", "unknown weighting 'sigmoyd'; choose one of elbo"),
+        ("{name: sigmoid, bias: 2.0}", "{name: sigmoid, k: 2.0}", "sigmoid does not take these parameters"),
+        ("logsnr_min: -12.0", "logsnr_min: 15.0", "logsnr_min (15.0) must be below logsnr_max (12.0)"),
+        ("{name: edm_sampling}", "{name: edm_sampling, logsnr_min: -20.0}", "reaches outside"),
+        ("{name: mlp}", "{name: mlp, prediction: w}", "unknown prediction"),
+        ("points: 3", "points: {a: 1}", "parameters.points"),
+        ("steps: 20", "steps: 20\n  steps: 30", "'steps' is already given in line 10"),
+        ("points: 3", "points: [3", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_refused_with_file_and_line(checkout: Path, old: str, new: str, says: str) -> None:
+    line = spoil(checkout, old, new)
+    with pytest.raises(documents.DocumentError, match=re.escape(says)) as caught:
+        profiles.load("small")
+    reported = re.findall(r"^(.*?):(\d+): ", str(caught.value), flags=re.MULTILINE)
+    assert {Path(file) for file, _ in reported} == {checkout / "profiles" / "small.yaml"}
+    assert any(line <= int(number) <= line + 1 + new.count("\n") for _, number in reported)
+
+
+def test_every_mistake_is_reported(checkout: Path) -> None:
+    spoil(checkout, "steps: 20", "stepz: 20")
+    spoil(checkout, "seeds: [0]", "seeds: 0")
+    with pytest.raises(documents.DocumentError) as caught:
+        profiles.load("small")
+    assert {"stepz", "steps", "seeds"} <= set(re.findall(r"training\.(\w+): ", str(caught.value)))
+
+
+def test_what_does_not_fit_together_is_refused(checkout: Path) -> None:
+    spoil(checkout, "upstream: [01_first]", "upstream: [03_third]")
+    with pytest.raises(
+        ValueError, match="reads from '03_third', which is not one of the notebooks before it: 01_first"
+    ):
+        profiles.load("small")
+
+
+def test_more_warm_up_than_steps_is_refused(checkout: Path) -> None:
+    spoil(checkout, "steps: 20", "steps: 20\n  warmup_steps: 21")
+    with pytest.raises(ValueError, match=r"warmup_steps \(21\) must not exceed steps \(20\)"):
+        profiles.load("small")
+
+
+@pytest.mark.parametrize("name", ["large", "../small", "small.yaml", ""])
+def test_an_unknown_profile_is_refused_by_name(checkout: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"unknown profile {name!r}; choose one of small")):
+        profiles.load(name)
+
+
+def test_an_unknown_notebook_is_refused_by_name(checkout: Path) -> None:
+    with pytest.raises(ValueError, match="no notebook '09_none'; choose one of 01_first, 02_second"):
+        profiles.load("small").notebook("09_none")
+
+
+def test_a_profile_cannot_be_changed(checkout: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        profiles.load("small").training.steps = 1  # type: ignore[misc]
+
+
+def test_an_empty_file_is_refused(checkout: Path) -> None:
+    (checkout / "profiles" / "small.yaml").write_text("")
+    with pytest.raises(documents.DocumentError, match=r"small\.yaml:1: "):
+        profiles.load("small")
+
+
+def test_every_profile_of_the_checkout_is_right(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
+    for name in profiles.names():
+        assert profiles.load(name).name == name
