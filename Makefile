@@ -7,6 +7,9 @@ VENV ?= .venv
 READY := $(VENV)/ready
 BIN := $(VENV)/bin
 
+# Threads that spin while they wait lose a factor of ten and more as soon as anything else runs on the machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test quick lab bench site clean lock
 

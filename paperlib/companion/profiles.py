@@ -103,6 +103,18 @@ class Training(Section):
         return self
 
 
+class Pictures(Section):
+    """One larger network whose samples are shown; what is not stated here is as in ``training``."""
+
+    model: Model
+    weighting: str
+    seed: int = 0
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    ema_decay: Fraction
+
+
 class Sampling(Section):
     """How samples are drawn for pictures and for evaluation."""
 
@@ -132,8 +144,16 @@ class Profile(Section):
     data: Data
     model: Model
     training: Training
+    pictures: Pictures | None = None
     sampling: Sampling
     notebooks: dict[str, Notebook] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known_weighting(self) -> "Profile":
+        known = self.training.weightings
+        if self.pictures and self.pictures.weighting not in known:
+            raise ValueError(f"pictures: no weighting {self.pictures.weighting!r}; choose one of {', '.join(known)}.")
+        return self
 
     @model_validator(mode="after")
     def _known_upstream(self) -> "Profile":
@@ -168,7 +188,7 @@ class Profile(Section):
     @property
     def shared(self) -> dict[str, Any]:
         """What all notebooks share, as plain values: data, model, training, sampling."""
-        return self.model_dump(mode="json", include={"data", "model", "training", "sampling"})
+        return self.model_dump(mode="json", include={"data", "model", "training", "pictures", "sampling"})
 
 
 def names() -> list[str]:

@@ -15,6 +15,7 @@ from paperlib.engine.metrics import FeatureStatistics, frechet_distance, kid, pr
 from paperlib.engine.training import seeded
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
+from paperlib.process import diffuse
 
 
 def generate(
@@ -140,3 +141,40 @@ def nearest(train: Tensor, samples: Tensor, batch_size: int = 256) -> tuple[Tens
     reference = train.flatten(1).double()
     found = [torch.cdist(batch.flatten(1).double(), reference).min(1) for batch in samples.split(batch_size)]
     return torch.cat([minimum.indices for minimum in found]), torch.cat([minimum.values for minimum in found])
+
+
+@torch.no_grad()
+def errors_by_level(
+    network: ConditionedNetwork,
+    prediction: Prediction,
+    data: ImageData,
+    levels: Tensor,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    r"""The error of ε̂ at each level, :math:`E_{x,\epsilon}\|\hat\epsilon(z_\lambda;\lambda) - \epsilon\|^2`.
+
+    Labels are given to the network.  The noise depends on ``seed`` alone: networks, and levels, see the same.
+
+    Args:
+        network: the network.
+        prediction: what it predicts.
+        data: the images, all of which are used.
+        levels: log-SNR, shape (L,).
+        draws: noise draws for each image.
+        seed: of the noise.
+
+    Returns:
+        Mean of the squared error, summed over the dimensions of the data, shape (L,), float64.
+    """
+    device = next(network.parameters()).device
+    x, label = data.scaled().to(device), data.labels.to(device)
+    total = torch.zeros(len(levels), dtype=torch.float64)
+    for draw in range(draws):
+        eps = torch.randn(x.shape, generator=seeded(seed, "errors", draw, device=device), device=device)
+        for index, level in enumerate(levels.to(device, x.dtype)):
+            z, logsnr = diffuse(x, eps, level), level.expand(len(x))
+            eps_hat = prediction.to_eps(network(z, logsnr, label), z, logsnr)
+            total[index] += (eps_hat - eps).double().square().flatten(1).sum(1).mean().cpu()
+    return total / draws

@@ -1,0 +1,170 @@
+"""The experiments of a profile: which networks are trained, under which weightings and seeds, and where they lie.
+
+A profile states them once; the training notebook, the notebooks that read its weights and ``paperlib train`` all get
+them from here.  Every run of the grid has the same budget, and runs of one seed share their initialisation, their
+batches, their noise and their levels, so that differences between weightings are differences of paired runs.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paperlib import models, predictions, schedules, weightings
+from paperlib.companion import profiles
+from paperlib.engine import checkpoints, data, training
+from paperlib.models import ConditionedNetwork
+from paperlib.objectives import WeightedLoss
+from paperlib.predictions import Prediction
+from paperlib.weightings import Weighting
+
+if TYPE_CHECKING:
+    from paperlib.companion.run import Run
+
+WEIGHTS = "weights.safetensors"
+FILES = (WEIGHTS, "log.jsonl")
+"""What a finished run consists of."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run of a profile.
+
+    Args:
+        profile: the profile.
+        weighting: the label of its weighting in the profile.
+        seed: seed of initialisation, batches, noise and levels.
+        pictures: whether it is the larger network for pictures, not one of the grid.
+    """
+
+    profile: profiles.Profile
+    weighting: str
+    seed: int
+    pictures: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder of the run, such as "sigmoid-seed0"."""
+        return "pictures" if self.pictures else f"{self.weighting}-seed{self.seed}"
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network predicts; F takes the σ_data of the data."""
+        name = self._model.prediction
+        return predictions.get(name, **({"sigma_data": self.data("train").sigma_data} if name == "F" else {}))
+
+    @property
+    def loss(self) -> WeightedLoss:
+        """The weighted loss, under the noise schedule that all runs of the profile share."""
+        schedule = self.profile.training.schedule
+        return WeightedLoss(
+            weighting(self.profile, self.weighting),
+            schedules.get(schedule.name, **schedule.parameters),
+            self.prediction,
+        )
+
+    @property
+    def config(self) -> training.TrainingConfig:
+        """The budget: that of the profile, or of its pictures."""
+        shared = self.profile.training
+        budget = self._pictures if self.pictures else shared
+        return training.TrainingConfig(
+            steps=budget.steps,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            ema_decay=budget.ema_decay,
+            warmup_steps=shared.warmup_steps,
+            grad_clip=shared.grad_clip,
+            label_dropout=shared.label_dropout,
+            precision=shared.precision,
+            checkpoint_every=shared.checkpoint_every,
+            log_every=shared.log_every,
+            seed=self.seed,
+        )
+
+    def data(self, split: data.Split) -> data.ImageData:
+        """A split of the profile's data."""
+        return data.load(self.profile.data.name, split, self.profile.data.root)
+
+    def network(self) -> ConditionedNetwork:
+        """A freshly initialised network."""
+        images = self.data("train")
+        return models.build(
+            self._model.name,
+            image_shape=images.image_shape,
+            num_classes=images.num_classes,
+            sigma_data=images.sigma_data,
+            seed=self.seed,
+            **self._model.options,
+        )
+
+    def train(self, directory: Path, progress: bool = True) -> training.TrainResult:
+        """Train it in ``directory``, go on there, or return what is finished there."""
+        return training.train(self.network(), self.loss, self.data("train"), self.config, directory, progress=progress)
+
+    def load(self, runs: Path) -> ConditionedNetwork:
+        """The trained network from the folder of finished runs, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: when there are no weights of this run.
+        """
+        network = self.network()
+        checkpoints.load_weights(runs / self.name / WEIGHTS, network)
+        return network.eval()
+
+    @property
+    def _model(self) -> profiles.Model:
+        return self._pictures.model if self.pictures else self.profile.model
+
+    @property
+    def _pictures(self) -> profiles.Pictures:
+        if self.profile.pictures is None:
+            raise ValueError(f"profile {self.profile.name!r} has no section 'pictures'; add one.")
+        return self.profile.pictures
+
+
+def weighting(profile: profiles.Profile, label: str) -> Weighting:
+    """A weighting by its label in the profile; ValueError, naming the labels, for an unknown one."""
+    known = profile.training.weightings
+    if label not in known:
+        raise ValueError(f"profile {profile.name!r} has no weighting {label!r}; choose one of {', '.join(known)}.")
+    return weightings.get(known[label].name, **known[label].parameters)
+
+
+def grid(profile: profiles.Profile) -> Iterator[Experiment]:
+    """Weightings × seeds of a profile, a seed after the other, so that a shortened run is still balanced."""
+    for seed in profile.training.seeds:
+        for label in profile.training.weightings:
+            yield Experiment(profile, label, seed)
+
+
+def pictures(profile: profiles.Profile) -> Experiment:
+    """The larger network whose samples are shown; ValueError where the profile has none."""
+    if profile.pictures is None:
+        raise ValueError(f"profile {profile.name!r} has no section 'pictures'; add one.")
+    return Experiment(profile, profile.pictures.weighting, profile.pictures.seed, pictures=True)
+
+
+def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
+    """Train in the cache of a notebook, and put the finished run under ``runs/`` of its results.
+
+    What is finished already, in the cache or, for a reader, in the results that came with the checkout, is not trained
+    again.
+    """
+    work, place = run.cache / experiment.name, run.directory / "runs" / experiment.name
+    shipped = run.finished / "runs" / experiment.name if run.finished else None
+    if shipped and (shipped / WEIGHTS).is_file() and not (work / WEIGHTS).exists():
+        _copy(shipped, work)
+    result = experiment.train(work)
+    _copy(work, place)
+    return result
+
+
+def _copy(source: Path, destination: Path) -> None:
+    """Copy a finished run, the weights last: where they are, the run is whole."""
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in reversed(FILES):
+        temporary = destination / f".{name}.part"
+        shutil.copyfile(source / name, temporary)
+        temporary.replace(destination / name)
