@@ -1,0 +1,515 @@
+r"""The evidence lower bound: L(t; x), the bound in its three terms, and the weighted loss as ELBOs of noisy data.
+
+With :math:`L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1}))` and the error of a network at x,
+:math:`e(\lambda) = E_\epsilon\|\hat\epsilon - \epsilon\|^2`, the Theorem and its Corollary (Section 3 of the paper) say
+
+.. math::
+    \frac{d}{dt} L(t; x) &= \tfrac12 f'(t)\, e(\lambda_t), \\
+    L_w(x) &= -\int_0^1 \frac{dL}{dt}\, w(\lambda_t)\, dt
+            = w(\lambda_{min}) \left\{ \int p_w(\lambda)\, L(\lambda; x)\, d\lambda
+            + m\, L(\lambda_{max}; x) - L(\lambda_{min}; x) \right\},
+
+where p_w is :func:`paperlib.weightings.augmentation_density` and m :func:`paperlib.weightings.clean_mass`, together of
+mass one.  Because :math:`L(t; x) = -E_q[ELBO_t(z_t)] - H(q(z_t \mid x))`, a monotone w makes this the ELBO of data
+with Gaussian noise added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.  It is
+distribution augmentation: the model is told the level in training and asked for clean data when sampling.
+
+L is written as a function of log-SNR here, because it depends on t through λ alone.  Everything is in nats an example;
+:func:`bits_per_dim` is the only conversion.  Integrals over λ are taken by Gauss–Legendre quadrature; expectations over
+ε by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.polynomial import legendre
+from torch import Tensor
+
+from paperlib import predictions, process
+from paperlib.checks import require_finite, require_positive, require_range, require_within
+from paperlib.objectives import Network, WeightedLoss
+from paperlib.oracles import LOG_2PI, Oracle
+from paperlib.predictions import Prediction
+from paperlib.schedules import NoiseSchedule
+from paperlib.weightings import ELBO, Weighting, augmentation_density, clean_mass
+
+LevelFunction = Callable[[Tensor], Tensor]
+"""A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
+
+ROWS = 65536
+"""Noisy examples that are evaluated at a time."""
+MOST_PANELS = 4096
+"""Panels that an integral may still have to halve: beyond it the integrand is noise, not a function with kinks."""
+
+
+# Expectations over ε -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A finite set of ε that stands for N(0, I): E f(ε) ≈ Σ weight · f(eps).
+
+    Args:
+        eps: shape (Q, *).
+        weight: shape (Q,), adding up to one.
+    """
+
+    eps: Tensor
+    weight: Tensor
+
+    @classmethod
+    def quadrature(cls, dim: int, panels: int = 32, order: int = 16, limit: float = 9.0) -> "Noise":
+        """Gauss–Legendre panels on [−limit, limit]^dim: exact to about 1e-13 for smooth functions, dim 1 or 2.
+
+        Panels, and not Gauss–Hermite nodes, because the posterior of a mixture may turn over within a small range of ε.
+
+        Raises:
+            ValueError: for more than two dimensions; use :meth:`monte_carlo`.
+        """
+        if dim not in (1, 2):
+            raise ValueError(f"quadrature over ε is for 1 or 2 dimensions, got {dim}; use Noise.monte_carlo.")
+        points, width = panel_nodes(torch.linspace(-limit, limit, panels + 1, dtype=torch.float64), order)
+        density = width * torch.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
+        if dim == 1:
+            return cls(points[:, None], density)
+        return cls(torch.cartesian_prod(points, points), torch.outer(density, density).flatten())
+
+    @classmethod
+    def monte_carlo(cls, shape: tuple[int, ...], size: int, generator: torch.Generator | None = None) -> "Noise":
+        """``size`` independent draws of ε of one example's ``shape``, float64."""
+        eps = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+        return cls(eps, torch.full((size,), 1 / size, dtype=torch.float64))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Expectation of values (*, Q), one for each ε; shape (*)."""
+        return values @ self.weight
+
+    def standard_error(self, values: Tensor) -> Tensor:
+        """Standard error of :meth:`mean`, for Monte Carlo; shape (*)."""
+        return values.std(-1) / math.sqrt(values.shape[-1])
+
+
+def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
+    """``value(z, λ, ε)``, (B,), at every pair of a level and an ε; shape (N, Q).  Rows are handled in pieces."""
+    data, count = x.expand_as(noise.eps), len(noise.eps)
+    pieces = []
+    for level in logsnr.split(max(1, ROWS // count)):
+        eps = noise.eps.repeat(len(level), *[1] * (noise.eps.ndim - 1))
+        repeated = data.repeat(len(level), *[1] * (data.ndim - 1))
+        each = level.repeat_interleave(count)
+        pieces.append(value(process.diffuse(repeated, eps, each), each, eps).reshape(len(level), count))
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def eps_errors(
+    network: Network, x: Tensor, logsnr: Tensor, noise: Noise, prediction: Prediction = predictions.EPS
+) -> Tensor:
+    """‖ε̂ − ε‖² at every level and every ε.
+
+    Args:
+        network: ``network(z, logsnr)``, returning what ``prediction`` says.
+        x: one example, shape (*), or one for each ε, shape (Q, *).
+        logsnr: levels, shape (N,).
+        noise: the set of ε.
+        prediction: what the network predicts.
+
+    Returns:
+        Shape (N, Q), for ``noise.mean`` and ``noise.standard_error``.
+    """
+    require_finite("x", x)
+
+    def error(z: Tensor, level: Tensor, eps: Tensor) -> Tensor:
+        eps_hat = prediction.to_eps(network(z, level), z, level)
+        return (eps_hat - eps).square().flatten(1).sum(1)
+
+    return _at_levels(error, x, logsnr, noise)
+
+
+def eps_error(network: Network, x: Tensor, noise: Noise, prediction: Prediction = predictions.EPS) -> LevelFunction:
+    """e(λ) = E_ε‖ε̂ − ε‖² of a network as a function of levels; arguments as in :func:`eps_errors`."""
+    return lambda logsnr: noise.mean(eps_errors(network, x, logsnr, noise, prediction))
+
+
+@torch.no_grad()
+def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
+    r"""log q(z|x) − log p(z) at every level and every ε, whose mean is :math:`KL(q(z_\lambda|x) \| p(z_\lambda))`.
+
+    For a model that is the oracle of *some* data, the wrong ones included, this mean is L(t; x): a way to it that does
+    not pass through the integral of the error.  (Section 3, equality in the Theorem's inequality)
+
+    Args:
+        oracle: the model; p is its density.
+        x: one example, shape (*), or one for each ε, shape (Q, *).
+        logsnr: levels, shape (N,).
+        noise: the set of ε.
+
+    Returns:
+        Shape (N, Q), in nats.
+    """
+    dim = noise.eps[0].numel()
+
+    def log_ratio(z: Tensor, level: Tensor, eps: Tensor) -> Tensor:
+        own = -0.5 * (eps.square().flatten(1).sum(1) + dim * (LOG_2PI + F.logsigmoid(-level)))
+        return own - oracle.log_prob(z, level)
+
+    return _at_levels(log_ratio, x, logsnr, noise)
+
+
+def marginal_kl(oracle: Oracle, x: Tensor, noise: Noise) -> LevelFunction:
+    """KL(q(z_λ|x) ‖ p(z_λ)) of an oracle as a function of levels; arguments as in :func:`marginal_kls`."""
+    return lambda logsnr: noise.mean(marginal_kls(oracle, x, logsnr, noise))
+
+
+# Integrals over λ ----------------------------------------------------------------------------------------------------
+
+
+def panel_nodes(edges: Tensor, order: int = 16) -> tuple[Tensor, Tensor]:
+    """Gauss–Legendre nodes and weights on the panels between ``edges`` (P + 1,); both of shape (P · order,)."""
+    nodes, weights = _between(edges[:-1], edges[1:], order)
+    return nodes.flatten(), weights.flatten()
+
+
+def _between(left: Tensor, right: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(order))
+    half, middle = (right - left)[:, None] / 2, (right + left)[:, None] / 2
+    return middle + half * nodes, half * weights
+
+
+def _panel_integrals(f: LevelFunction, left: Tensor, right: Tensor, order: int) -> Tensor:
+    nodes, weights = _between(left, right, order)
+    return (f(nodes.flatten()).reshape(nodes.shape) * weights).sum(1)
+
+
+def integrate(
+    f: LevelFunction, low: float, high: float, tolerance: float = 1e-12, order: int = 16, rounds: int = 60
+) -> Tensor:
+    """Integral of f over [low, high], halving the panels that do not yet agree with their halves.
+
+    Made for weightings with kinks (min-SNR, EDM-monotonic), where the panels gather of themselves.
+
+    Args:
+        f: function of levels, (N,) to (N,).
+        low: lower end, in nats of log-SNR.
+        high: upper end.
+        tolerance: disagreement allowed to a panel, relative to the integral of |f|.
+        order: nodes in a panel.
+        rounds: how often a panel may be halved.
+
+    Returns:
+        A scalar, float64.
+
+    Raises:
+        ValueError: when the range is none, f is not finite, or f is too rough for the tolerance.
+    """
+    require_range(low, high)
+    edges = torch.linspace(low, high, 33, dtype=torch.float64)
+    left, right = edges[:-1], edges[1:]
+    coarse = _panel_integrals(f, left, right, order)
+    scale, total = coarse.abs().sum(), torch.zeros((), dtype=torch.float64)
+    for _ in range(rounds):
+        middle = (left + right) / 2
+        left, right = torch.stack([left, middle], 1), torch.stack([middle, right], 1)
+        fine = _panel_integrals(f, left.flatten(), right.flatten(), order).reshape(-1, 2)
+        if not torch.isfinite(fine).all():
+            raise ValueError(f"the integrand has values that are NaN or infinite on [{low}, {high}].")
+        rough = (fine.sum(1) - coarse).abs() > tolerance * scale
+        total = total + fine[~rough].sum()
+        if not rough.any():
+            return total
+        if rough.sum() > MOST_PANELS:
+            break
+        left, right, coarse = left[rough].flatten(), right[rough].flatten(), fine[rough].flatten()
+    raise ValueError(f"the integral did not settle to {tolerance:g} near log-SNR {left.flatten()[0].item():.6g}.")
+
+
+# L(t; x) -------------------------------------------------------------------------------------------------------------
+
+
+def path_kl(
+    eps_error: LevelFunction,
+    logsnr_min: float,
+    logsnr_max: float,
+    prior_kl: Tensor | float = 0.0,
+    panel_width: float = 0.5,
+    order: int = 16,
+) -> LevelFunction:
+    r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
+
+    The error is evaluated once, on Gauss–Legendre panels; L is then the antiderivative of its Legendre expansion, so
+    any number of levels costs nothing more.  (Section 3, the Theorem)
+
+    Args:
+        eps_error: e(λ) = E_ε‖ε̂ − ε‖² at levels (N,), shape (N,); not necessarily of one x: averages of L are had alike.
+        logsnr_min: λ at t = 1.
+        logsnr_max: λ at t = 0.
+        prior_kl: L(λ_min; x) = KL(q(z_1|x) ‖ p(z_1)), in nats.
+        panel_width: width of a panel at most, in nats of log-SNR.
+        order: nodes in a panel.
+
+    Returns:
+        L as a function of levels (N,) in [logsnr_min, logsnr_max], in nats, shape (N,).
+    """
+    require_range(logsnr_min, logsnr_max)
+    count = math.ceil((logsnr_max - logsnr_min) / panel_width)
+    edges = torch.linspace(logsnr_min, logsnr_max, count + 1, dtype=torch.float64)
+    nodes, _ = panel_nodes(edges, order)
+    rate = 0.5 * eps_error(nodes).reshape(count, order) * (edges[1] - edges[0]) / 2
+    coefficients = rate @ _antiderivative(order)
+    before = torch.cat([torch.zeros(1, dtype=torch.float64), coefficients.sum(1).cumsum(0)]) + prior_kl
+
+    def value(logsnr: Tensor) -> Tensor:
+        require_within("logsnr", logsnr, logsnr_min - 1e-9, logsnr_max + 1e-9)
+        position = (logsnr.double() - logsnr_min) / (edges[1] - edges[0])
+        panel = position.floor().long().clamp(0, count - 1)
+        basis = torch.from_numpy(legendre.legvander((2 * (position - panel) - 1).numpy(), order))
+        return (before[panel] + (basis * coefficients[panel]).sum(-1)).to(logsnr.dtype)
+
+    return value
+
+
+def _antiderivative(order: int) -> Tensor:
+    """Matrix from values at Gauss–Legendre nodes to Legendre coefficients of the integral from −1; (order, order + 1).
+
+    Every P_k is one at +1, so the sum of the coefficients is the integral over the panel.
+    """
+    nodes, weights = legendre.leggauss(order)
+    degree = np.arange(order)
+    expansion = (2 * degree + 1) / 2 * weights[:, None] * legendre.legvander(nodes, order - 1)
+    return torch.from_numpy(legendre.legint(expansion, lbnd=-1, axis=1))
+
+
+def path_kl_rate(eps_error: LevelFunction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    r"""dL/dt = :math:`\tfrac12 f'(t)\,e(\lambda_t)`, with :math:`f'(t) = -1/p(\lambda_t)`; shape of ``t``, (N,).
+
+    (Section 3, the Theorem.)
+    """
+    logsnr = schedule.logsnr(t)
+    return -0.5 * eps_error(logsnr) / schedule.density(logsnr)
+
+
+def conditional_entropy(dim: int, logsnr: Tensor) -> Tensor:
+    r"""H(q(z_λ|x)) = :math:`\tfrac D2 \log(2\pi e\sigma^2)`, in nats, shape of ``logsnr``.
+
+    :math:`-E_q[ELBO_t(z_t)] = L(t; x) + H(q(z_t|x))`: the bound on noisy data, and why L is it but for a constant.
+    """
+    return 0.5 * dim * (LOG_2PI + 1 + F.logsigmoid(-logsnr))
+
+
+def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int) -> Tensor:
+    r"""Diffusion term with T steps, :math:`\tfrac12 \sum_i \mathrm{expm1}(\lambda_s - \lambda_t)\,e(\lambda_t)`.
+
+    Here t = i/T and s = (i − 1)/T: the error is taken at the noisier end of each step.  It is the exact KL of T steps
+    of ancestral sampling and falls to the integral as T → ∞.  (Kingma et al. 2021, Section 3.3; Appendix here)
+
+    Args:
+        eps_error: e(λ) at levels (N,), shape (N,).
+        schedule: where the steps lie.
+        steps: T.
+
+    Returns:
+        A scalar, in nats.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    levels = schedule.logsnr(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    return 0.5 * (torch.expm1(-levels.diff()) * eps_error(levels[1:])).sum()
+
+
+# The corollary -------------------------------------------------------------------------------------------------------
+
+
+def weighted_loss(eps_error: LevelFunction, weighting: Weighting, logsnr_min: float, logsnr_max: float) -> Tensor:
+    r"""L_w(x) by its definition, :math:`\tfrac12 \int w(\lambda)\,e(\lambda)\,d\lambda`, in nats.  (Equation 4)"""
+    return integrate(lambda logsnr: 0.5 * weighting(logsnr) * eps_error(logsnr), logsnr_min, logsnr_max)
+
+
+def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: float, logsnr_max: float) -> Tensor:
+    r"""L_w(x) as ELBOs of noisy data, the other side of the corollary, for any w.  (Section 3, the Corollary)
+
+    .. math:: w(\lambda_{min}) \left\{ \int p_w(\lambda)\,L(\lambda; x)\,d\lambda + m\,L(\lambda_{max}; x)
+              - L(\lambda_{min}; x) \right\}.
+
+    For a monotone w the first two terms are an expectation over noise levels; for others p_w is signed.
+
+    Args:
+        path_kl: L(λ; x) at levels (N,), shape (N,), in nats: :func:`path_kl`, a closed form, or :func:`marginal_kl`.
+        weighting: w.
+        logsnr_min: λ at t = 1.
+        logsnr_max: λ at t = 0.
+
+    Returns:
+        A scalar, in nats.
+    """
+
+    def levels_in_between(logsnr: Tensor) -> Tensor:
+        return augmentation_density(weighting, logsnr, logsnr_min, logsnr_max) * path_kl(logsnr)
+
+    start, end = path_kl(torch.tensor([logsnr_min, logsnr_max], dtype=torch.float64))
+    inner = integrate(levels_in_between, logsnr_min, logsnr_max)
+    scale = weighting(torch.tensor(logsnr_min, dtype=torch.float64))
+    return scale * (inner + clean_mass(weighting, logsnr_min, logsnr_max) * end - start)
+
+
+def negative_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
+    r"""Mass of the negative part of p_w, :math:`\int \max(0, -p_w)\,d\lambda`; zero for a monotone weighting.
+
+    (Section 3; the total of p_w, positive part, negative part and point mass, is one for every w.)
+    """
+
+    def negative_part(logsnr: Tensor) -> Tensor:
+        return (-augmentation_density(weighting, logsnr, logsnr_min, logsnr_max)).clamp(min=0)
+
+    return integrate(negative_part, logsnr_min, logsnr_max).item()
+
+
+def augmentation_level(weighting: Weighting, upper: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
+    r"""The level above which p_w has the probability ``upper``: p_w's inverse survival function.
+
+    For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data included; so
+    ``augmentation_level(w, torch.rand(n), …)`` draws noise levels, logsnr_max standing for clean data.
+
+    Args:
+        weighting: w, monotone on the range.
+        upper: probabilities in [0, 1], any shape.
+        logsnr_min: λ at t = 1.
+        logsnr_max: λ at t = 0.
+
+    Returns:
+        Levels, shape of ``upper``.
+
+    Raises:
+        ValueError: for a weighting that is not monotone (p_w is no distribution), or probabilities outside [0, 1].
+    """
+    require_within("upper", upper, 0.0, 1.0)
+    if not weighting.is_monotonic(logsnr_min, logsnr_max):
+        raise ValueError(f"{weighting} is not monotone on [{logsnr_min}, {logsnr_max}]: its p_w is no distribution.")
+    low, high = (torch.full_like(upper, end, dtype=torch.float64) for end in (logsnr_min, logsnr_max))
+    target = torch.log(upper.double()) + weighting.log(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = weighting.log(middle) >= target
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return ((low + high) / 2).to(upper.dtype)
+
+
+# The bound in three terms --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """−ELBO(x) of each example, in its three terms, each of shape (B,), in nats.
+
+    Attributes:
+        prior_kl: KL(q(z_1|x) ‖ N(0, I)).
+        diffusion: L_1(x), the weighted loss with w = 1, or an estimate of it.
+        reconstruction: −E log p(x|z_0), with the discretised decoder.
+    """
+
+    prior_kl: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """−ELBO(x), in nats, shape (B,)."""
+        return self.prior_kl + self.diffusion + self.reconstruction
+
+
+def elbo_terms(
+    network: Network,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    levels: int,
+    prediction: Prediction = predictions.EPS,
+    *,
+    generator: torch.Generator | None = None,
+    **conditioning: Any,
+) -> ElboTerms:
+    """One Monte Carlo estimate of −ELBO for each example; average several for a tighter one.
+
+    Args:
+        network: ``network(z, logsnr, **conditioning)``, returning what ``prediction`` says.
+        x: data on the grid of ``levels`` values in [−1, 1], shape (B, *).
+        schedule: how λ is drawn; its ends are those of the bound.
+        levels: number of values of a pixel, 256 for 8-bit images.
+        prediction: what the network predicts.
+        generator: source of t and ε.
+        conditioning: passed to the network, for example ``label``.
+    """
+    low, high = schedule.ends
+    diffusion = WeightedLoss(ELBO(), schedule, prediction)(network, x, generator=generator, **conditioning).loss
+    eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return ElboTerms(prior_kl(x, low), diffusion, reconstruction(x, eps, high, levels))
+
+
+def prior_kl(x: Tensor, logsnr_min: float) -> Tensor:
+    r"""KL(q(z_1|x) ‖ N(0, I)), :math:`\tfrac12 \sum [\alpha^2 x^2 - \alpha^2 - \log\sigma^2]`, in nats; shape (B,)."""
+    level = torch.tensor(logsnr_min, dtype=torch.float64, device=x.device)
+    excess = -torch.sigmoid(level) - F.logsigmoid(-level)
+    return (0.5 * (torch.sigmoid(level) * x.double().square() + excess).flatten(1).sum(1)).to(x.dtype)
+
+
+def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Tensor:
+    r"""−log p(x|z_0) at :math:`z_0 = \alpha x + \sigma\epsilon`, for data of ``levels`` values v in [−1, 1].
+
+    The decoder is discretised, :math:`p(x_i = v \mid z_{0,i}) \propto \exp(-(z_{0,i} - \alpha v)^2 / 2\sigma^2)`: the
+    posterior of a pixel with a flat prior, needing no network.  (Kingma et al. 2021, Section 3.3)
+
+    Args:
+        x: data on the grid, shape (B, *).
+        eps: standard normal noise, the shape of ``x``.
+        logsnr_max: λ at t = 0.
+        levels: number of values, 256 for 8-bit images.
+
+    Returns:
+        Nats of each example, shape (B,).
+
+    Raises:
+        ValueError: when a value of ``x`` is not on the grid.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}.")
+    values = torch.linspace(-1, 1, levels, dtype=torch.float64, device=x.device)
+    index = ((x.double() + 1) * (levels - 1) / 2).round().long()
+    require_within("x", x, -1.0 - 1e-6, 1.0 + 1e-6)
+    index = index.clamp(0, levels - 1)
+    if (values[index] - x).abs().max() > 1e-2 / levels:
+        raise ValueError(
+            f"x must hold values of the grid of {levels} levels in [-1, 1]; scale it as 2 v/(levels-1) - 1."
+        )
+    noisy = values[index] + math.exp(-logsnr_max / 2) * eps.double()
+    nats = [
+        F.cross_entropy(-0.5 * math.exp(logsnr_max) * (piece[:, None] - values) ** 2, target, reduction="none")
+        for piece, target in zip(noisy.flatten().split(ROWS // 4), index.flatten().split(ROWS // 4), strict=True)
+    ]
+    return torch.cat(nats).reshape(x.shape).flatten(1).sum(1).to(x.dtype)
+
+
+# Units ---------------------------------------------------------------------------------------------------------------
+
+
+def bits_per_dim(nats: Tensor, dim: int) -> Tensor:
+    """Nats of an example to bits a dimension, nats / (D log 2); shape of ``nats``.
+
+    With the discretised decoder of :func:`reconstruction` nothing is added.  A *density* of data scaled to [−1, 1] also
+    needs :func:`scaling_bits`.
+    """
+    require_positive("dim", dim)
+    return nats / (dim * math.log(2))
+
+
+def scaling_bits(levels: int) -> float:
+    """Bits a dimension to add when −log of a density of data scaled to [−1, 1] is to count whole levels.
+
+    A level is 2/(levels − 1) wide after x = 2 v/(levels − 1) − 1, so the term is log2((levels − 1)/2), 6.994 for 8-bit
+    images.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}.")
+    return math.log2((levels - 1) / 2)
