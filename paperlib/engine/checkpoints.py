@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import tempfile
 import warnings
@@ -203,7 +204,10 @@ def load_state(path: Path) -> dict[str, Any]:
         raise _damaged(path, "a training state")
     if hashlib.sha256(content[start:]).hexdigest().encode() != content[len(MAGIC) : start - 1]:
         raise _damaged(path, "a whole training state (its hash differs)")
-    return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, "a training state of tensors and plain values") from error
 
 
 def states(directory: Path) -> list[Path]:

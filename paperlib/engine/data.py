@@ -29,7 +29,7 @@ DIGITS_SHA256 = {
 
 def scale(images: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Integers 0 … levels − 1 to [−1, 1]: 2 v/(levels − 1) − 1.  Any shape."""
-    return images.to(dtype) * (2 / (levels - 1)) - 1
+    return 2 * images.to(dtype) / (levels - 1) - 1
 
 
 def to_uint8(x: Tensor, levels: int) -> Tensor:

@@ -1,0 +1,396 @@
+"""Training: exact resume, what is averaged and saved, what a run is known by, and how it fails."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paperlib import models, objectives, predictions, schedules, weightings
+from paperlib.engine import checkpoints, data, training
+from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult
+from paperlib.models import ConditionedNetwork
+from paperlib.objectives import WeightedLoss
+
+DIGITS = data.load("digits", "train")
+LOSS = WeightedLoss(weightings.Sigmoid(2.0), schedules.Cosine(-10, 10), predictions.V)
+CONFIG = TrainingConfig(steps=11, batch_size=8, warmup_steps=3, ema_decay=0.6, checkpoint_every=3, log_every=2)
+
+
+def network(name: str = "mlp", seed: int = 0) -> ConditionedNetwork:
+    small: dict[str, dict[str, Any]] = {
+        "mlp": {"width": 16, "hidden": 16, "blocks": 1},
+        "unet": {"channels": 8, "blocks": 1, "head_channels": 8},
+    }
+    return models.build(name, image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, seed=seed, **small[name])
+
+
+def train(directory: Path, config: TrainingConfig = CONFIG, **changes: Any) -> TrainResult:
+    arguments = {"network": network(), "loss": LOSS, "data": DIGITS} | changes
+    return training.train(**arguments, config=config, directory=directory, progress=False)
+
+
+def weights(result: TrainResult) -> dict[str, Tensor]:
+    return result.network.state_dict()
+
+
+def without_seconds(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in history]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Have Ctrl-C pressed before each of these steps, once."""
+    advance, remaining = Trainer.advance, list(steps)
+
+    def advance_or_stop(trainer: Trainer) -> None:
+        if remaining and trainer.step == remaining[0]:
+            remaining.pop(0)
+            raise KeyboardInterrupt
+        advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", advance_or_stop)
+
+
+# Resume --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("stops", [(1,), (7,), (5, 8, 10)], ids=str)
+def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stops: tuple[int, ...]
+) -> None:
+    config = replace(CONFIG, weights_precision="fp32")
+    whole = train(tmp_path / "whole", config, network=network(name))
+    interrupt(monkeypatch, *stops)
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", config, network=network(name))
+    torch.manual_seed(99)  # nothing may depend on the global generator
+    start = network(name) if stops == (1,) else network(name, seed=5)  # nor, once there is a state, on the start
+    parts = train(tmp_path / "parts", config, network=start)
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert without_seconds(parts.history) == without_seconds(whole.history)
+    assert training.read_log(tmp_path / "parts" / "log.jsonl") == parts.history
+
+
+def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole")
+    interrupt(monkeypatch, 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts")
+    newest = checkpoints.states(tmp_path / "parts" / "states")[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=newest.name):
+        parts = train(tmp_path / "parts")
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+
+
+def test_a_finished_run_is_returned_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(tmp_path)
+    monkeypatch.setattr(Trainer, "advance", None)
+    again = train(tmp_path, network=network(seed=7))
+    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(first).items())
+    assert (again.history, again.card, again.seconds) == (first.history, first.card, first.seconds)
+    assert not again.network.training
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["log.jsonl", "weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": replace(CONFIG, seed=1)},
+        {"config": replace(CONFIG, learning_rate=2e-3)},
+        {"loss": replace(LOSS, weighting=weightings.Sigmoid(2.5))},
+        {"loss": replace(LOSS, schedule=schedules.Cosine(-10, 9.5))},
+        {"loss": replace(LOSS, prediction=predictions.EPS)},
+        {"data": replace(DIGITS, labels=DIGITS.labels.flip(0))},
+        {"network": models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8)},
+    ],
+    ids=["seed", "learning rate", "weighting", "schedule", "prediction", "data", "network"],
+)
+def test_a_run_of_another_configuration_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    old = train(tmp_path)
+    interrupt(monkeypatch, 5)
+    with pytest.warns(UserWarning, match="another configuration"), pytest.raises(KeyboardInterrupt):
+        train(tmp_path, **change)
+    assert checkpoints.read_card(old.weights) == old.card  # kept until the new run is finished
+    with pytest.warns(UserWarning, match="another configuration"):
+        assert train(tmp_path, **change).card["key"] != old.card["key"]
+
+
+def test_states_of_another_configuration_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(CONFIG, seed=1)
+    expected = train(tmp_path / "alone", other)
+    interrupt(monkeypatch, 10)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "mixed")
+    found = train(tmp_path / "mixed", other)
+    assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
+
+
+# A step --------------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_steps_from_nothing_lower_the_loss(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=20, batch_size=64, learning_rate=3e-3, warmup_steps=2, ema_decay=0.8, log_every=5)
+    result = train(
+        tmp_path, config, network=models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75)
+    )
+    assert [entry["step"] for entry in result.history] == [5, 10, 15, 20]
+    assert result.history[-1]["loss"] < 0.95 * result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.6, 0.95])
+def test_what_is_saved_is_the_moving_average_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float
+) -> None:
+    after_each_step: list[dict[str, Tensor]] = []
+    advance = Trainer.advance
+
+    def watched(trainer: Trainer) -> None:
+        advance(trainer)
+        after_each_step.append({key: value.clone() for key, value in trainer.network.state_dict().items()})
+
+    monkeypatch.setattr(Trainer, "advance", watched)
+    result = train(tmp_path, replace(CONFIG, ema_decay=decay, weights_precision="fp32"))
+    for key, value in weights(result).items():
+        average = after_each_step[0][key]
+        for following in after_each_step[1:]:
+            average = decay * average + (1 - decay) * following[key]
+        torch.testing.assert_close(value, average)
+
+
+def test_the_network_that_is_returned_holds_the_rounded_weights_of_the_file(tmp_path: Path) -> None:
+    result = train(tmp_path)
+    assert all(torch.equal(value, value.bfloat16().float()) for value in weights(result).values())
+    other = network(seed=3)
+    assert checkpoints.load_weights(result.weights, other) == result.card
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in weights(result).items())
+
+
+def test_the_card_says_how_the_weights_were_made(tmp_path: Path) -> None:
+    card = train(tmp_path, card={"licence": "MIT"}).card
+    assert card["licence"] == "MIT"
+    assert card["data"] == {"name": "digits/train", "images": 1500, "sha256": DIGITS.sha256}
+    assert card["training"]["steps"] == 11
+    assert card["loss"]["weighting"] == "Sigmoid(bias=2.0)"
+    assert models.build(**card["network"]).load_state_dict(network().state_dict())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_depend_on_their_seed_alone(tmp_path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    first, other = train(tmp_path / "a"), train(tmp_path / "b", replace(CONFIG, seed=seed))
+    equal = [torch.equal(value, weights(other)[key]) for key, value in weights(first).items()]
+    assert all(equal) == (seed == 0)
+
+
+def test_mixed_precision_trains_nearly_the_same_network(tmp_path: Path) -> None:
+    full, mixed = (train(tmp_path / name, replace(CONFIG, precision=name)) for name in ("fp32", "bf16"))
+    losses = [[entry["loss"] for entry in result.history] for result in (full, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert all(value.dtype == torch.float32 for value in weights(mixed).values())
+
+
+@given(st.integers(1, 40), st.integers(1, 100), st.integers(0, 2**40))
+@settings(max_examples=25, deadline=None)
+def test_every_epoch_shows_every_image_once(size: int, batch_size: int, seed: int) -> None:
+    batches = [training.batch_indices(seed, step, batch_size, size) for step in range(3 * size // batch_size + 1)]
+    assert {len(batch) for batch in batches} == {batch_size}
+    order = torch.cat(batches)
+    for epoch in order[: len(order) // size * size].split(size):
+        assert torch.equal(epoch.sort().values, torch.arange(size))
+
+
+def test_epochs_and_seeds_differ_in_their_order() -> None:
+    orders = [training.batch_indices(seed, step, 50, 50).tolist() for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_generators_of_different_keys_are_unrelated_and_of_equal_keys_equal() -> None:
+    def draw(*key: object) -> Tensor:
+        return torch.randn(2000, generator=training.seeded(*key))
+
+    assert torch.equal(draw(0, "step", 1), draw(0, "step", 1))
+    streams = torch.stack([draw(0, "step", 1), draw(1, "step", 0), draw(0, "epoch", 1), draw(0, "step", 11)])
+    assert (torch.corrcoef(streams) - torch.eye(4)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_labels_are_dropped_to_the_null_class_as_often_as_asked(dropout: float) -> None:
+    config = replace(CONFIG, batch_size=2000, label_dropout=dropout)
+    trainer, seen = Trainer(network(), LOSS, DIGITS, config), list[Tensor]()
+    trainer.network.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[2]))
+    index, _ = trainer._evaluate()
+    dropped = seen[0] == 10
+    assert dropped.float().mean().item() == pytest.approx(dropout, abs=0.04)
+    assert torch.equal(seen[0][~dropped], DIGITS.labels[index][~dropped])
+
+
+def test_a_network_without_classes_is_told_none(tmp_path: Path) -> None:
+    unconditional = models.build("mlp", image_shape=(1, 8, 8), num_classes=0, sigma_data=0.75, width=8)
+    assert train(tmp_path, network=unconditional).network.num_classes == 0
+
+
+def test_the_learning_rate_rises_linearly_then_stays(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=8, batch_size=4, learning_rate=0.4, warmup_steps=4, log_every=1)
+    assert [config.learning_rate_at(step) for step in range(6)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    config = replace(config, learning_rate=1e-3)
+    history = train(tmp_path, config).history
+    assert [entry["learning_rate"] for entry in history] == [config.learning_rate_at(step) for step in range(8)]
+
+
+def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(network(), LOSS, DIGITS, replace(CONFIG, grad_clip=1e-3, log_every=1))
+    trainer.advance()
+    norm = torch.stack([p.grad.norm() for p in trainer.network.parameters() if p.grad is not None]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert trainer.history[0]["grad_norm"] > 1e-2  # the log has the norm before
+
+
+@pytest.mark.parametrize("name", weightings.WEIGHTINGS)
+def test_the_loss_is_scaled_by_that_of_a_network_that_predicts_no_noise(name: str) -> None:
+    loss = WeightedLoss(weightings.get(name), schedules.LinearLogSNR(-6, 6), predictions.EPS)
+    x = torch.zeros(20_000, 3, dtype=torch.float64)
+    parts = loss(lambda z, logsnr: torch.zeros_like(z), x, generator=torch.Generator().manual_seed(0))
+    assert parts.mean().item() == pytest.approx(training.loss_scale(loss, 3), rel=0.05)
+
+
+# Failure -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def breaking() -> Iterator[ConditionedNetwork]:
+    """A network whose output is NaN for the third image of its ninth batch."""
+    broken, calls = network(), iter(range(100))
+
+    def hook(module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if next(calls) == 8:
+            output = output.clone()
+            output[2] = math.nan
+        return output
+
+    handle = broken.register_forward_hook(hook)
+    yield broken
+    handle.remove()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded(tmp_path: Path, breaking: ConditionedNetwork) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"step 8: loss nan.*at log-SNR -?\d+\.\d\d\."):
+        train(tmp_path, network=breaking)
+    record = json.loads((tmp_path / "failure.json").read_text())
+    batch = training.batch_indices(CONFIG.seed, 8, CONFIG.batch_size, len(DIGITS)).tolist()
+    assert (record["step"], record["batch"], record["images"]) == (8, batch, [batch[2]])
+    assert len(record["logsnr"]) == 1
+    assert -10 <= record["logsnr"][0] <= 10
+    assert not (tmp_path / "weights.safetensors").exists()
+    state = checkpoints.latest_state(tmp_path / "states")
+    assert state is not None
+    assert state["step"] == 6
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+def test_a_run_goes_on_from_the_state_before_the_failure(tmp_path: Path, breaking: ConditionedNetwork) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(TrainingDivergedError):
+        train(tmp_path / "broken", network=breaking)
+    mended = train(tmp_path / "broken")
+    assert all(torch.equal(value, weights(mended)[key]) for key, value in weights(whole).items())
+    assert not (tmp_path / "broken" / "failure.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    broken = network()
+    parameter = next(broken.parameters())
+    parameter.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
+    with pytest.raises(TrainingDivergedError, match=r"step 0: .*only the gradient"):
+        train(tmp_path, network=broken)
+    assert all(torch.isfinite(value).all() for value in broken.parameters())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr(Trainer, "advance", None)
+    with pytest.raises(PermissionError, match="Permission denied; nothing was written"):
+        train(tmp_path)
+
+
+def test_damaged_finished_weights_are_refused_by_name(tmp_path: Path) -> None:
+    path = train(tmp_path).weights
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(checkpoints.DamagedFileError, match=r"weights\.safetensors"):
+        train(tmp_path)
+
+
+def test_network_and_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for shape, classes in (((1, 4, 4), 10), ((1, 8, 8), 3)):
+        other = models.build("mlp", image_shape=shape, num_classes=classes, sigma_data=0.75)
+        with pytest.raises(ValueError, match=r"digits/train has \(1, 8, 8\) of 10"):
+            train(tmp_path, network=other)
+
+
+def test_a_weighting_that_cannot_be_recognised_is_refused(tmp_path: Path) -> None:
+    loss = replace(LOSS, weighting=weightings.Custom(lambda logsnr: -logsnr))
+    with pytest.raises(ValueError, match="frozen dataclass"):
+        train(tmp_path, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("steps", -5),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("grad_clip", -1.0),
+        ("checkpoint_every", 0),
+        ("keep_states", 0),
+        ("log_every", 0),
+        ("weight_decay", -0.1),
+        ("warmup_steps", -1),
+        ("seed", -1),
+        ("ema_decay", 1.0),
+        ("label_dropout", 1.5),
+        ("label_dropout", math.nan),
+        ("precision", "fp16"),
+        ("weights_precision", "int8"),
+    ],
+)
+def test_a_configuration_out_of_range_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(CONFIG, **{name: value})
+
+
+def test_an_unfinished_last_line_of_the_log_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert training.read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]
+
+
+def test_the_weighted_loss_is_what_is_trained_on() -> None:
+    trainer = Trainer(network(), LOSS, DIGITS, replace(CONFIG, label_dropout=0.0, log_every=1))
+    index = training.batch_indices(0, 0, 8, len(DIGITS))
+    generator = training.seeded(0, "step", 0)
+    torch.rand(8, generator=generator)  # the draw of the labels to drop
+    parts = objectives.WeightedLoss.__call__(
+        LOSS, network(), DIGITS.scaled()[index], generator=generator, label=DIGITS.labels[index]
+    )
+    trainer.advance()
+    assert trainer.history[0]["loss"] == pytest.approx(parts.mean().item(), rel=1e-6)
