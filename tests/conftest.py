@@ -54,6 +54,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def listing(folder: Path) -> list[str]:
+    """Names of what lies in a folder, hidden files included."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 NotebookWriter = Callable[..., Path]
 
 

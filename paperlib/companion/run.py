@@ -15,7 +15,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from paperlib.companion import claims, figures, files, sources
+from paperlib.companion import claims, files, sources
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +133,8 @@ def start(notebook: str, profile: str) -> Run:
         ValueError: for an unknown profile or notebook.
         OSError: when the results cannot be written, naming the folder and the remedy.
     """
+    from paperlib.companion import figures  # with Matplotlib, which the command line does not need
+
     root = files.root()
     _require_one_of("profile", profile, sorted(path.stem for path in (root / "profiles").glob("*.yaml")))
     _require_one_of("notebook", notebook, sorted({path.stem for path in (root / "notebooks").glob("[0-9]*")}))

@@ -6,8 +6,6 @@ failing cell leaves the earlier result as it was; what the failed run had made s
 """
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,7 +27,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from paperlib.companion import files, parameters, profiles, provenance, sources
+from paperlib.companion import files, notebooks, parameters, profiles, provenance, sources
 from paperlib.companion.run import OUTPUT_VARIABLE
 from paperlib.companion.screen import Screen, clock, titles
 
@@ -61,7 +59,7 @@ class Job:
     @property
     def path(self) -> Path:
         """The notebook's file."""
-        return notebook_path(self.notebook)
+        return notebooks.path(self.notebook)
 
     @property
     def section(self) -> profiles.Notebook:
@@ -71,26 +69,7 @@ class Job:
     @property
     def failed(self) -> Path:
         """Where a failed run leaves what it made."""
-        return failed_path(self.profile.name, self.notebook)
-
-
-def notebook_path(name: str) -> Path:
-    """The file of a notebook; ValueError for a name that is none, naming those there are."""
-    folder = files.root() / "notebooks"
-    known = sorted(path.stem for path in folder.glob("*.ipynb"))
-    if name not in known:
-        raise ValueError(f"unknown notebook {name!r}; choose one of {', '.join(known) or '(there are none)'}.")
-    return folder / f"{name}.ipynb"
-
-
-def result_path(profile: str, notebook: str) -> Path:
-    """The folder of a finished result."""
-    return files.root() / "results" / profile / notebook
-
-
-def failed_path(profile: str, notebook: str) -> Path:
-    """The folder in which a failed run leaves what it had made."""
-    return files.root() / ".cache" / profile / notebook / "failed"
+        return notebooks.failed_path(self.profile.name, self.notebook)
 
 
 def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -> Job:
@@ -99,9 +78,9 @@ def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -
     Raises:
         ValueError: for an unknown notebook, and for parameters that its cell does not declare.
     """
-    values = parameters.check(notebook_path(notebook), dict(profile.notebook(notebook)))
+    values = parameters.check(notebooks.path(notebook), dict(profile.notebook(notebook)))
     section = profile.section(notebook)
-    return Job(profile, notebook, values, result_path(profile.name, notebook), threads or section.threads)
+    return Job(profile, notebook, values, notebooks.result_path(profile.name, notebook), threads or section.threads)
 
 
 def with_parameters(job: Job, assignments: list[str]) -> Job:
@@ -140,33 +119,9 @@ def run(job: Job) -> Path:
     return job.destination
 
 
-def fingerprint(directory: Path) -> str:
-    """What a result amounts to: a digest of its output hashes, whatever its times and machine."""
-    outputs = provenance.read(directory)["outputs"]
-    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
-
-
-def source_digest(notebook: Path) -> str:
-    """SHA-256 of the sources and kinds of a notebook's cells; outputs and counts do not matter."""
-    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(notebook, as_version=4).cells]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
-
-
-def library_files(notebook: Path) -> list[Path]:
-    """The files of the library that a notebook imports, directly or not."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    code = [_python(cell.source) for cell in cells if cell.cell_type == "code"]
-    return sources.dependencies("\n".join(code))
-
-
-def _python(source: str) -> str:
-    """Cell source without the lines that are IPython's."""
-    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
-
-
 def _require_upstream(job: Job) -> None:
     for name in job.section.upstream:
-        if not (result_path(job.profile.name, name) / provenance.MANIFEST).is_file():
+        if not (notebooks.result_path(job.profile.name, name) / provenance.MANIFEST).is_file():
             raise FileNotFoundError(
                 f"{job.notebook} reads the results of {name}, which has none; "
                 f"run: paperlib reproduce {job.profile.name} --only {name}"
@@ -252,9 +207,11 @@ def _facts(job: Job, started: datetime, screen: Screen, peak: int) -> dict[str, 
         "cell_seconds": screen.seconds,
         "peak_memory_bytes": peak,
         "threads": job.threads,
-        "source_sha256": source_digest(job.path),
-        "library_sha256": sources.digest(library_files(job.path)),
-        "upstream": {name: fingerprint(result_path(job.profile.name, name)) for name in job.section.upstream},
+        "source_sha256": notebooks.source_digest(job.path),
+        "library_sha256": sources.digest(notebooks.library_files(job.path)),
+        "upstream": {
+            name: notebooks.fingerprint(notebooks.result_path(job.profile.name, name)) for name in job.section.upstream
+        },
     }
 
 
@@ -330,7 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = run(plan(profiles.load(options.profile), options.notebook, options.threads))
-        files.write_text(options.stamp, fingerprint(result) + "\n")
+        files.write_text(options.stamp, notebooks.fingerprint(result) + "\n")
     except (NotebookFailure, OSError, ValueError) as error:
         print(f"\n{error}\n", flush=True)
         return 1

@@ -18,7 +18,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from paperlib.companion import claims, files, profiles, provenance, runner, sources
+from paperlib.companion import claims, files, notebooks, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
 
 
@@ -29,11 +29,11 @@ def stamp(profile: str, notebook: str) -> str:
 
 def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     """Digests of everything but its upstream that a result depends on; Snakemake runs a notebook when one changes."""
-    path = runner.notebook_path(notebook)
+    path = notebooks.path(notebook)
     values = {"parameters": profile.notebook(notebook), "shared": profile.shared}
     return {
-        "cells": runner.source_digest(path),
-        "library": sources.digest(runner.library_files(path)),
+        "cells": notebooks.source_digest(path),
+        "library": sources.digest(notebooks.library_files(path)),
         "values": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
     }
 
@@ -53,6 +53,8 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
         ValueError: before anything runs, for a notebook or parameter that does not fit.
         RuntimeError: when the same profile is being reproduced by another process.
     """
+    from paperlib.companion import runner  # papermill takes seconds to import, and the Snakefile does not need it
+
     print(f"{profile.name}: {profile.description}; {len(profile.notebooks)} notebooks, {cores} cores", flush=True)
     for name in profile.notebooks:
         runner.plan(profile, name)
@@ -62,7 +64,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
     with _sole(profile.name):
         _forget_missing(profile)
         for name in profile.notebooks:
-            shutil.rmtree(runner.failed_path(profile.name, name), ignore_errors=True)
+            shutil.rmtree(notebooks.failed_path(profile.name, name), ignore_errors=True)
         code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names])
     print(report(profile), flush=True)
     failed = any(row.failed for row in overview(profile))
@@ -76,7 +78,7 @@ def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int
     log = files.root() / ".cache" / profile.name / "snakemake.log"
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run([*command, *options], cwd=files.root(), stderr=stream, check=False).returncode
-    if code and not any(runner.failed_path(profile.name, name).is_dir() for name in profile.notebooks):
+    if code and not any(notebooks.failed_path(profile.name, name).is_dir() for name in profile.notebooks):
         print(log.read_text(encoding="utf-8"), file=sys.stderr)
     return code
 
@@ -90,10 +92,10 @@ def _forget_missing(profile: profiles.Profile) -> None:
 
 def finished(profile: str, notebook: str) -> bool:
     """Whether the result is there and is the one that was stamped."""
-    path, result = files.root() / stamp(profile, notebook), runner.result_path(profile, notebook)
+    path, result = files.root() / stamp(profile, notebook), notebooks.result_path(profile, notebook)
     if not (path.is_file() and (result / provenance.MANIFEST).is_file()):
         return False
-    return path.read_text().strip() == runner.fingerprint(result)
+    return path.read_text().strip() == notebooks.fingerprint(result)
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def overview(profile: profiles.Profile) -> list[Row]:
 
 
 def _row(profile: profiles.Profile, name: str) -> Row:
-    result, failed = runner.result_path(profile.name, name), runner.failed_path(profile.name, name)
+    result, failed = notebooks.result_path(profile.name, name), notebooks.failed_path(profile.name, name)
     if finished(profile.name, name):
         return Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
     if failed.is_dir():
@@ -183,7 +185,7 @@ def _relative(path: Path) -> str:
 
 def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     """Every claim of ``claims.yaml`` as plain values, with the verdict that the results of this profile give it."""
-    found = {name: verdicts(runner.result_path(profile.name, name)) for name in profile.notebooks}
+    found = {name: verdicts(notebooks.result_path(profile.name, name)) for name in profile.notebooks}
     return [
         {**claim.model_dump(), "verdict": found.get(claim.notebook, {}).get(claim.id, "NOT RUN")}
         for claim in claims.load().values()

@@ -1,0 +1,61 @@
+"""Notebooks as files: where they and their results lie, and what they contain.
+
+Read as the JSON that they are, because this is loaded with every workflow and nbformat takes a second to import.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from paperlib.companion import files, provenance, sources
+
+
+def names() -> list[str]:
+    """The notebooks of this checkout, in reading order."""
+    return sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def path(name: str) -> Path:
+    """The file of a notebook; ValueError for a name that is none, naming those there are."""
+    if name not in names():
+        raise ValueError(f"unknown notebook {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
+    return files.root() / "notebooks" / f"{name}.ipynb"
+
+
+def result_path(profile: str, notebook: str) -> Path:
+    """The folder of a finished result."""
+    return files.root() / "results" / profile / notebook
+
+
+def failed_path(profile: str, notebook: str) -> Path:
+    """The folder in which a failed run leaves what it had made."""
+    return files.root() / ".cache" / profile / notebook / "failed"
+
+
+def fingerprint(directory: Path) -> str:
+    """What a result amounts to: a digest of its output hashes, whatever its times and machine."""
+    outputs = provenance.read(directory)["outputs"]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+
+
+def cells(notebook: Path) -> list[tuple[str, str]]:
+    """Kind and source of every cell."""
+    content: dict[str, Any] = json.loads(notebook.read_text(encoding="utf-8"))
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
+
+
+def source_digest(notebook: Path) -> str:
+    """SHA-256 of the sources and kinds of a notebook's cells; outputs and counts do not matter."""
+    return hashlib.sha256(json.dumps(cells(notebook)).encode()).hexdigest()
+
+
+def library_files(notebook: Path) -> list[Path]:
+    """The files of the library that a notebook imports, directly or not."""
+    code = [_python(source) for kind, source in cells(notebook) if kind == "code"]
+    return sources.dependencies("\n".join(code))
+
+
+def _python(source: str) -> str:
+    """Cell source without the lines that are IPython's."""
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))

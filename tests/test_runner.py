@@ -1,0 +1,405 @@
+"""The runner: parameters checked, results whole, failures named, progress shown; the workflow runs what has changed."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import NotebookWriter, listing
+
+from paperlib.companion import notebooks, parameters, profiles, provenance, runner, workflow
+from paperlib.companion.screen import Screen
+
+WRITES = """\
+import os
+from pathlib import Path
+
+folder = Path(os.environ["PAPERLIB_OUTPUT"])
+(folder / "points.txt").write_text(str(points))
+print("wrote", points, "with", os.environ["OMP_NUM_THREADS"], "threads")"""
+
+
+def run(notebook: str, **changes: object) -> Path:
+    job = runner.plan(profiles.load("small"), notebook)
+    return runner.run(replace(job, **changes))  # type: ignore[arg-type]
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+TYPED = """\
+profile: str = "small"
+points: int = 2  # how many
+width: float = 1.5
+labels: list[str] = ["a", "b"]
+seeds: list[int] = [0, 1]
+quick: bool = False"""
+
+
+def test_the_parameters_cell_is_read(write_notebook: NotebookWriter) -> None:
+    path = write_notebook("01_first", parameters=TYPED)
+    assert {name: annotation for name, (annotation, _) in parameters.declared(path).items()} == {
+        "profile": "str",
+        "points": "int",
+        "width": "float",
+        "labels": "list[str]",
+        "seeds": "list[int]",
+        "quick": "bool",
+    }
+    assert parameters.check(path, {"points": 5}) == {
+        "profile": "small",
+        "points": 5,
+        "width": 1.5,
+        "labels": ["a", "b"],
+        "seeds": [0, 1],
+        "quick": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"pionts": 3}, "there is no parameter 'pionts'; it has profile, points, width"),
+        ({"points": "3"}, "parameter 'points' must be int, got '3' (str)"),
+        ({"points": 3.0}, "parameter 'points' must be int"),
+        ({"points": True}, "parameter 'points' must be int"),
+        ({"width": "1e-3"}, "parameter 'width' must be float, got '1e-3' (str)"),
+        ({"labels": "a"}, "parameter 'labels' must be list[str]"),
+        ({"seeds": [0, "x"]}, "parameter 'seeds' must be list[int]"),
+        ({"quick": 1}, "parameter 'quick' must be bool"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_refused(write_notebook: NotebookWriter, given: dict, says: str) -> None:
+    path = write_notebook("01_first", parameters=TYPED)
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        parameters.check(path, given)
+    assert str(caught.value).startswith("01_first.ipynb: ")
+
+
+def test_a_whole_number_is_a_float(write_notebook: NotebookWriter) -> None:
+    assert parameters.check(write_notebook("01_first", parameters=TYPED), {"width": 2})["width"] == 2
+
+
+def test_parameters_from_the_command_line(write_notebook: NotebookWriter) -> None:
+    path = write_notebook("01_first", parameters=TYPED)
+    given = ["points=7", "width=1e-3", "labels=['x']", "profile=other=1", "quick=True"]
+    assert parameters.parse(path, given) == {
+        "points": 7,
+        "width": 1e-3,
+        "labels": ["x"],
+        "profile": "other=1",
+        "quick": True,
+    }
+    with pytest.raises(ValueError, match="no assignment"):
+        parameters.parse(path, ["points"])
+    with pytest.raises(ValueError, match="must be int, got 'many'"):
+        parameters.parse(path, ["points=many"])
+
+
+def test_a_parameter_without_a_type_is_refused(write_notebook: NotebookWriter) -> None:
+    with pytest.raises(ValueError, match="parameter 'points' is annotated None; choose one of bool, int"):
+        parameters.declared(write_notebook("01_first", parameters="points = 3"))
+
+
+def test_an_unknown_notebook_is_refused(write_notebook: NotebookWriter) -> None:
+    write_notebook("01_first")
+    with pytest.raises(ValueError, match="unknown notebook '09_none'; choose one of 01_first"):
+        notebooks.path("09_none")
+
+
+# One notebook --------------------------------------------------------------------------------------------------------
+
+
+def test_a_notebook_is_run_and_its_result_kept_with_its_provenance(
+    checkout: Path, write_notebook: NotebookWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_notebook("01_first", "# A title", WRITES)
+    before = path.read_bytes()
+    result = run("01_first", threads=1)
+    assert result == checkout / "results" / "small" / "01_first"
+    assert listing(result) == ["01_first.ipynb", "manifest.json", "points.txt"]
+    assert (result / "points.txt").read_text() == "3", "the profile's parameter, not the notebook's own"
+    assert listing(result.parent) == ["01_first"], "nothing temporary stays"
+    assert path.read_bytes() == before
+
+    manifest = provenance.read(result)
+    assert manifest["parameters"] == {"profile": "small", "points": 3}
+    assert manifest["seeds"]["training"] == [0]
+    assert manifest["threads"] == 1
+    assert manifest["seconds"] > 0
+    assert manifest["peak_memory_bytes"] > 2**24
+    assert provenance.verify(result) == []
+
+    executed = nbformat.read(result / "01_first.ipynb", as_version=4)
+    assert "papermill" not in json.dumps(executed.metadata)
+    assert all("papermill" not in cell.metadata for cell in executed.cells)
+
+    shown = capsys.readouterr().out
+    assert "01_first  cell 3/3  A title" in shown
+    assert "| wrote 3 with 1 threads" in shown
+
+
+def test_a_failing_cell_is_named_and_leaves_the_earlier_result(checkout: Path, write_notebook: NotebookWriter) -> None:
+    write_notebook("01_first", WRITES)
+    result = run("01_first")
+    kept = provenance.read(result)
+    write_notebook("01_first", "# The check", WRITES, "raise ValueError('the two sides differ')", "after = 1")
+    with pytest.raises(runner.NotebookFailure) as caught:
+        run("01_first")
+    message = str(caught.value)
+    assert "01_first failed in cell 4 of 5 (The check)" in message
+    assert "ValueError: the two sides differ" in message
+    assert "\x1b" not in message
+    assert provenance.read(result) == kept
+    assert listing(result.parent) == ["01_first"]
+    failed = checkout / ".cache" / "small" / "01_first" / "failed"
+    assert (failed / "points.txt").is_file()
+    assert (failed / "01_first.ipynb").is_file()
+    write_notebook("01_first", WRITES)
+    run("01_first")
+    assert not failed.exists()
+
+
+def test_a_cell_that_takes_too_long_is_stopped(checkout: Path, write_notebook: NotebookWriter) -> None:
+    file = checkout / "profiles" / "small.yaml"
+    file.write_text(file.read_text().replace("parameters: {points: 3}", "cell_timeout: 1"))
+    write_notebook("01_first", "import time; time.sleep(60)")
+    with pytest.raises(runner.NotebookFailure, match=r"in cell 2 of 2(.|\n)*CellTimeoutError(.|\n)*cell_timeout"):
+        run("01_first")
+    assert not (checkout / "results" / "small" / "01_first").exists()
+
+
+def test_a_kernel_that_dies_is_reported(write_notebook: NotebookWriter) -> None:
+    write_notebook("01_first", "import os; os._exit(9)")
+    with pytest.raises(runner.NotebookFailure, match=r"in cell 2 of 2(.|\n)*DeadKernelError(.|\n)*memory"):
+        run("01_first")
+
+
+def test_a_notebook_whose_upstream_has_no_result_is_not_run(write_notebook: NotebookWriter) -> None:
+    write_notebook("02_second")
+    with pytest.raises(FileNotFoundError, match="run: paperlib reproduce small --only 01_first"):
+        run("02_second")
+
+
+def test_left_overs_of_a_killed_run_are_cleared_away(checkout: Path, write_notebook: NotebookWriter) -> None:
+    left = checkout / "results" / "small" / ".01_first.4194999.part"
+    left.mkdir(parents=True)
+    write_notebook("01_first", "pass")
+    run("01_first")
+    assert not left.exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_notebook("01_first", "pass")
+    results = checkout / "results" / "small"
+    results.mkdir(parents=True)
+    results.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if os.access(results, os.W_OK):
+        pytest.skip("this user may write to any folder")
+    with pytest.raises(OSError, match="make the folder writable"):
+        run("01_first")
+
+
+def test_a_results_folder_that_is_a_file_is_named(checkout: Path, write_notebook: NotebookWriter) -> None:
+    write_notebook("01_first", "pass")
+    (checkout / "results").write_text("in the way")
+    with pytest.raises(OSError, match="results"):
+        run("01_first")
+    assert (checkout / "results").read_text() == "in the way"
+
+
+# What a notebook uses ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_figures_tables_and_claims(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import pandas as pd
+
+    from paperlib import companion
+
+    write_notebook("01_first")
+    session = companion.start("01_first", "small")
+    assert session.directory == checkout / "results" / "interactive" / "small" / "01_first"
+    figure, ax = plt.subplots()
+    ax.plot([0, 1])
+    session.figure(figure, "line", data=pd.DataFrame({"x": [0, 1]}), caption="A line.")
+    session.figure(figure, "arrays", data={"x": np.arange(3)})
+    plt.close(figure)
+    session.table(pd.DataFrame({"x": [1.5]}), "numbers", caption="One number.")
+    made = {path.relative_to(session.directory).as_posix() for path in session.directory.rglob("*") if path.is_file()}
+    assert {f"figures/line.{suffix}" for suffix in ("svg", "png", "csv")} <= made
+    assert "figures/arrays.npz" in made
+    assert {"tables/numbers.csv", "tables/numbers.md"} <= made
+    assert (session.directory / "figures" / "line.csv").read_text() == "x\n0\n1\n"
+    assert "One number." in (session.directory / "tables" / "numbers.md").read_text()
+    first = (session.directory / "figures" / "line.svg").read_bytes()
+    session.figure(figure, "line")
+    assert (session.directory / "figures" / "line.svg").read_bytes() == first, "the same picture is the same bytes"
+    with pytest.raises(ValueError, match="no claim 'C99'"):
+        session.claim("C99")
+    with pytest.raises(FileNotFoundError, match="paperlib reproduce small --only 02_second"):
+        session.upstream("02_second")
+
+
+@pytest.mark.parametrize(
+    ("notebook", "profile", "says"), [("09_none", "small", "notebook"), ("01_first", "x", "profile")]
+)
+def test_a_run_of_something_unknown_is_refused(
+    write_notebook: NotebookWriter, notebook: str, profile: str, says: str
+) -> None:
+    from paperlib import companion
+
+    write_notebook("01_first")
+    with pytest.raises(ValueError, match=f"unknown {says}"):
+        companion.start(notebook, profile)
+
+
+def test_finished_results_are_for_readers_and_not_for_headless_runs(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paperlib import companion
+
+    write_notebook("01_first")
+    finished = checkout / "results" / "small" / "01_first"
+    finished.mkdir(parents=True)
+    provenance.write(finished, {})
+    assert companion.start("01_first", "small").finished == finished
+    assert companion.start("01_first", "small").upstream("01_first") == finished
+    monkeypatch.setenv("PAPERLIB_OUTPUT", str(checkout / "elsewhere"))
+    assert companion.start("01_first", "small").finished is None
+
+
+# The screen ----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_bars_become_lines_and_silence_is_broken() -> None:
+    text = io.StringIO()
+    with Screen("01_first", patience=1.0, stream=text) as screen:
+        screen.begin(2, 5, "Training")
+        screen.hear("10%\r20%\r30%")
+        screen.hear("\r100%\n")
+        screen.hear("done")
+        screen.end()
+        deadline = time.monotonic() + 10
+        while "running for" not in text.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    lines = [line.split("  ", 1)[1] for line in text.getvalue().splitlines()]
+    assert lines[:3] == ["cell 2/5  Training", "| 100%", "| done"]
+    assert lines[3].startswith("cell 2/5  Training … running for 0:0")
+
+
+# The workflow --------------------------------------------------------------------------------------------------------
+
+READS = """\
+import os
+from pathlib import Path
+
+root = Path(os.environ["PAPERLIB_ROOT"])
+text = (root / "results" / profile / "01_first" / "points.txt").read_text()
+(Path(os.environ["PAPERLIB_OUTPUT"]) / "copy.txt").write_text(text)"""
+
+
+@pytest.fixture
+def workplace(checkout: Path, repository: Path, write_notebook: NotebookWriter) -> Path:
+    shutil.copy(repository / "Snakefile", checkout)
+    write_notebook("01_first", WRITES)
+    write_notebook("02_second", READS, parameters='profile: str = "small"')
+    return checkout
+
+
+def reproduce(only: str | None = None) -> tuple[int, set[str]]:
+    """Exit code of a run, and the notebooks that it ran."""
+    profile = profiles.load("small")
+    before = {name: _modified(name) for name in profile.notebooks}
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = workflow.reproduce(profile, cores=2, only=only)
+    return code, {name for name in profile.notebooks if _modified(name) != before[name]}
+
+
+def _modified(notebook: str) -> int:
+    manifest = notebooks.result_path("small", notebook) / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else 0
+
+
+@pytest.mark.slow
+def test_what_has_changed_runs_again_and_what_was_finished_is_kept(
+    workplace: Path, write_notebook: NotebookWriter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    profile = profiles.load("small")
+    write_notebook("02_second", "# Check", "assert False, 'C1 FAIL'", parameters='profile: str = "small"')
+    assert workflow.reproduce(profile, cores=1) == 1
+    shown = capfd.readouterr().out
+    assert "02_second failed in cell 3 of 3 (Check)" in shown
+    assert "AssertionError: C1 FAIL" in shown
+    assert [row.state for row in workflow.overview(profile)] == ["done", "failed"]
+
+    first = workplace / "notebooks" / "01_first.ipynb"
+    node = nbformat.read(first, as_version=4)
+    node.cells[1].outputs = [nbformat.v4.new_output("stream", text="an output that was saved is no change")]
+    nbformat.write(node, first)
+    write_notebook("02_second", READS, parameters='profile: str = "small"')
+    assert reproduce() == (0, {"02_second"})
+    assert reproduce() == (0, set())
+
+    file = workplace / "profiles" / "small.yaml"
+    file.write_text(file.read_text().replace("points: 3", "points: 4"))
+    assert reproduce() == (0, {"01_first", "02_second"})
+    assert (workplace / "results" / "small" / "02_second" / "copy.txt").read_text() == "4"
+
+
+def test_a_stamp_goes_with_its_result(workplace: Path) -> None:
+    profile, folder = profiles.load("small"), notebooks.result_path("small", "01_first")
+    stamp = workplace / workflow.stamp("small", "01_first")
+    for spoil in (lambda: shutil.rmtree(folder), lambda: provenance.write(folder, {})):
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance.write(folder, {})
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(notebooks.fingerprint(folder) + "\n")
+        workflow._forget_missing(profile)
+        assert stamp.exists()
+        (folder / "new").touch()
+        spoil()
+        workflow._forget_missing(profile)
+        assert not stamp.exists()
+
+
+def test_parameters_are_checked_before_anything_runs(workplace: Path) -> None:
+    file = workplace / "profiles" / "small.yaml"
+    file.write_text(file.read_text().replace("points: 3", "pionts: 3"))
+    with pytest.raises(ValueError, match=r"01_first\.ipynb: there is no parameter 'pionts'; it has profile, points"):
+        workflow.reproduce(profiles.load("small"), cores=1)
+    assert not (workplace / "results").exists()
+
+
+def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
+    profile = profiles.load("small")
+    with workflow._sole("small"), pytest.raises(RuntimeError, match="being reproduced by another process"):
+        workflow.reproduce(profile, cores=1)
+
+
+def test_a_failed_claim_fails_the_run(workplace: Path) -> None:
+    profile = profiles.load("small")
+    for name, verdict in (("01_first", "PASS"), ("02_second", "VACUOUS")):
+        folder = notebooks.result_path("small", name)
+        (folder / "claims").mkdir(parents=True)
+        (folder / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": verdict}))
+        provenance.write(folder, {"seconds": 1.0})
+        stamp = workplace / workflow.stamp("small", name)
+        stamp.parent.mkdir(parents=True)
+        stamp.write_text(notebooks.fingerprint(folder) + "\n")
+    assert [row.failed for row in workflow.overview(profile)] == [False, True]
+    table = workflow.report(profile)
+    assert "1 PASS" in table
+    assert "1 VACUOUS" in table
