@@ -58,6 +58,14 @@ def require_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} has {bad} value(s) that are NaN or infinite; clean the data before using it.")
 
 
+def require_not_below(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse values below those of another tensor."""
+    if torch.compiler.is_compiling():
+        return
+    if (value < other).any():
+        raise ValueError(f"{name} must not be below {other_name}; were the two exchanged?")
+
+
 def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors whose shapes differ."""
     if value.shape != other.shape:

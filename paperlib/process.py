@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import require_floating, require_positive, require_same_shape
+from paperlib.checks import require_floating, require_not_below, require_positive, require_same_shape
 
 
 def alpha(logsnr: Tensor) -> Tensor:
@@ -79,13 +79,17 @@ def posterior(z: Tensor, x: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> tupl
 
     Returns:
         The mean, the shape of ``z``, and the standard deviation, a shape that multiplies it.
+
+    Raises:
+        ValueError: when the shapes do not fit, or ``logsnr_next`` is the noisier of the two.
     """
     require_same_shape("x", x, "z", z)
+    require_not_below("logsnr_next", logsnr_next, "logsnr", logsnr)
     step = logsnr - logsnr_next
     c = -torch.expm1(step)
     keep = torch.exp(step) * alpha(logsnr_next) / alpha(logsnr)
     mean = expand(keep, z) * z + expand(alpha(logsnr_next) * c, z) * x
-    return mean, expand(sigma(logsnr_next) * c.clamp(min=0).sqrt(), z)
+    return mean, expand(sigma(logsnr_next) * c.sqrt(), z)
 
 
 def input_scale(logsnr: Tensor, sigma_data: float) -> Tensor:

@@ -349,6 +349,13 @@ def test_one_time_in_every_stratum(size: int, seed: int) -> None:
     assert torch.allclose(spacing, torch.full_like(spacing, 1 / size), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_times_stay_below_one_when_rounded(dtype: torch.dtype) -> None:
+    t = objectives.low_discrepancy_time(10_000, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    assert t.dtype == dtype
+    assert 0 <= t.min() <= t.max() < 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_each_time_alone_is_uniform(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)

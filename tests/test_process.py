@@ -129,6 +129,12 @@ def test_posterior_of_no_step_is_where_one_stands() -> None:
     assert not std.any()
 
 
+def test_posterior_of_a_noisier_level_is_refused() -> None:
+    z, level = torch.zeros(2, 3), torch.tensor([-1.0, 2.0])
+    with pytest.raises(ValueError, match="logsnr_next must not be below logsnr; were the two exchanged"):
+        process.posterior(z, z, level, level - torch.tensor([0.0, 1.0]))
+
+
 @pytest.mark.parametrize("sigma_data", [0.25, 0.5, 0.75, 2.0])
 def test_input_scale_gives_unit_variance(sigma_data: float) -> None:
     variance = process.alpha(LEVELS) ** 2 * sigma_data**2 + process.sigma(LEVELS) ** 2

@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     "linear log-SNR": schedules.LinearLogSNR,
     "linear β": schedules.LinearBeta,
     "linear β, weak": partial(schedules.LinearBeta, beta_min=0.01, beta_max=5.0),
+    "linear β, strong": partial(schedules.LinearBeta, beta_max=60.0),
     "logit-normal": schedules.LogitNormal,
     "logit-normal, displaced": partial(schedules.LogitNormal, mean=0.7, std=0.8),
 }
