@@ -22,9 +22,9 @@
 # looks at *where* the networks differ: at which noise levels each weighting bought accuracy, and at which it paid.
 # Notebook 08 looks at what that does to samples.
 #
-# **What this scale can say.** At the profile `tiny` the data are 1,500 pictures of 8×8 pixels and the networks have half
-# a million parameters. That carries statements about *how the error is distributed over noise levels*. It does not carry
-# a ranking of weightings by sample quality on ImageNet, and none is made.
+# **What this scale can say.** At the profile `tiny` the data are 1,500 pictures of 8×8 pixels and the networks have
+# half a million parameters. That carries statements about *how the error is distributed over noise levels*. It does not
+# carry a ranking of weightings by sample quality on ImageNet, and none is made.
 
 # %% tags=["parameters"]
 profile: str = "tiny"
@@ -92,10 +92,10 @@ claim.falsify_true(
 # %% [markdown]
 # ## 7.2 What each weighting asks for
 #
-# The left panel shows how each weighting divides its attention: $w(\lambda)/\int w$, since a weighting counts only up to a
-# constant. On the right is what the optimiser sees. Levels are drawn from one schedule, $\lambda\sim p$, and the error of
-# an example counts $w/p$. Where that ratio is large, single examples dominate a batch; the estimate of the loss is still
-# unbiased (notebook 03), but it is noisy.
+# The left panel shows how each weighting divides its attention: $w(\lambda)/\int w$, since a weighting counts only up
+# to a constant. On the right is what the optimiser sees. Levels are drawn from one schedule, $\lambda\sim p$, and the
+# error of an example counts $w/p$. Where that ratio is large, single examples dominate a batch; the estimate of the
+# loss is still unbiased (notebook 03), but it is noisy.
 
 # %%
 schedule = runs[0].loss.schedule
@@ -122,9 +122,9 @@ run.figure(
     fig,
     "attention",
     data=asked,
-    caption="What each weighting asks for. Left: its share of attention per nat of log-SNR. The ELBO asks for all levels "
-    "alike; the others turn away from high log-SNR, where only the last bits of the pixels are left to predict. Right: "
-    "the importance w/p of a draw, over its mean, under the schedule that all runs share.",
+    caption="What each weighting asks for. Left: its share of attention per nat of log-SNR. The ELBO asks for all "
+    "levels alike; the others turn away from high log-SNR, where only the last bits of the pixels are left to "
+    "predict. Right: the importance w/p of a draw, over its mean, under the schedule that all runs share.",
 )
 plt.show()
 
@@ -144,8 +144,8 @@ assert all(np.isfinite(line["loss"]) for result in results.values() for line in 
 
 # %% [markdown]
 # Losses under different weightings have different units, so they cannot be compared with each other. Each can be
-# compared with the loss that *its own* weighting gives a network that knows nothing: one that predicts $\hat\epsilon=0$ has
-# an error of $D$ (the number of pixels) at every level, hence the loss $\tfrac12 D\int w\,d\lambda$.
+# compared with the loss that *its own* weighting gives a network that knows nothing: one that predicts $\hat\epsilon=0$
+# has an error of $D$ (the number of pixels) at every level, hence the loss $\tfrac12 D\int w\,d\lambda$.
 
 # %% tags=["nbval-ignore-output"]
 pixels = train.images[0].numel()
@@ -186,8 +186,8 @@ plt.show()
 #
 # $$e(\lambda) = E_{x,\epsilon}\,\|\hat\epsilon(z_\lambda;\lambda)-\epsilon\|^2, \tag{7.1}$$
 #
-# on test images, with the same noise for every network. The weighted loss is $\tfrac12\int w\,e\,d\lambda$, so $e$ is what the
-# weightings trade with.
+# on test images, with the same noise for every network. The weighted loss is $\tfrac12\int w\,e\,d\lambda$, so $e$ is
+# what the weightings trade with.
 
 # %% tags=["nbval-ignore-output"]
 at = torch.linspace(low, high, levels)
@@ -208,9 +208,9 @@ assert np.isfinite(errors.error).all()
 assert (errors.error > 0).all()
 
 # %% [markdown]
-# Seen on its own, every network's curve looks the same: at low log-SNR everything about $\epsilon$ is known from $z$, at
-# high log-SNR hardly anything. So the picture shows each curve divided by the geometric mean over all weightings of the
-# same seed.
+# Seen on its own, every network's curve looks the same: at low log-SNR everything about $\epsilon$ is known from $z$,
+# at high log-SNR hardly anything. So the picture shows each curve divided by the geometric mean over all weightings of
+# the same seed.
 
 # %% tags=["nbval-ignore-output"]
 errors["log"] = np.log(errors.error)
@@ -245,11 +245,11 @@ plt.show()
 
 # %% [markdown]
 # Is each network the best *under its own loss*? If training had reached the optimum of each objective, it would have to
-# be: nothing else can be lower there. Here is the matrix. Rows are losses, columns are networks, each entry the test loss
-# $\tfrac12\int w\,e\,d\lambda$ relative to the network that was trained with that very loss (mean over seeds, paired).
-# An entry *below one* off the diagonal says that another loss taught this loss's own business better: then it was not the
-# objective that decided but how noisily its gradient was estimated, and the remedy is a better schedule (notebook 06's
-# subject), not another weighting.
+# be: nothing else can be lower there. Here is the matrix. Rows are losses, columns are networks, each entry the test
+# loss $\tfrac12\int w\,e\,d\lambda$ relative to the network that was trained with that very loss (mean over seeds,
+# paired). An entry *below one* off the diagonal says that another loss taught this loss's own business better: then it
+# was not the objective that decided but how noisily its gradient was estimated, and the remedy is a better schedule
+# (notebook 06's subject), not another weighting.
 
 # %% tags=["nbval-ignore-output"]
 table = errors.pivot(index=["weighting", "seed"], columns="λ (nats)", values="error")
@@ -268,8 +268,9 @@ relative.index.name = "loss"
 run.table(
     relative.round(4),
     "own_loss",
-    caption="Test loss of each network (column) under each loss (row), over that of the network trained with it; mean over "
-    f"seeds {settings.training.seeds}, {len(test)} test images × {draws} noise draws × {levels} levels. 1 on the diagonal.",
+    caption="Test loss of each network (column) under each loss (row), over that of the network trained with it; "
+    f"mean over seeds {settings.training.seeds}, {len(test)} test images × {draws} noise draws × "
+    f"{levels} levels.",
 )
 assert np.allclose(np.diag(relative), 1)
 beaten = {label: relative.columns[relative.loc[label] < 0.99].tolist() for label in labels}
@@ -282,8 +283,8 @@ relative.style.format("{:.3f}").background_gradient(cmap="RdBu_r", vmin=0.9, vma
 
 # %% [markdown]
 # And one statement that must hold on any machine: training helped, under the network's own loss and on images that it
-# has not seen. A threshold of 0.8 of the untrained network's loss is far from what the runs reach, and the falsifier, an
-# untrained network, is at 1 by construction.
+# has not seen. A threshold of 0.8 of the untrained network's loss is far from what the runs reach, and the falsifier,
+# an untrained network, is at 1 by construction.
 
 # %% tags=["training-helped"]
 blank = runs[0].network().eval()
@@ -340,8 +341,8 @@ overview.style.format(precision=1).hide()
 #
 # * If the matrix of 7.4 had no structure at all, the weighting would not reach the gradient. Entries below one off the
 #   diagonal do not contradict the theory, which speaks of optima; they show how far these short runs are from theirs.
-# * If the curves of 7.4 differed *outside* the bands of the seeds at levels where two weightings agree up to a constant,
-#   the comparison would not be fair.
+# * If the curves of 7.4 differed beyond the bands of the seeds where two weightings agree up to a constant, the
+#   comparison would not be fair.
 # * An answer by sample quality needs samples: notebook 08.
 #
 # The theorem does not say that monotone weightings are better. It says what they are: likelihoods of noisy data. With

@@ -26,7 +26,7 @@
 profile: str = "tiny"
 threads: int = 2
 samplers: list[str] = ["ddpm", "heun"]
-sheet_rows: int = 3
+sheet_rows: int = 6
 confidence: float = 0.95
 
 # %%
@@ -79,18 +79,16 @@ index, distance = evaluation.nearest(train.scaled(), data.scale(sheet, train.lev
 assert sheet.shape == (len(asked), *train.image_shape)
 
 # %% tags=["nbval-ignore-output"]
-blocks = [
-    torch.stack([sheet.unflatten(0, (sheet_rows, -1))[row], train.images[index.unflatten(0, (sheet_rows, -1))[row]]])
-    for row in range(sheet_rows)
-]
-fig = figures.image_grid(torch.cat([block.flatten(0, 1) for block in blocks]), columns=train.num_classes)
+fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.55 * figures.WIDTH * sheet_rows / 10 + 0.4))
+figures.image_grid(sheet, columns=train.num_classes, ax=left, title="samples, one column a digit")
+figures.image_grid(train.images[index], columns=train.num_classes, ax=right, title="nearest training image of each")
 run.figure(
     fig,
     "fig1_samples",
     data={"samples": sheet, "nearest": train.images[index], "labels": asked, "distance": distance},
-    caption="Figure 1 at this scale: samples of a small U-Net trained on 8×8 digits (odd rows), and below each its nearest "
-    "training image (even rows). One column a digit. The resemblance is that of handwriting, not of copies: compare "
-    "distances in 8.3.",
+    caption="Figure 1 at this scale. Left: samples of a small U-Net trained on 8×8 digits, one column a digit. Right: "
+    "the training image that is nearest to each of them. They resemble each other as handwriting does; whether samples "
+    "are copies is measured in 8.3.",
 )
 assert len(index) == len(sheet)
 plt.show()
@@ -110,9 +108,9 @@ claim.falsify_within((judged == (many + 1) % 10).double().mean(), 0.85, 1, "shar
 # %% [markdown]
 # ## 8.2 Weighting × sampler
 #
-# The distance is a Fréchet distance in the features of a small digits classifier. **It is not FID**: it has nothing to do
-# with Inception, and may only be compared with distances in the same features, at the same number of samples. The floor is
-# the distance between the training and the test split, two sets of real images.
+# The distance is a Fréchet distance in the features of a small digits classifier. **It is not FID**: it has nothing to
+# do with Inception, and may only be compared with distances in the same features, at the same number of samples. The
+# floor is the distance between the training and the test split, two sets of real images.
 
 # %% tags=["nbval-ignore-output"]
 references = {images.name: evaluation.Reference.of(images, judge) for images in (train, test)}
@@ -158,10 +156,10 @@ table.columns = [name if which == "mean" else f"± {name}" for name, which in ta
 run.table(
     table.round(4),
     "weighting_by_sampler",
-    caption=f"Weighting × sampler, distance to the test split. Fréchet distance and KID in the features of the {judge.name} "
-    f"(not FID); {settings.sampling.count} samples a network, {settings.sampling.steps} steps; mean and {confidence:.0%} "
-    f"interval over {len(settings.training.seeds)} training seeds. Floor, test against training images: "
-    f"{floor.frechet:.3f}. Data {train.name} {train.sha256[:6]}, {test.name} {test.sha256[:6]}.",
+    caption=f"Weighting × sampler, distance to the test split. Fréchet distance and KID in the features of the "
+    f"{judge.name} (not FID); {settings.sampling.count} samples a network, {settings.sampling.steps} steps; mean and "
+    f"{confidence:.0%} interval over {len(settings.training.seeds)} training seeds. Floor, test against training "
+    f"images: {floor.frechet:.3f}. Data {train.name} {train.sha256[:6]}, {test.name} {test.sha256[:6]}.",
 )
 assert table.notna().all(axis=None)
 table.style.format("{:.3f}")
@@ -175,19 +173,18 @@ for ax, sampler in zip(axes, samplers, strict=True):
         ax.errorbar(position, centre, reach, fmt="_", ms=14, capsize=4, color=figures.colour(label))
         ax.scatter(np.full(len(values), position), values, s=14, color=figures.colour(label), zorder=3)
     ax.axhline(floor.frechet, color="0.5", ls="--", lw=0.9)
-    ax.set_xticks(range(len(labels)), labels, rotation=20)
+    ax.set_xticks(range(len(labels)), [label.replace("_", "\n") for label in labels])
     ax.set(title=sampler, ylim=(0, None))
 axes[0].set_ylabel("Fréchet distance to the test split\n(digits classifier, not FID)")
-axes[0].annotate(
-    "test against training images", (len(labels) - 0.5, floor.frechet), ha="right", va="bottom", fontsize=7
-)
+for ax in axes:
+    ax.text(0, floor.frechet, "real training images", va="bottom", fontsize=7, color="0.4")
 run.figure(
     fig,
     "distance_by_weighting",
     data=against_test,
-    caption=f"Distance to real test images by weighting and sampler; lower is better. Dots: trained networks, one a seed. "
-    f"Bars: mean and {confidence:.0%} interval over seeds. Dashed: the same distance for real training images. Where "
-    "intervals overlap, these experiments see no difference.",
+    caption=f"Distance to real test images by weighting and sampler; lower is better. Dots: trained networks, one a "
+    f"seed. Bars: mean and {confidence:.0%} interval over seeds. Dashed: the same distance for real training images. "
+    "Where intervals overlap, these experiments see no difference.",
 )
 assert len(axes) == len(samplers)
 plt.show()
@@ -225,9 +222,9 @@ differences.index.name = "sampler"
 run.table(
     differences.round(4),
     "monotone_against_other",
-    caption=f"Fréchet distance of {best['monotone']} (best monotone) minus that of {best['other']} (best other), paired by "
-    f"seed, with {confidence:.0%} intervals; negative favours the monotone one. The best of each was chosen on the same "
-    "runs, which favours both.",
+    caption=f"Fréchet distance of {best['monotone']} (best monotone) minus that of {best['other']} (best other), "
+    f"paired by seed, with {confidence:.0%} intervals; negative favours the monotone one. The best of each was "
+    "chosen on the same runs, which favours both.",
 )
 assert set(differences.verdict) <= {"no difference seen", "lower", "higher"}
 differences
@@ -288,5 +285,5 @@ claim.falsify_below(blank.frechet / blank.frechet, 0.5, "the untrained network i
 # classifier's features were made for telling digits apart; they may not see what an eye would.
 #
 # The paper's claim (parity of monotone weightings with the best others) would be falsified, at this scale, by a paired
-# interval that lies wholly above zero for both samplers. The larger profiles ask the same question of larger data with the
-# same cells.
+# interval that lies wholly above zero for both samplers. The larger profiles ask the same question of larger data with
+# the same cells.

@@ -106,13 +106,14 @@ def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | N
     ax.set_xlim(min(left, right), max(left, right))
 
 
-def image_grid(images: Any, columns: int, *, ax: Axes | None = None, title: str = "") -> Figure:
-    """Show images edge to edge, filled row by row.
+def image_grid(images: Any, columns: int, *, gap: int = 1, ax: Axes | None = None, title: str = "") -> Figure:
+    """Show images in a grid, filled row by row.
 
     Args:
         images: uint8, shape (N, C, H, W), one or three channels, array or tensor; scaled to its own brightest value
             when that is below 255 (the digits have 17 grey levels).
         columns: images a row.
+        gap: white pixels between images.
         ax: where to draw; a new figure by default.
         title: above the grid.
 
@@ -122,12 +123,13 @@ def image_grid(images: Any, columns: int, *, ax: Axes | None = None, title: str 
     pictures = np.asarray(images)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
         raise ValueError(f"images have shape (N, 1 or 3, H, W), got {pictures.shape}.")
+    pictures = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=pictures.max())
     count, channels, height, width = pictures.shape
     rows = -(-count // columns)
     canvas = np.full((rows * columns, channels, height, width), pictures.max(), dtype=pictures.dtype)
     canvas[:count] = pictures
     tiled = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    tiled = tiled.reshape(rows * height, columns * width, channels)
+    tiled = tiled.reshape(rows * height, columns * width, channels)[: rows * height - gap, : columns * width - gap]
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, WIDTH * rows * height / (columns * width)))
     ax.imshow(tiled.squeeze(-1) if channels == 1 else tiled, cmap="gray", interpolation="nearest")
