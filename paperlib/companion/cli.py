@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from paperlib.companion import provenance
@@ -35,6 +36,23 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("notebook")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--profile", default="tiny")
+
+    train = _command(commands, "train", _train, "train the networks of a profile, or one of them")
+    sample = _command(commands, "sample", _sample, "draw samples of a trained network")
+    evaluate = _command(commands, "evaluate", _evaluate, "compare samples of trained networks with real images")
+    for command in (train, sample, evaluate):
+        command.add_argument("profile")
+        command.add_argument("--weighting", help="a weighting of the profile, by its label there")
+        command.add_argument("--seed", type=int, help="a training seed of the profile")
+    for command in (train, sample):
+        command.add_argument("--pictures", action="store_true", help="the larger network for pictures")
+    for command in (sample, evaluate):
+        command.add_argument("--sampler", help="ddpm, ddim or heun (default: those of the profile; the last to sample)")
+        command.add_argument(
+            "--count", type=_positive, help="number of samples (default: 100; the profile's to evaluate)"
+        )
+    sample.add_argument("--guidance", type=float, default=1.0, help="strength of classifier-free guidance (1: none)")
+    sample.add_argument("--output", type=Path, help="a .png file; the samples as data go beside it")
 
     ledger = _command(commands, "claims", _claims, "list the claims, how each is tested, and its verdict")
     ledger.add_argument("--profile", default="tiny")
@@ -71,6 +89,42 @@ def _run(options: argparse.Namespace) -> int:
     profile = profiles.load(options.profile)
     given = runner.plan(profile, options.notebook)
     runner.run(runner.with_parameters(given, options.parameter))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from paperlib.companion import practice, profiles
+
+    profile = profiles.load(options.profile)
+    chosen = practice.select(profile, options.weighting, options.seed, options.pictures)
+    practice.train(chosen, practice.interactive(profile))
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from paperlib.companion import files, practice, profiles
+
+    profile = profiles.load(options.profile)
+    one = practice.select(profile, options.weighting, options.seed, options.pictures)[0]
+    sampler = options.sampler or profile.sampling.samplers[-1]
+    path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
+    if path.suffix != ".png":
+        raise ValueError(f"--output must name a .png file, got {path}.")
+    seed, count = profile.sampling.seed, options.count or 100
+    images, labels = practice.sample(one, practice.trained(profile), sampler, count, options.guidance, seed)
+    practice.save(images, labels, path)
+    print(f"{count} samples of {one.name} → {path}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from paperlib.companion import practice, profiles
+
+    profile = profiles.load(options.profile)
+    chosen = practice.select(profile, options.weighting, options.seed)
+    samplers = [options.sampler] if options.sampler else profile.sampling.samplers
+    count = options.count or profile.sampling.count
+    print(practice.evaluate(chosen, practice.trained(profile), samplers, count, profile.sampling.seed))
     return 0
 
 

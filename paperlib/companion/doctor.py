@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from paperlib.companion import files, provenance
 
@@ -84,5 +86,7 @@ def _lock() -> Finding:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Version by package of a lock; those that a marker makes depend on the machine are left out."""
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+) *\\?$", lock, flags=re.MULTILINE))
+    """Version by package of a lock, the lines whose marker excludes this Python or platform left out."""
+    stated = [Requirement(line.rstrip(" \\")) for line in lock.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+    applying = [one for one in stated if one.marker is None or one.marker.evaluate()]
+    return {canonicalize_name(one.name): next(iter(one.specifier)).version for one in applying}

@@ -5,14 +5,17 @@ its threads and the notebooks whose results it reads.  It is checked whole befor
 type, an impossible value, an unknown weighting is refused with file and line.
 """
 
+import inspect
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from paperlib import predictions, schedules, weightings
+from paperlib import models, predictions, schedules, weightings
 from paperlib.companion import documents, files
+from paperlib.engine import data, sampling
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
@@ -57,24 +60,47 @@ WeightingChoice = Annotated[Choice, _check(weightings.get)]
 ScheduleChoice = Annotated[Choice, _check(schedules.get)]
 
 
-def _known_prediction(name: str) -> str:
-    predictions.get(name)
-    return name
+def _known(lookup: Callable[[str], object]) -> AfterValidator:
+    """Accept a name that ``lookup`` knows; its error, which lists the choices, becomes that of the line."""
+
+    def check(name: str) -> str:
+        lookup(name)
+        return name
+
+    return AfterValidator(check)
+
+
+def _registered(what: str, registry: Iterable[str]) -> AfterValidator:
+    """Accept a name that is in ``registry``."""
+
+    def lookup(name: str) -> None:
+        if name not in registry:
+            raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(registry)}.")
+
+    return _known(lookup)
 
 
 class Data(Section):
     """The data set.  ``root`` is the folder of those that are not packaged."""
 
-    name: str
+    name: Annotated[str, _registered("data set", data.DATASETS)]
     root: Path | None = Field(default=None, strict=False)
 
 
 class Model(Section):
     """The network, what it predicts, and the options of its constructor."""
 
-    name: str
-    prediction: Annotated[str, AfterValidator(_known_prediction)] = "v"
+    name: Annotated[str, _registered("model", models.MODELS)]
+    prediction: Annotated[str, _known(predictions.get)] = "v"
     options: dict[str, Value] = {}
+
+    @model_validator(mode="after")
+    def _taken(self) -> "Model":
+        known = inspect.signature(models.MODELS[self.name]).parameters
+        for option in self.options:
+            if option not in known:
+                raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
+        return self
 
 
 class Training(Section):
@@ -119,7 +145,7 @@ class Sampling(Section):
     """How samples are drawn for pictures and for evaluation."""
 
     schedule: ScheduleChoice
-    samplers: list[str] = Field(min_length=1)
+    samplers: list[Annotated[str, _known(sampling.get)]] = Field(min_length=1)
     steps: Count
     count: Count
     batch_size: Count = 500

@@ -1,0 +1,167 @@
+"""The project's own files agree with one another and with nobody's machine."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from paperlib.companion.doctor import pins
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict:
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def lock(repository: Path) -> str:
+    return (repository / "requirements.lock").read_text()
+
+
+@pytest.fixture(scope="module")
+def tracked(repository: Path) -> list[Path]:
+    """Files of the repository; outside git, what is not hidden."""
+    listed = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.splitlines() if (path := repository / name).is_file()]
+
+
+def make(repository: Path, *arguments: str) -> str:
+    return subprocess.run(["make", *arguments], cwd=repository, capture_output=True, text=True, check=True).stdout
+
+
+# Makefile and CI -----------------------------------------------------------------------------------------------------
+
+TARGETS = {"reproduce", "test", "quick", "lab", "bench", "site", "clean", "lock", "help"}
+
+
+def test_make_help_lists_every_target(repository: Path) -> None:
+    shown = make(repository, "help")
+    declared = re.search(r"^\.PHONY: (.*)$", (repository / "Makefile").read_text(), flags=re.MULTILINE)
+    assert declared is not None
+    listed = set(re.findall(r"^make (\w+) ", shown, flags=re.MULTILINE))
+    assert listed == set(declared[1].split())
+    assert listed >= TARGETS
+    assert make(repository) == shown, "make alone shows the same"
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS - {"help", "clean", "lock"}))
+def test_a_target_sets_up_what_it_needs(repository: Path, tmp_path: Path, target: str) -> None:
+    planned = make(repository, "--dry-run", target, f"VENV={tmp_path / 'venv'}")
+    assert planned.index("-m venv") < planned.index("--require-hashes -r requirements.lock") < planned.index("-e .")
+    ready = tmp_path / "venv" / "ready"
+    ready.parent.mkdir()
+    ready.touch()
+    assert "-m venv" not in make(repository, "--dry-run", target, f"VENV={tmp_path / 'venv'}")
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme(repository: Path) -> None:
+    commands = (repository / ".ci" / "run").read_text().splitlines()
+    assert commands[-1] == "exec make test"
+    readme = (repository / "README.md").read_text()
+    if len(readme.splitlines()) > 5:
+        assert re.search(r"^make test\b", readme, flags=re.MULTILINE)
+        assert re.search(r"^make reproduce\b", readme, flags=re.MULTILINE)
+
+
+def test_make_test_runs_tests_and_notebooks(repository: Path) -> None:
+    assert re.search(r"pytest .*--nbval .*tests notebooks", make(repository, "--dry-run", "test"))
+
+
+# Lock and environments -----------------------------------------------------------------------------------------------
+
+
+def requirements(project: dict) -> list[Requirement]:
+    extras = project["optional-dependencies"].values()
+    return [Requirement(text) for text in [*project["dependencies"], *(text for extra in extras for text in extra)]]
+
+
+def test_the_lock_pins_everything_with_hashes(lock: str) -> None:
+    entries = re.split(r"\n(?=\S)", "\n".join(line for line in lock.splitlines() if not line.startswith("#")))
+    for entry in filter(None, entries):
+        assert re.match(r"[A-Za-z0-9._-]+(\[[\w,-]+\])?==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_the_lock_covers_what_the_project_needs(project: dict, lock: str) -> None:
+    pinned = pins(lock)
+    for requirement in requirements(project):
+        name = canonicalize_name(requirement.name)
+        if name == project["name"]:
+            continue
+        assert name in pinned, f"{name} is not in requirements.lock; run make lock"
+        assert requirement.specifier.contains(pinned[name]), f"{requirement} excludes the {pinned[name]} of the lock"
+
+
+def test_the_lock_and_the_project_name_no_host(lock: str, repository: Path) -> None:
+    assert "://" not in lock
+    assert "index-url" not in (repository / "pyproject.toml").read_text()
+
+
+def test_the_bounds_admit_other_machines(project: dict) -> None:
+    torch = next(Requirement(text) for text in project["dependencies"] if text.startswith("torch"))
+    assert {"2.6.0", "2.9.1"} <= set(torch.specifier.filter(["2.6.0", "2.9.1"]))
+
+
+def test_the_conda_environment_is_python_and_the_lock(repository: Path, project: dict) -> None:
+    environment = yaml.safe_load((repository / "environment.yml").read_text())
+    *packages, from_pip = environment["dependencies"]
+    assert from_pip == {"pip": ["-r requirements.lock"]}
+    python = next(package.partition("=")[2] for package in packages if package.startswith("python="))
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(python)
+    assert {package.partition("=")[0] for package in packages} == {"python", "pip", "make"}
+
+
+def test_the_container_installs_the_lock_and_runs_as_nobody_special(repository: Path) -> None:
+    dockerfile = (repository / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=python:3\.11-slim\nFROM \$\{BASE\}$", dockerfile, flags=re.MULTILINE)
+    assert "--require-hashes -r requirements.lock" in dockerfile
+    assert re.findall(r"^USER (.*)$", dockerfile, flags=re.MULTILINE)[-1] != "root"
+    assert re.search(r'ENTRYPOINT \["paperlib"\]\nCMD \["reproduce", "tiny"\]', dockerfile)
+
+
+# Citation and words --------------------------------------------------------------------------------------------------
+
+
+def test_the_citation_names_the_paper(repository: Path, project: dict) -> None:
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    (paper,) = citation["references"]
+    assert paper["title"] == "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"
+    assert [author["family-names"] for author in paper["authors"]] == ["Kingma", "Gao"]
+    assert paper["year"] == 2023
+    assert paper["identifiers"][0]["value"] == "arXiv:2303.00848"
+
+
+def test_the_version_is_stated_once(project: dict) -> None:
+    import paperlib
+
+    assert paperlib.__version__ == project["version"]
+
+
+def test_no_file_names_a_place_on_a_machine(tracked: list[Path]) -> None:
+    places = re.compile(rb"(?<![\w.~])/(?:home|root|Users|work|mnt)/\w")
+    for path in tracked:
+        if path.suffix not in {".png", ".npz", ".safetensors"} and path.name != Path(__file__).name:
+            found = places.search(path.read_bytes())
+            assert not found, f"{path}: {found and found.group()!r}"
+
+
+def test_files_that_are_made_are_not_tracked(tracked: list[Path], repository: Path) -> None:
+    for path in tracked:
+        parts = path.relative_to(repository).parts
+        assert not {".venv", ".cache", "__pycache__", ".snakemake", "_build", "interactive"} & set(parts), path
+        assert path.stat().st_size < 3_000_000, path
+
+
+def test_the_command_is_installed() -> None:
+    shown = subprocess.run([Path(sys.executable).with_name("paperlib"), "--help"], capture_output=True, check=True)
+    assert b"reproduce" in shown.stdout
