@@ -182,7 +182,7 @@ def heun(
         churn_noise: S_noise, factor on the added noise.
         churn_range: log-SNR between which noise is added, −2 log S_max to −2 log S_min.
     """
-    if churn < 0 or churn_noise <= 0:
+    if not (churn >= 0 and churn_noise > 0):
         raise ValueError(f"churn must be 0 or more and churn_noise positive, got {churn} and {churn_noise}.")
     evaluate = _Evaluation(denoise, callback)
     grid = _grid(z, levels)
