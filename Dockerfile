@@ -22,6 +22,6 @@ RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation -e . \
     && useradd --create-home --uid 1000 reader \
     && chown -R reader:reader /companion
 
-USER reader
+USER 1000
 ENTRYPOINT ["paperlib"]
 CMD ["reproduce", "tiny"]

@@ -1,6 +1,13 @@
 """The site: the notebooks as committed (never run here) and the API from the docstrings.  Built by `make site`."""
 
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+# Loaded before autodoc does it in its own way, which pydantic's models do not survive.
 from paperlib import __version__
+from paperlib.companion import experiments, runner, workflow  # noqa: F401
 
 project = "Understanding Diffusion Objectives: a companion"
 author = "the paperlib contributors"
@@ -14,9 +21,24 @@ html_title = project
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
+nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
+napoleon_use_ivar = True
+
+
+def escape(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    r"""Docstrings are written for those who read code: shapes as (B, *), magnitudes as |x|.  Tell reStructuredText."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
+        parts[::2] = [re.sub(r"(?<=[ (])\*(?=[),])|(?<!\\)\|", r"\\\g<0>", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def setup(app: Sphinx) -> None:
+    """Hook into autodoc, before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", escape, priority=400)
