@@ -150,19 +150,10 @@ for name, time in survival.items():
 
 # %%
 ends = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
-label = {
-    "cosine": "cosine",
-    "cosine_shifted": "cosine, shifted",
-    "edm_training": "EDM, training",
-    "edm_sampling": "EDM, sampling",
-    "flow_matching_ot": "flow matching, OT",
-    "linear_logsnr": "linear log-SNR (VDM)",
-    "linear_beta": "linear β (DDPM)",
-    "logit_normal": "logit-normal (SD3)",
-}
 family = {key: schedules.get(key, **ends) for key in schedules.SCHEDULES}
 family["cosine_shifted"] = schedules.Cosine(**ends, shift=math.log(64 / 256))
-family = {key: family[key] for key in label}
+family = {key: family[key] for key in ("cosine", "cosine_shifted", *list(schedules.SCHEDULES)[1:])}
+label = {key: figures.label(key) for key in schedules.SCHEDULES} | {"cosine_shifted": "cosine, shifted"}
 line = {key: figures.line(key) for key in schedules.SCHEDULES}
 line["cosine_shifted"] = {"color": figures.PURPLE, "linestyle": "--"}
 

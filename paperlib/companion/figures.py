@@ -53,6 +53,36 @@ STYLES: dict[str, tuple[str, str]] = {
 }
 """Colour and line style of every weighting and noise schedule."""
 
+LABELS: dict[str, str] = {
+    # weightings
+    "sigmoid": "sigmoid(k − λ)",
+    "edm": "EDM",
+    "edm_monotonic": "EDM-monotonic",
+    "iddpm": "IDDPM",
+    "elbo": "ELBO",
+    "v_cosine": "v-prediction, cosine",
+    "flow_matching_ot": "flow matching, OT",
+    "indi": "InDI",
+    "p2": "P2",
+    "min_snr": "Min-SNR",
+    "x_cosine": "x-prediction, cosine",
+    "sd3_logit_normal": "SD3, logit-normal",
+    "sd3_cosmap": "SD3, cosmap",
+    "soft_min_snr": "soft Min-SNR",
+    "debiased": "debiased",
+    "edm2": "EDM2",
+    "sid2": "SiD2",
+    # schedules
+    "cosine": "cosine",
+    "edm_training": "EDM, training",
+    "edm_sampling": "EDM, sampling",
+    "linear_logsnr": "linear log-SNR (VDM)",
+    "linear_beta": "linear β (DDPM)",
+    "logit_normal": "logit-normal (SD3)",
+    "adaptive": "adaptive",
+}
+"""What figures and tables call them."""
+
 
 def use_style() -> None:
     """Apply the style to all figures made from here on.  SVG files come out the same bytes every time."""
@@ -87,6 +117,11 @@ def line(name: str) -> dict[str, Any]:
     """Arguments for ``plot`` that tell a weighting or schedule from all others: colour and line style."""
     shade, style = STYLES[_key(name)]
     return {"color": shade, "linestyle": style}
+
+
+def label(name: str) -> str:
+    """What figures and tables call a weighting or schedule, given by its registry name or its label in Table 1."""
+    return LABELS[_key(name)]
 
 
 def _key(name: str) -> str:
