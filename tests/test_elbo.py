@@ -259,6 +259,14 @@ def test_decoder_sums_to_one_over_the_levels() -> None:
     assert sum(probability) == pytest.approx(1)
 
 
+def test_decoder_of_two_levels_is_a_logistic_function() -> None:
+    """p(x = 1 | z) = sigmoid(2 e^λ z/α), from the two Gaussians at ±1."""
+    eps, high = torch.linspace(-3, 3, 13, dtype=F64)[:, None], 0.4
+    z_over_alpha = 1 + math.exp(-high / 2) * eps
+    expected = torch.nn.functional.softplus(-2 * math.exp(high) * z_over_alpha)[:, 0]
+    torch.testing.assert_close(elbo.reconstruction(torch.ones_like(eps), eps, high, 2), expected)
+
+
 def test_decoder_at_the_ends() -> None:
     """Almost clean: nothing is lost.  Almost noise: the decoder knows nothing and pays log levels a dimension."""
     x = torch.linspace(-1, 1, 17, dtype=F64).reshape(1, -1)
