@@ -88,6 +88,7 @@ for ax, at in zip(axes[0], levels.tolist(), strict=True):
 run.figure(
     fig,
     "noisy_images",
+    data={"x": x, "eps": eps, "logsnr": levels},
     caption="The forward process on three test images, one draw of noise each; log-SNR in nats above. At λ = 8 the "
     "noise is invisible, around λ = 0 the class can just be told, at λ = −4 nothing can.",
 )

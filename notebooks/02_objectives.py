@@ -35,6 +35,7 @@ seed: int = 0
 
 # %%
 import math
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -320,8 +321,11 @@ def eps_error(logsnr):
 
 def without_p(loss):
     """The weighting that one would think ``loss`` has, were its levels uniform."""
-    change = lambda level: uniform.log_density(level) - loss.schedule.log_density(level)  # noqa: E731
-    return weightings.Custom(lambda level: loss.weighting.log(level) + change(level))
+
+    def log_weight(level):
+        return loss.weighting.log(level) - loss.schedule.log_density(level) + uniform.log_density(level)
+
+    return weightings.Custom(log_weight)
 
 
 # %%
@@ -548,8 +552,7 @@ def minus_elbo(x, weighting):
     spread = eigenvalues / (1 + signal)
     missed = (squares + signal * eigenvalues) / (1 + signal) ** 2  # E(x − x̂)² along each eigenvector
     reconstruction = 0.5 * (torch.log(2 * math.pi * spread) + missed / spread).sum()
-    error = lambda logsnr: fitted.eps_error_at(x, logsnr)  # noqa: E731
-    diffusion = objectives.weighted_loss_by_quadrature(error, weighting, uniform)
+    diffusion = objectives.weighted_loss_by_quadrature(partial(fitted.eps_error_at, x), weighting, uniform)
     return torch.stack([fitted.kl(x, low)[0], diffusion, reconstruction])
 
 
@@ -663,7 +666,13 @@ beyond.round(2)
 # %% tags=["min-snr"]
 cosine = schedules.Cosine(**ends)
 log_cap = torch.tensor(math.log(5.0), dtype=torch.float64)
-capped = lambda level: torch.minimum(level, log_cap)  # noqa: E731  log min(SNR, γ)
+
+
+def capped(level):
+    """log min(SNR, γ)."""
+    return torch.minimum(level, log_cap)
+
+
 for_x = weightings.Custom(capped)
 for_eps = weightings.Custom(lambda level: capped(level) - level)
 for_v = weightings.Custom(lambda level: capped(level) - torch.nn.functional.softplus(level))
