@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench site clean lock
+.PHONY: help setup reproduce test quick lab bench site notebooks readme clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,15 @@ site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
 	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as they are committed
+	$(BIN)/python -m jupytext --sync notebooks/[0-9]*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
+	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
+
+readme: $(READY) ## fill the tables of README.md from results/tiny
+	$(BIN)/python -m paperlib.companion.readme
 
 clean: ## remove caches, interactive results and the site; finished results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

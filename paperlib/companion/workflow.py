@@ -139,6 +139,16 @@ def overview(profile: profiles.Profile) -> list[Row]:
     return [_row(profile, name) for name in profile.notebooks]
 
 
+def recorded(profile: profiles.Profile) -> list[Row]:
+    """A row for every notebook that has a finished result, whether it was made here or came with the checkout."""
+    found = [(name, notebooks.result_path(profile.name, name)) for name in profile.notebooks]
+    return [
+        Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
+        for name, result in found
+        if (result / provenance.MANIFEST).is_file()
+    ]
+
+
 def _row(profile: profiles.Profile, name: str) -> Row:
     result, failed = notebooks.result_path(profile.name, name), notebooks.failed_path(profile.name, name)
     if finished(profile.name, name):
@@ -158,7 +168,7 @@ def report(profile: profiles.Profile) -> str:
     """The table at the end of a run: every notebook, its claims, its time, and where to look."""
     rows = overview(profile)
     table = [
-        [row.notebook, row.state, _summary(row.verdicts), row.seconds, _relative(row.folder) if row.folder else ""]
+        [row.notebook, row.state, summary(row.verdicts), row.seconds, _relative(row.folder) if row.folder else ""]
         for row in rows
     ]
     notebooks = tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f")
@@ -174,7 +184,7 @@ def report(profile: profiles.Profile) -> str:
     return "\n\n".join(["", notebooks, *([listing] if checked else []), ""])
 
 
-def _summary(found: dict[str, str]) -> str:
+def summary(found: dict[str, str]) -> str:
     counts = {verdict: list(found.values()).count(verdict) for verdict in Verdict}
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "–"
 

@@ -1,0 +1,104 @@
+"""The parts of README.md that are made from results: ``make readme``.
+
+A part stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``.  Numbers there come from ``results/`` and carry
+their provenance; the tests check that they are the ones that the committed results give.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tabulate import tabulate
+
+from paperlib.companion import files, profiles, provenance, workflow
+
+PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def notebooks(profile: profiles.Profile) -> str:
+    """Every notebook: its title, what came of its claims, and how long it took."""
+    rows = []
+    for row in workflow.overview(profile):
+        if row.folder is None:
+            continue
+        link = f"[{_title(row.notebook)}](notebooks/{row.notebook}.ipynb)"
+        rows.append([link, workflow.summary(row.verdicts), f"{row.seconds:.0f} s"])
+    return tabulate(rows, ["notebook", "claims and checks", "time"], tablefmt="github")
+
+
+def weightings(profile: profiles.Profile) -> str:
+    """The table weighting × sampler of notebook 08, as that notebook wrote it."""
+    return _table(profile, "08_sample_and_evaluate", "weighting_by_sampler")
+
+
+def claims(profile: profiles.Profile) -> str:
+    """The ledger: every claim, its verdict and where it is tested."""
+    rows = [
+        [
+            entry["id"],
+            entry["statement"],
+            entry["verdict"],
+            f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)",
+        ]
+        for entry in workflow.ledger(profile)
+    ]
+    return tabulate(rows, ["id", "claim, in our words", "verdict", "tested in"], tablefmt="github")
+
+
+def source(profile: profiles.Profile) -> str:
+    """Where the numbers come from: commits, machine, versions."""
+    found = [provenance.read(row.folder) for row in workflow.overview(profile) if row.folder]
+    commits = ", ".join(sorted({manifest["commit"][:7] for manifest in found}))
+    machines = ", ".join(sorted({f"{manifest['cpu']}, {manifest['cores']} cores" for manifest in found}))
+    total = sum(manifest["seconds"] for manifest in found)
+    peak = max(manifest["peak_memory_bytes"] for manifest in found) / 2**30
+    return (
+        f"Profile `{profile.name}` ({profile.description}), commit {commits}, torch {found[0]['packages']['torch']}, "
+        f"{machines}, no GPU: {total / 60:.1f} minutes in all, peak memory {peak:.1f} GB. "
+        f"Each folder of `results/{profile.name}/` has a `manifest.json` with the rest."
+    )
+
+
+PARTS: dict[str, Callable[[profiles.Profile], str]] = {
+    "notebooks": notebooks,
+    "weightings": weightings,
+    "claims": claims,
+    "source": source,
+}
+
+
+def fill(text: str, profile: profiles.Profile) -> str:
+    """``text`` with every part made anew; ValueError for a part that nobody knows how to make."""
+
+    def part(match: re.Match[str]) -> str:
+        if match[2] not in PARTS:
+            raise ValueError(f"README.md asks for a part {match[2]!r}; there are {', '.join(PARTS)}.")
+        return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
+
+    return PART.sub(part, text)
+
+
+def _title(notebook: str) -> str:
+    """The heading of a notebook, without its number."""
+    text = (files.root() / "notebooks" / f"{notebook}.py").read_text(encoding="utf-8")
+    heading = re.search(r"^# # (.*)$", text, re.MULTILINE)
+    return heading[1] if heading else notebook
+
+
+def _table(profile: profiles.Profile, notebook: str, name: str) -> str:
+    """A table as a notebook wrote it, its caption below."""
+    text = (files.root() / "results" / profile.name / notebook / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    caption, _, table = text.strip().partition("\n\n")
+    return f"{table}\n\n*{caption}*"
+
+
+def main() -> None:
+    """Fill README.md of this checkout from the results of the profile tiny."""
+    path: Path = files.root() / "README.md"
+    files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
+    print(f"{path.name} filled from results/tiny", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
