@@ -111,7 +111,7 @@ asked = pd.DataFrame({"λ (nats)": fine, "p(λ)": schedule.density(fine), **atte
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 2.9))
 for label in labels:
-    left.plot(fine, asked[label], label=label, **figures.line(label))
+    left.plot(fine, asked[label], label=figures.label(label), **figures.line(label))
     right.semilogy(fine, asked[label] / asked["p(λ)"], **figures.line(label))
 left.set(ylabel="w / ∫w dλ  (1/nats)", title="attention of the loss", ylim=(0, None))
 right.set(ylabel="w/p over its mean", title="how much a draw at λ counts", ylim=(1e-3, 1e3))
@@ -126,7 +126,6 @@ run.figure(
     "levels alike; the others turn away from high log-SNR, where only the last bits of the pixels are left to "
     "predict. Right: the importance w/p of a draw, over its mean, under the schedule that all runs share.",
 )
-plt.show()
 
 # %% [markdown]
 # ## 7.3 Training
@@ -163,7 +162,7 @@ fig, ax = plt.subplots(figsize=(figures.WIDTH, 2.8))
 for label in labels:
     pivot = curves[curves.weighting == label].pivot(index="step", columns="seed", values="relative")
     ax.plot(pivot.index, pivot, lw=0.6, alpha=0.5, **figures.line(label))
-    ax.plot(pivot.index, pivot.mean(axis=1), label=label, **figures.line(label))
+    ax.plot(pivot.index, pivot.mean(axis=1), label=figures.label(label), **figures.line(label))
 ax.set(xlabel="optimiser step", ylabel="loss / loss of ε̂ = 0", yscale="log")
 ax.set_yticks([0.05, 0.1, 0.2, 0.5], labels=["0.05", "0.1", "0.2", "0.5"])
 ax.minorticks_off()
@@ -177,7 +176,6 @@ run.figure(
     "its own loss has come, and that it is still falling.",
 )
 assert (curves.relative > 0).all()
-plt.show()
 
 # %% [markdown]
 # ## 7.4 Where the networks differ
@@ -223,7 +221,7 @@ for label in labels:
     left.plot(curve.index, curve, **figures.line(label))
     band = summary[summary.weighting == label]
     right.fill_between(band["λ (nats)"], band["min"], band["max"], color=figures.colour(label), alpha=0.2, lw=0)
-    right.plot(band["λ (nats)"], band["mean"], label=label, **figures.line(label))
+    right.plot(band["λ (nats)"], band["mean"], label=figures.label(label), **figures.line(label))
 left.set(ylabel="error of ε̂ per pixel", title="test error", ylim=(0, None))
 right.set(ylabel="error over the mean of all weightings", title="the same, compared", yscale="log")
 right.axhline(1, color="0.5", lw=0.8)
@@ -241,7 +239,6 @@ run.figure(
     "average. Compare with the attention of each weighting in the first figure.",
 )
 assert summary["mean"].between(0.2, 5).all()
-plt.show()
 
 # %% [markdown]
 # Is each network the best *under its own loss*? If training had reached the optimum of each objective, it would have to

@@ -91,7 +91,6 @@ run.figure(
     "are copies is measured in 8.3.",
 )
 assert len(index) == len(sheet)
-plt.show()
 
 # %% [markdown]
 # Do the samples show the digit that was asked for? The judge is the classifier of 8.2, which was trained on the same
@@ -187,7 +186,6 @@ run.figure(
     "Where intervals overlap, these experiments see no difference.",
 )
 assert len(axes) == len(samplers)
-plt.show()
 
 # %% [markdown]
 # ### Monotone or not
@@ -262,7 +260,6 @@ run.figure(
 medians = {name: values.median().item() for name, values in nearest.items()}
 print({name: round(value, 2) for name, value in medians.items()})
 assert all(value > 0 for value in medians.values())
-plt.show()
 
 # %% [markdown]
 # One statement must hold on any machine: trained networks make images that are far nearer to the data than an untrained
