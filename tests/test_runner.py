@@ -1,6 +1,7 @@
 """The runner: parameters checked, results whole, failures named, progress shown; the workflow runs what has changed."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import nbformat
 import pytest
 from conftest import NotebookWriter, listing
 
-from paperlib.companion import notebooks, parameters, profiles, provenance, runner, workflow
+from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
 
 WRITES = """\
@@ -207,6 +208,19 @@ def test_a_results_folder_that_cannot_be_written_is_named(
         pytest.skip("this user may write to any folder")
     with pytest.raises(OSError, match="make the folder writable"):
         run("01_first")
+
+
+def test_a_disk_that_fills_up_is_named_and_nothing_half_written_stays(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_notebook("01_first", "pass")
+    monkeypatch.setattr("papermill.execute.write_ipynb", full)
+    with pytest.raises(files.UnwritableError, match="small/01_first: the disk is full: free some space"):
+        run("01_first")
+    assert listing(checkout / "results" / "small") == []
 
 
 def test_a_results_folder_that_is_a_file_is_named(checkout: Path, write_notebook: NotebookWriter) -> None:

@@ -11,6 +11,10 @@ ROOT_VARIABLE = "PAPERLIB_ROOT"
 """Environment variable that names the checkout when neither the working directory nor the package lies in it."""
 
 
+class UnwritableError(OSError):
+    """A file or folder that cannot be written, with the remedy."""
+
+
 def root() -> Path:
     """The checkout: $PAPERLIB_ROOT, else the nearest folder above the working directory or the package that is one.
 
@@ -34,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``; renamed to it when the block ends well, removed when it does not.
 
     Raises:
-        OSError: when the folder cannot be written (read-only, full), naming it and the remedy.
+        UnwritableError: when the folder cannot be written (read-only, full), naming it and the remedy.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
@@ -49,7 +53,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Give errors of a full or read-only disk a remedy; other errors pass unchanged."""
+    """Give errors of a full or read-only disk a remedy; other errors pass unchanged.
+
+    Raises:
+        UnwritableError: naming ``path`` and what to do.
+    """
     remedies = {
         errno.ENOSPC: "the disk is full: free some space and run again",
         errno.EDQUOT: "the disk quota is used up: free some space and run again",
@@ -60,9 +68,9 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in remedies or error.filename == "":
+        if isinstance(error, UnwritableError) or error.errno not in remedies:
             raise
-        raise OSError(error.errno, f"cannot write {path}: {remedies[error.errno]}.") from error
+        raise UnwritableError(error.errno, f"cannot write {path}: {remedies[error.errno]}.") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -103,11 +103,11 @@ def run(job: Job) -> Path:
     Raises:
         FileNotFoundError: when a notebook that it reads from has no result yet.
         NotebookFailure: when a cell fails, takes too long, or the kernel dies.
-        OSError: when the results cannot be written.
+        UnwritableError: when the results cannot be written, naming the folder and the remedy.
     """
     _require_upstream(job)
     shutil.rmtree(job.failed, ignore_errors=True)
-    with _workplace(job) as directory, Screen(job.notebook) as screen:
+    with files.explained(job.destination), _workplace(job) as directory, Screen(job.notebook) as screen:
         with provenance.PeakMemory() as memory:
             started = datetime.now(UTC)
             notebook = _execute(job, directory, screen)
@@ -133,12 +133,11 @@ def _workplace(job: Job) -> Iterator[Path]:
     """A folder of this process beside the destination; gone afterwards.  Those of dead processes are cleared away."""
     parent = job.destination.parent
     directory = parent / f".{job.notebook}.{os.getpid()}.part"
-    with files.explained(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f".{job.notebook}.*.part"):
-            if not psutil.pid_exists(int(left.name.split(".")[-2])) or left == directory:
-                shutil.rmtree(left)
-        directory.mkdir()
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{job.notebook}.*.part"):
+        if not psutil.pid_exists(int(left.name.split(".")[-2])) or left == directory:
+            shutil.rmtree(left)
+    directory.mkdir()
     try:
         yield directory
     finally:
