@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paperlib import models, objectives, predictions, schedules, weightings
+from paperlib import models, predictions, schedules, weightings
 from paperlib.engine import checkpoints, data, training
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult
 from paperlib.models import ConditionedNetwork
@@ -384,13 +384,22 @@ def test_an_unfinished_last_line_of_the_log_is_left_out(tmp_path: Path) -> None:
     assert training.read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]
 
 
-def test_the_weighted_loss_is_what_is_trained_on() -> None:
-    trainer = Trainer(network(), LOSS, DIGITS, replace(CONFIG, label_dropout=0.0, log_every=1))
-    index = training.batch_indices(0, 0, 8, len(DIGITS))
-    generator = training.seeded(0, "step", 0)
-    torch.rand(8, generator=generator)  # the draw of the labels to drop
-    parts = objectives.WeightedLoss.__call__(
-        LOSS, network(), DIGITS.scaled()[index], generator=generator, label=DIGITS.labels[index]
-    )
-    trainer.advance()
-    assert trainer.history[0]["loss"] == pytest.approx(parts.mean().item(), rel=1e-6)
+def test_three_steps_are_those_of_the_loop_written_out() -> None:
+    config = replace(CONFIG, label_dropout=0.0, weight_decay=0.1, grad_clip=0.05, log_every=1)
+    trainer, expected, losses = Trainer(network("unet"), LOSS, DIGITS, config), network("unet"), []
+    optimiser = torch.optim.AdamW(expected.parameters(), weight_decay=0.1)
+    for step, share in enumerate((1 / 3, 2 / 3, 1)):
+        trainer.advance()
+        index, generator = training.batch_indices(0, step, 8, len(DIGITS)), training.seeded(0, "step", step)
+        torch.rand(8, generator=generator)  # the draw of the labels to drop
+        x, label = DIGITS.scaled()[index], DIGITS.labels[index]
+        loss = LOSS(expected, x, generator=generator, label=label).mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        (loss / training.loss_scale(LOSS, 64)).backward()
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.05)
+        optimiser.param_groups[0]["lr"] = 1e-3 * share
+        optimiser.step()
+    assert [entry["loss"] for entry in trainer.history] == pytest.approx(losses, rel=1e-5)
+    for found, wanted in zip(trainer.network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
