@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -340,7 +340,6 @@ def test_does_not_warn_without_need(name: str, family: Callable[[float, float], 
 # Time -----------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 2**31))
 def test_one_time_in_every_stratum(size: int, seed: int) -> None:
     t = objectives.low_discrepancy_time(size, generator=torch.Generator().manual_seed(seed), dtype=F64)
