@@ -360,9 +360,18 @@ def test_each_time_alone_is_uniform(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     t = torch.stack([objectives.low_discrepancy_time(4, generator=generator, dtype=dtype) for _ in range(4000)])
     assert t.dtype == dtype
-    for column in t.T:  # the order is random: no place in the batch has a stratum of its own
+    for column in t.T:
         counts = torch.histc(column, bins=8, min=0, max=1)
         assert ((counts - 500) ** 2 / 500).sum() < 30  # χ² with 7 degrees: 30 is passed once in 10⁴
+
+
+def test_the_order_of_times_is_random() -> None:
+    """In order, they would tie the noise level of an example to its place in a sorted batch."""
+    generator = torch.Generator().manual_seed(0)
+    t = torch.stack([objectives.low_discrepancy_time(4, generator=generator, dtype=F64) for _ in range(3000)])
+    steps = ((t[:, 1] - t[:, 0]) % 1 * 4).round().long().bincount(minlength=4)
+    assert steps[0] == 0
+    assert ((steps[1:] - 1000).abs() < 130).all()
 
 
 def test_sizes_below_one_are_refused() -> None:
