@@ -27,7 +27,9 @@ def digest(files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+@cache
 def _code(text: str) -> str:
+    """The code of ``text`` without comments, layout and docstrings."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -41,23 +43,24 @@ def dependencies(source: str) -> list[Path]:
     Imports inside functions count; ``import paperlib`` alone brings the package's own ``__init__``.
     """
     found: set[Path] = set()
-    pending = [ast.parse(source)]
+    pending = [source]
     while pending:
         for file in _imported(pending.pop()) - found:
             found.add(file)
-            pending.append(ast.parse(file.read_text(encoding="utf-8")))
+            pending.append(file.read_text(encoding="utf-8"))
     return sorted(found)
 
 
-def _imported(tree: ast.Module) -> set[Path]:
+@cache
+def _imported(source: str) -> frozenset[Path]:
     modules: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     ours = {module for module in modules if module.split(".")[0] == PACKAGE.name}
-    return {file for module in ours for file in _files(module)}
+    return frozenset(file for module in ours for file in _files(module))
 
 
 def _files(module: str) -> set[Path]:
