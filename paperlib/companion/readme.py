@@ -19,7 +19,7 @@ PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def notebooks(profile: profiles.Profile) -> str:
     """Every notebook: its title, what came of its claims, and how long it took."""
     rows = []
-    for row in workflow.overview(profile):
+    for row in workflow.recorded(profile):
         if row.folder is None:
             continue
         link = f"[{_title(row.notebook)}](notebooks/{row.notebook}.ipynb)"
@@ -48,7 +48,7 @@ def claims(profile: profiles.Profile) -> str:
 
 def source(profile: profiles.Profile) -> str:
     """Where the numbers come from: commits, machine, versions."""
-    found = [provenance.read(row.folder) for row in workflow.overview(profile) if row.folder]
+    found = [provenance.read(row.folder) for row in workflow.recorded(profile) if row.folder]
     commits = ", ".join(sorted({manifest["commit"][:7] for manifest in found}))
     machines = ", ".join(sorted({f"{manifest['cpu']}, {manifest['cores']} cores" for manifest in found}))
     total = sum(manifest["seconds"] for manifest in found)
