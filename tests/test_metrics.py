@@ -304,7 +304,8 @@ def test_samples_come_in_batches_and_depend_on_their_seed(sampler: str) -> None:
     assert [tuple(batch.shape) for batch in batches] == [(20, 1, 8, 8), (20, 1, 8, 8), (10, 1, 8, 8)]
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], other[0])
-    assert not torch.equal(batches[0], batches[1])
+    same_labels = samples(sampler=sampler, labels=torch.zeros(40, dtype=torch.int64))
+    assert not torch.equal(*same_labels)
 
 
 def test_samples_depend_on_labels_guidance_and_the_options_of_the_sampler() -> None:
@@ -340,6 +341,17 @@ def test_an_evaluation_says_what_was_compared_with_what() -> None:
     assert noise.frechet > 10 * real.frechet
     assert noise.kid > 0.1
     assert noise.recall < 0.5
+
+
+def test_errors_by_level_are_those_of_a_network_that_predicts_zero() -> None:
+    """v̂ = 0 means ε̂ = σ z, whose error is α²σ²‖x‖² + α⁴ D on average."""
+    network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8)
+    levels = torch.tensor([-6.0, 0.0, 1.0, 6.0], dtype=torch.float64)
+    found = evaluation.errors_by_level(network, predictions.V, TEST, levels, draws=8)
+    signal, norm = torch.sigmoid(levels), TEST.scaled(torch.float64).square().flatten(1).sum(1).mean()
+    torch.testing.assert_close(found, signal * (1 - signal) * norm + signal**2 * 64, rtol=0.01, atol=0.05)
+    again = evaluation.errors_by_level(network, predictions.V, TEST, levels[1:2], draws=8)
+    assert torch.equal(again, found[1:2])
 
 
 def test_the_nearest_training_image_is_found() -> None:
