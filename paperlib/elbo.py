@@ -41,7 +41,7 @@ from paperlib.weightings import ELBO, Weighting, augmentation_density, clean_mas
 LevelFunction = Callable[[Tensor], Tensor]
 """A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
 
-ROWS = 65536
+ROWS = 16384
 """Noisy examples that are evaluated at a time."""
 MOST_PANELS = 4096
 """Panels that an integral may still have to halve: beyond it the integrand is noise, not a function with kinks."""
@@ -95,7 +95,17 @@ class Noise:
 
 
 def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
-    """``value(z, λ, ε)``, (B,), at every pair of a level and an ε; shape (N, Q).  Rows are handled in pieces."""
+    """``value(z, λ, ε)`` at every pair of a level and an ε, a piece of the pairs at a time.
+
+    Args:
+        value: takes z (B, *), levels (B,) and ε (B, *); returns (B,).
+        x: one example, shape (*), or one for each ε, shape (Q, *).
+        logsnr: levels, shape (N,).
+        noise: the set of ε.
+
+    Returns:
+        Shape (N, Q).
+    """
     data, count = x.expand_as(noise.eps), len(noise.eps)
     pieces = []
     for level in logsnr.split(max(1, ROWS // count)):
@@ -136,7 +146,6 @@ def eps_error(network: Network, x: Tensor, noise: Noise, prediction: Prediction 
     return lambda logsnr: noise.mean(eps_errors(network, x, logsnr, noise, prediction))
 
 
-@torch.no_grad()
 def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
     r"""log q(z|x) − log p(z) at every level and every ε, whose mean is :math:`KL(q(z_\lambda|x) \| p(z_\lambda))`.
 
@@ -486,7 +495,7 @@ def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Te
     noisy = values[index] + math.exp(-logsnr_max / 2) * eps.double()
     nats = [
         F.cross_entropy(-0.5 * math.exp(logsnr_max) * (piece[:, None] - values) ** 2, target, reduction="none")
-        for piece, target in zip(noisy.flatten().split(ROWS // 4), index.flatten().split(ROWS // 4), strict=True)
+        for piece, target in zip(noisy.flatten().split(ROWS), index.flatten().split(ROWS), strict=True)
     ]
     return torch.cat(nats).reshape(x.shape).flatten(1).sum(1).to(x.dtype)
 
