@@ -1,0 +1,370 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5 What the augmentation looks like
+#
+# Notebook 04 showed that a monotone weighted loss is the ELBO of data to which Gaussian noise was added, the level of
+# the noise drawn from
+#
+# $$p_w(\lambda)=-\frac{w'(\lambda)}{w(\lambda_{\min})},\qquad
+# P(\text{clean})=m=\frac{w(\lambda_{\max})}{w(\lambda_{\min})}. \tag{5.1}$$
+#
+# So a weighting *is* a picture: that of the data whose likelihood it maximises. This notebook draws $p_w$ for every
+# weighting of the library, shows real images at its levels, and asks how fine a detail still counts. (Section 3, the
+# Corollary; Section 5 for the recommended weightings.)
+
+# %% tags=["parameters"]
+profile: str = "tiny"
+dataset: str = "digits"
+logsnr_min: float = -12.0
+logsnr_max: float = 12.0
+points: int = 481
+samples: int = 20000
+image: int = 4
+seed: int = 0
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from paperlib import companion, elbo, process, schedules, weightings
+from paperlib.companion import figures
+from paperlib.engine import data
+
+run = companion.start("05_augmentation", profile)
+generator = torch.Generator().manual_seed(seed)
+f64 = torch.float64
+low, high = logsnr_min, logsnr_max
+grid = torch.linspace(low, high, points, dtype=f64)
+every = {name: make() for name, make in weightings.WEIGHTINGS.items()}
+monotone = {name: w for name, w in every.items() if w.is_monotonic(low, high)}
+signed = {name: w for name, w in every.items() if name not in monotone}
+
+# %% [markdown]
+# ## 5.1 The distribution of noise levels, weighting by weighting
+#
+# The value of $p_w$ follows from the slope of $w$, so it shows what the curve of $w$ hides. A weighting that falls from
+# one to zero within a few nats is an augmentation with noise of *those* few nats. One that is proportional to
+# $e^{-\lambda/2}$ falls fastest at the very left: nearly all of its augmented data are pure noise.
+#
+# Where $w$ rises, $p_w$ is negative and drawn so. There the numbers are large, because they are relative to the small
+# $w(\lambda_{\min})$; each panel is scaled to its own largest value.
+
+# %%
+density = {name: weightings.augmentation_density(w, grid, low, high) for name, w in every.items()}
+mass = {name: weightings.clean_mass(w, low, high) for name, w in every.items()}
+negative = {name: elbo.negative_mass(w, low, high) for name, w in signed.items()}
+
+fig, axes = plt.subplots(6, 3, figsize=(figures.WIDTH, 8.4), sharex=True)
+for ax, name in zip(axes.flat, [*monotone, *signed], strict=False):
+    ax.fill_between(grid, density[name].clamp(min=0), color=figures.colour(name), alpha=0.7, linewidth=0)
+    ax.fill_between(grid, density[name].clamp(max=0), color="0.35", linewidth=0)
+    ax.axhline(0, color="black", linewidth=0.5)
+    if mass[name] > 0.5 and name in monotone:
+        ax.plot([high, high], [0, mass[name]], color=figures.colour(name), linewidth=5)
+    note = f"clean {mass[name]:.2g}" if name in monotone else f"negative mass {negative[name]:.3g}"
+    ax.set_title(f"{name}\n{note}", fontsize=8)
+    ax.tick_params(labelsize=7)
+    figures.logsnr_axis(ax, low, high)
+    ax.set_xlabel("")
+for ax in axes.flat[len(every) :]:
+    ax.set_axis_off()
+fig.supxlabel(figures.LOGSNR_LABEL, fontsize=9)
+fig.supylabel("$p_w(λ)$ (1/nats)", fontsize=9)
+run.figure(
+    fig,
+    "every_weighting",
+    data=pd.DataFrame({"λ (nats)": grid} | density),
+    caption=f"The noise that each weighting adds, on log-SNR [{low:g}, {high:g}]: first the monotone ones, for which it "
+    "is a distribution, with the probability of clean data (of the ELBO all, the bar at the right); then those whose "
+    "p_w is signed (grey: negative). Only the ELBO itself is about clean data.",
+)
+
+# %% [markdown]
+# The recommended weighting, $\mathrm{sigmoid}(k-\lambda)$, has the simplest picture: $-w'$ is the logistic density,
+# centred at $k$, of scale 1. Here is that identity over the whole sweep of $k$, up to the normalisation at
+# $\lambda_{\min}$. The falsifier is a logistic of scale 2, the distribution of levels in flow matching.
+
+# %% tags=["logistic"]
+biases = (1.0, 2.0, 3.0, 4.0, 5.0)
+sigmoids = {k: weightings.Sigmoid(k) for k in biases}
+lhs = torch.stack([weightings.augmentation_density(w, grid, low, high) for w in sigmoids.values()])
+
+
+def logistic(scale):
+    """The logistic densities centred at each k, over w(λ_min)."""
+    rows = [stats.logistic(k, scale).pdf(grid.numpy()) / w(grid[:1]).item() for k, w in sigmoids.items()]
+    return torch.from_numpy(np.stack(rows))
+
+
+claim = run.claim("X05b")
+claim.check(lhs, logistic(1.0), "p_w of sigmoid(k − λ) and the logistic density, k = 1 … 5")
+claim.falsify(lhs, logistic(2.0), "a logistic of scale 2")
+
+# %% [markdown]
+# ## 5.2 Drawing from it
+#
+# $P(\Lambda\ge\lambda)=w(\lambda)/w(\lambda_{\min})$, clean data included, so levels are drawn by inverting $w$. They
+# are
+# *not* the levels at which a network is trained: those come from the noise schedule, which leaves the objective as it
+# is (notebook 03). To confuse the two is a common mistake, and the falsifier: levels of the cosine schedule, held
+# against $p_w$. The check is a Kolmogorov–Smirnov test of $1-w(\Lambda)/w(\lambda_{\min})$, which must be uniform on
+# $[0, 1-m]$.
+
+# %% tags=["draws"]
+continuous = {name: w for name, w in monotone.items() if mass[name] < 0.5}
+cosine = schedules.Cosine(low, high).logsnr(torch.rand(samples, generator=generator, dtype=f64))
+
+
+def distance(levels, w):
+    """√n times the Kolmogorov–Smirnov distance of levels from p_w."""
+    position = 1 - torch.exp(w.log(levels) - w.log(grid[:1]))
+    return stats.kstest(position.numpy(), "uniform").statistic * math.sqrt(samples)
+
+
+drawn = {
+    name: elbo.augmentation_level(w, torch.rand(samples, generator=generator, dtype=f64), low, high)
+    for name, w in continuous.items()
+}
+claim = run.claim("X05a")
+claim.check_below([distance(drawn[name], w) for name, w in continuous.items()], 1.95, f"{len(drawn)} weightings, √n D")
+claim.falsify_below(distance(cosine, weightings.Sigmoid(2.0)), 1.95, "levels of the cosine schedule for those of p_w")
+
+# %%
+fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 2.8))
+ax.hist(drawn["sigmoid"], bins=80, density=True, color=figures.colour("sigmoid"), alpha=0.35, label="drawn from $p_w$")
+ax.plot(grid, density["sigmoid"], color=figures.colour("sigmoid"), label="$p_w$, sigmoid(2 − λ)")
+ax.plot(grid, schedules.Cosine(low, high).density(grid), **figures.line("cosine"), label="cosine schedule")
+ax.set(ylabel="density (1/nats)")
+figures.logsnr_axis(ax, low, high)
+ax.legend()
+run.figure(
+    fig,
+    "two_distributions",
+    data=pd.DataFrame(
+        {"λ (nats)": grid, "p_w": density["sigmoid"], "cosine": schedules.Cosine(low, high).density(grid)}
+    ),
+    caption="Two distributions over noise levels that have nothing to do with each other: the one whose noisy data the "
+    "sigmoid weighting models, and the one from which a cosine schedule draws for training.",
+)
+
+# %% [markdown]
+# ## 5.3 Real pictures at the levels of each weighting
+#
+# One image, the same noise $\epsilon$, and the quantiles of $p_w$ from the noisiest to the cleanest. A row shows what
+# the model of that weighting is a likelihood *of*. The first row is the ELBO: clean data at every quantile.
+
+# %%
+pictures = data.load(dataset, "test")
+x = pictures.scaled(f64)[image : image + 1]
+eps = torch.randn(x.shape, generator=generator, dtype=f64)
+shares = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], dtype=f64)
+rows = {
+    "ELBO": weightings.ELBO(),
+    "sigmoid, k = 5": weightings.Sigmoid(5.0),
+    "sigmoid, k = 2": weightings.Sigmoid(2.0),
+    "EDM-monotonic": weightings.EDMMonotonic(),
+    "debiased": weightings.Debiased(),
+    "v, cosine": weightings.VCosine(),
+    "InDI": weightings.InDI(),
+}
+levels = {label: elbo.augmentation_level(w, 1 - shares, low, high) for label, w in rows.items()}
+
+
+def noisy(level):
+    """The image at a level, z as the network sees it (VP); averaged over colours."""
+    return process.diffuse(x, eps, level)[0].mean(0)
+
+
+fig, axes = plt.subplots(len(rows), len(shares), figsize=(figures.WIDTH, 1.12 * len(rows)))
+for row, (label, at) in zip(axes, levels.items(), strict=True):
+    for ax, level, share in zip(row, at, shares, strict=True):
+        ax.imshow(noisy(level), cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel("clean" if level > high - 1e-6 else f"λ = {level:.1f}", fontsize=7, labelpad=1)
+        if label == "ELBO":
+            ax.set_title(f"{100 * share:.0f} %", fontsize=8)
+    row[0].set_ylabel(label, fontsize=7)
+run.figure(
+    fig,
+    "pictures",
+    data=pd.DataFrame({"share of p_w that is noisier": shares} | levels),
+    caption="One image at the quantiles of each weighting's p_w; the number above a column is the share of augmented "
+    "data that is noisier. The sigmoid weightings model lightly noisy pictures, EDM-monotonic and the debiased one a "
+    "mixture of light and heavy noise; w = exp(−λ/2) and InDI hardly ever see a picture.",
+)
+
+# %% [markdown]
+# And the weightings that are no augmentation. Their positive part is learned, their negative part *un*-learned: a worse
+# ELBO there lowers the loss. Both at their own quantiles:
+
+# %%
+parts = {}
+for name in ("iddpm", "edm", "min_snr"):
+    for sign, label in ((1, "learned"), (-1, "un-learned")):
+        part = (sign * density[name]).clamp(min=0)
+        cumulative = torch.cumsum(part, 0) / part.sum()
+        parts[f"{name}\n{label}"] = torch.stack([grid[(cumulative >= share).nonzero()[0, 0]] for share in shares])
+
+fig, axes = plt.subplots(len(parts), len(shares), figsize=(figures.WIDTH, 1.12 * len(parts)))
+for row, (label, at) in zip(axes, parts.items(), strict=True):
+    for ax, level, share in zip(row, at, shares, strict=True):
+        ax.imshow(noisy(level), cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel(f"λ = {level:.1f}", fontsize=7, labelpad=1)
+        if row is axes[0]:
+            ax.set_title(f"{100 * share:.0f} %", fontsize=8)
+    row[0].set_ylabel(label, fontsize=7)
+run.figure(
+    fig,
+    "signed_pictures",
+    data=pd.DataFrame({"share of the part": shares} | {label.replace("\n", ", "): at for label, at in parts.items()}),
+    caption="Three weightings that are not monotone: quantiles of the positive part of p_w (pictures whose likelihood "
+    "is raised) and of the negative part (pictures whose likelihood is lowered). EDM un-learns what is nearly pure "
+    "noise; IDDPM and min-SNR also un-learn levels at which a picture can still be made out.",
+)
+
+# %% [markdown]
+# ## 5.4 The low-noise cut-off
+#
+# The finest noise that still counts decides the finest detail that is modelled. Noise of standard deviation
+# $\sigma_{VE}=e^{-\lambda/2}$ on data in $[-1,1]$ is $\sigma_{VE}\cdot255/2$ grey levels of an 8-bit image. As cut-off
+# take the level above which only one in a hundred of the augmented data lie.
+
+# %%
+candidates = {f"sigmoid, k = {k:g}": w for k, w in sigmoids.items()} | {
+    label: w for label, w in rows.items() if not label.startswith("sigmoid")
+}
+
+
+def grey(level):
+    """Standard deviation of the noise in grey levels of 8 bits; none for clean data."""
+    return 0.0 if level > high - 1e-6 else math.exp(-level / 2) * 255 / 2
+
+
+cut = []
+for label, w in candidates.items():
+    noisier, median, finest = elbo.augmentation_level(w, torch.tensor([0.95, 0.5, 0.01], dtype=f64), low, high).tolist()
+    cut.append((label, noisier, median, finest, grey(finest), weightings.clean_mass(w, low, high)))
+columns = ["weighting", "λ, 5 %", "λ, median", "λ, 99 %", "grey levels at 99 %", "P(clean)"]
+cut = pd.DataFrame(cut, columns=columns)
+run.table(
+    cut,
+    "cut_off",
+    caption=f"Quantiles of p_w on log-SNR [{low:g}, {high:g}], and the noise at the last of them in 8-bit grey levels.",
+)
+cut.round({"λ, 5 %": 2, "λ, median": 2, "λ, 99 %": 2, "grey levels at 99 %": 1, "P(clean)": 6})
+
+# %% [markdown]
+# With $k=2$, only one part in a hundred of the augmented data has noise finer than about five grey levels: whether a
+# pixel is 100 or 101 hardly enters the loss, and that is where most of the nats of an ELBO go. Each step of $k$ lowers
+# this by a factor $\sqrt e\approx1.65$. That is the trade-off which the sweep of the paper explores (Section 5): a
+# larger $k$ is nearer to likelihood, a smaller one nearer to what the eye sees.
+#
+# How the *loss* divides among levels is another question, because clean data cost more nats than noise does. Here it is
+# for the exact Gaussian of these images' covariance. The $e^{-\lambda/2}$ of v-prediction and flow matching shows the
+# difference: nearly all its augmented data are pure noise, on which $L\approx0$, and its loss comes from the rare draws
+# that are cleaner.
+
+# %%
+flat = pictures.scaled(f64).flatten(1)
+spectrum = torch.linalg.eigvalsh(flat.T.cov()).clamp(min=0)
+error = (torch.exp(grid)[:, None] * spectrum / (torch.exp(grid)[:, None] * spectrum + 1)).sum(1)
+fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 2.8))
+spent = {"λ (nats)": grid}
+for label, name in (
+    ("ELBO", "elbo"),
+    ("sigmoid, k = 2", "sigmoid"),
+    ("EDM-monotonic", "edm_monotonic"),
+    ("v, cosine", "v_cosine"),
+):
+    amount = rows[label](grid) * error
+    spent[label] = amount / torch.trapezoid(amount, grid)
+    ax.plot(grid, spent[label], label=label, **figures.line(name))
+ax.set(ylabel="share of the loss (1/nats)", ylim=(0, None))
+figures.logsnr_axis(ax, low, high)
+ax.legend()
+run.figure(
+    fig,
+    "where_the_loss_goes",
+    data=pd.DataFrame(spent),
+    caption="Where the loss comes from, for the best linear model of the images. Under the ELBO most of it is spent to "
+    "the right of λ = 5, on differences of a few grey levels; the sigmoid and EDM-monotonic weightings spend it on "
+    "what can be seen.",
+)
+
+# %% [markdown]
+# ## 5.5 Larger images: shift the weighting
+#
+# Noise of a given $\lambda$ hides less in a larger image, because the eye, and the network, average over neighbouring
+# pixels: the mean of $s\times s$ pixels of equal signal has $\sigma/s$. For $d\times d$ images in place of $64\times64$
+# the same content is hidden at $\lambda$ lower by $2\log(d/64)$, hence the shifted weightings
+# $w(\lambda-2\log(64/d))$ of the experiments above $64\times64$. (Hoogeboom et al. 2023 shift the schedule.)
+#
+# Check on an image, each pixel repeated $2\times2$: noise at $\lambda-2\log2$, averaged back, must be noise at
+# $\lambda$. The falsifier shifts by half as much, which takes $\lambda$ for $\log(\alpha/\sigma)$.
+
+# %% tags=["shift"]
+block = torch.nn.functional.avg_pool2d
+large = torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest").expand(samples // 20, -1, -1, -1)
+at = torch.linspace(-4, 8, 7, dtype=f64)
+
+
+def pooled_variance(shift):
+    """Variance of the noise that is left after averaging 2 × 2 pixels, over that of the small image at λ."""
+    ratios = []
+    for level in at:
+        noise = torch.randn(large.shape, generator=generator, dtype=f64)
+        z = process.to_ve(process.diffuse(large, noise, level - shift), level - shift)
+        ratios.append((block(z, 2) - x).var() / torch.exp(-level))
+    return torch.stack(ratios)
+
+
+standard_error = math.sqrt(2 / (large.numel() / 4))
+shifted = weightings.EDMMonotonic().for_image_size(128)
+inner = grid[(grid > -9) & (grid < 9)]
+
+claim = run.claim("X05c")
+claim.check_below(
+    (pooled_variance(2 * math.log(2)) - 1).abs() / standard_error, 4, "averaged noise, 7 levels, in standard errors"
+)
+claim.check(
+    weightings.augmentation_density(shifted, inner, low, high),
+    weightings.augmentation_density(weightings.EDMMonotonic(), inner + 2 * math.log(2), low, high),
+    "p_w of EDM-monotonic for 128 × 128 is that for 64 × 64, moved by −2 log 2",
+)
+claim.falsify_below((pooled_variance(math.log(2)) - 1).abs() / standard_error, 4, "shifted by log 2")
+
+# %% [markdown]
+# ## 5.6 What would falsify this, and what it does not show
+#
+# Levels drawn from a schedule instead of $p_w$, a logistic of the wrong scale, a shift of half the size: each made its
+# check fail.
+#
+# * The pictures show *what* is modelled, not how well, nor which row makes the best samples (notebook 08).
+# * "Augmentation" here is noise of a level that the model is told. At sampling time it is asked for none; that the
+#   answer is any good relies on the network carrying over what it learned from noisy neighbours, and on the last, clean
+#   step of the sampler, which most weightings hardly train.
+# * Where $w$ keeps rising towards noise, as $e^{-\lambda/2}$ does, $p_w$ moves with $\lambda_{\min}$: such augmented
+# data   are as noisy as the range allows. There "the ELBO with data augmentation" is true, and says little about
+# pictures.
+# * At the profile `tiny` the images have 8×8 pixels and 17 grey levels; the numbers of 5.4 in 8-bit grey levels are
+#   about the weighting and hold for any data on $[-1,1]$.
