@@ -246,7 +246,7 @@ assert summary["mean"].between(0.2, 5).all()
 # loss $\tfrac12\int w\,e\,d\lambda$ relative to the network that was trained with that very loss (mean over seeds,
 # paired). An entry *below one* off the diagonal says that another loss taught this loss's own business better: then it
 # was not the objective that decided but how noisily its gradient was estimated, and the remedy is a better schedule
-# (notebook 06's subject), not another weighting.
+# (Appendix F of the paper), not another weighting.
 
 # %% tags=["nbval-ignore-output"]
 table = errors.pivot(index=["weighting", "seed"], columns="λ (nats)", values="error")

@@ -258,7 +258,7 @@ run.figure(
     "would gather at zero; samples nearer than real test images are a sign of memorisation.",
 )
 medians = {name: values.median().item() for name, values in nearest.items()}
-print({name: round(value, 2) for name, value in medians.items()})
+print(", ".join(f"{name}: median {value:.2f}" for name, value in medians.items()))
 assert all(value > 0 for value in medians.values())
 
 # %% [markdown]
