@@ -91,7 +91,7 @@ run.figure(
     fig,
     "every_weighting",
     data=pd.DataFrame({"λ (nats)": grid} | density),
-    caption=f"The noise that each weighting adds, on log-SNR [{low:g}, {high:g}]: first the monotone ones, for which it "
+    caption=f"The noise that each weighting adds on log-SNR [{low:g}, {high:g}]: first the monotone ones, for which it "
     "is a distribution, with the probability of clean data (of the ELBO all, the bar at the right); then those whose "
     "p_w is signed (grey: negative). Only the ELBO itself is about clean data.",
 )
@@ -364,7 +364,7 @@ claim.falsify_below((pooled_variance(math.log(2)) - 1).abs() / standard_error, 4
 #   answer is any good relies on the network carrying over what it learned from noisy neighbours, and on the last, clean
 #   step of the sampler, which most weightings hardly train.
 # * Where $w$ keeps rising towards noise, as $e^{-\lambda/2}$ does, $p_w$ moves with $\lambda_{\min}$: such augmented
-# data   are as noisy as the range allows. There "the ELBO with data augmentation" is true, and says little about
-# pictures.
+#   data are as noisy as the range allows. There "the ELBO with data augmentation" is true, and says little about
+#   pictures.
 # * At the profile `tiny` the images have 8×8 pixels and 17 grey levels; the numbers of 5.4 in 8-bit grey levels are
 #   about the weighting and hold for any data on $[-1,1]$.
