@@ -134,10 +134,7 @@ run.figure(
 # of every weighting comes first, then the second, so an interrupted grid is a balanced one.
 
 # %% tags=["nbval-ignore-output"]
-results = {}
-for number, one in enumerate(runs, 1):
-    print(f"{one.name} ({number} of {len(runs)})", flush=True)
-    results[one.name] = experiments.train_once(run, one)
+results = experiments.train_all(run, runs, processes=threads)
 assert len(results) == len(labels) * len(settings.training.seeds)
 assert all(np.isfinite(line["loss"]) for result in results.values() for line in result.history)
 

@@ -6,10 +6,13 @@ batches, their noise and their levels, so that differences between weightings ar
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import joblib
+import torch
 
 from paperlib import models, predictions, schedules, weightings
 from paperlib.companion import profiles
@@ -103,6 +106,13 @@ class Experiment:
         """Train it in ``directory``, go on there, or return what is finished there."""
         return training.train(self.network(), self.loss, self.data("train"), self.config, directory, progress=progress)
 
+    def is_finished(self, directory: Path) -> bool:
+        """Whether ``directory`` holds the finished run of exactly this experiment."""
+        if not (directory / WEIGHTS).is_file():
+            return False
+        description = training.describe(self.network(), self.loss, self.data("train"), self.config)
+        return checkpoints.read_card(directory / WEIGHTS).get("key") == training.run_key(description)
+
     def load(self, runs: Path) -> ConditionedNetwork:
         """The trained network from the folder of finished runs, in evaluation mode.
 
@@ -152,13 +162,38 @@ def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
     What is finished already, in the cache or, for a reader, in the results that came with the checkout, is not trained
     again.
     """
-    work, place = run.cache / experiment.name, run.directory / "runs" / experiment.name
+    work = _workplace(run, experiment)
+    result = experiment.train(work)
+    _copy(work, run.directory / "runs" / experiment.name)
+    return result
+
+
+def train_all(run: "Run", experiments: Sequence[Experiment], processes: int) -> dict[str, training.TrainResult]:
+    """:func:`train_once` for many small networks, several at a time, one thread each; results by name.
+
+    A network this small gains nothing from a second thread, but two of them train at once.
+    """
+    missing = [one for one in experiments if not one.is_finished(_workplace(run, one))]
+    jobs = (joblib.delayed(_train_alone)(one, run.cache / one.name) for one in missing)
+    finished = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(jobs) if missing else ()
+    for number, (name, seconds) in enumerate(finished, 1):
+        print(f"{number} of {len(missing)}: {name}, {seconds:.0f} s", flush=True)
+    return {one.name: train_once(run, one) for one in experiments}
+
+
+def _train_alone(experiment: Experiment, directory: Path) -> tuple[str, float]:
+    """What a process of :func:`train_all` does."""
+    torch.set_num_threads(1)
+    return experiment.name, experiment.train(directory, progress=False).seconds
+
+
+def _workplace(run: "Run", experiment: Experiment) -> Path:
+    """The folder in the cache where an experiment is trained, with what came with the checkout already in it."""
+    work = run.cache / experiment.name
     shipped = run.finished / "runs" / experiment.name if run.finished else None
     if shipped and (shipped / WEIGHTS).is_file() and not (work / WEIGHTS).exists():
         _copy(shipped, work)
-    result = experiment.train(work)
-    _copy(work, place)
-    return result
+    return work
 
 
 def _copy(source: Path, destination: Path) -> None:
