@@ -1,0 +1,116 @@
+"""The experiments of a profile: what is trained, what is paired, what is not trained again."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from paperlib import companion
+from paperlib.companion import experiments, profiles, readme
+from paperlib.companion.run import Run
+from paperlib.engine import checkpoints, training
+
+
+@pytest.fixture
+def profile(checkout: Path) -> profiles.Profile:
+    """Two weightings, two seeds, twenty steps, and a network for pictures."""
+    path = checkout / "profiles" / "small.yaml"
+    text = path.read_text().replace("seeds: [0]", "seeds: [0, 1]")
+    text = text.replace("  seeds:", "    edm: {name: edm}\n  seeds:")
+    pictures = (
+        "pictures: {model: {name: mlp, options: {width: 32}}, weighting: edm, steps: 3, batch_size: 4, "
+        "learning_rate: 1.0e-3, ema_decay: 0.9}\n"
+    )
+    path.write_text(text.replace("sampling:", pictures + "sampling:"))
+    (checkout / "notebooks" / "07_train.py").touch()
+    return profiles.load("small")
+
+
+@pytest.fixture
+def run(profile: profiles.Profile) -> Run:
+    return companion.start("07_train", "small")
+
+
+def test_the_grid_is_balanced_and_paired(profile: profiles.Profile) -> None:
+    grid = list(experiments.grid(profile))
+    assert [one.name for one in grid] == ["sigmoid-seed0", "edm-seed0", "sigmoid-seed1", "edm-seed1"]
+    first, second, other, _ = (torch.cat([p.flatten() for p in one.network().parameters()]) for one in grid)
+    assert torch.equal(first, second), "runs of one seed start from the same weights"
+    assert not torch.equal(first, other), "runs of two seeds do not"
+    assert grid[0].config == grid[1].config
+    assert grid[0].loss.weighting != grid[1].loss.weighting
+
+
+def test_the_network_for_pictures_has_its_own_size_and_budget(profile: profiles.Profile) -> None:
+    pictures = experiments.pictures(profile)
+    assert pictures.name == "pictures"
+    assert (pictures.config.steps, pictures.config.batch_size) == (3, 4)
+    assert pictures.config.grad_clip == profile.training.grad_clip
+    assert pictures.network().config["width"] == 32
+
+
+def test_unknown_names_list_the_choices(profile: profiles.Profile) -> None:
+    with pytest.raises(ValueError, match=r"no weighting 'nonesuch'.*sigmoid, edm"):
+        experiments.weighting(profile, "nonesuch")
+    with pytest.raises(ValueError, match="no section 'pictures'"):
+        experiments.pictures(profile.model_copy(update={"pictures": None}))
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(
+    profile: profiles.Profile, run: Run, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    grid = list(experiments.grid(profile))[:2]
+    together = experiments.train_all(run, grid, processes=2)
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    torch.set_num_threads(1)  # as in each process: the order of sums depends on it
+    for one in grid:
+        alone = one.train(tmp_path / "alone" / one.name, progress=False)
+        assert checkpoints.read_card(alone.weights)["weights_sha256"] == together[one.name].card["weights_sha256"]
+        assert (run.directory / "runs" / one.name / experiments.WEIGHTS).is_file()
+
+
+def test_what_is_finished_is_not_trained_again(
+    profile: profiles.Profile, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = experiments.pictures(profile)
+    assert not one.is_finished(run.cache / one.name)
+    first = experiments.train_once(run, one)
+    assert one.is_finished(run.cache / one.name)
+    monkeypatch.setattr(training.Trainer, "advance", lambda self: pytest.fail("trained again"))
+    assert experiments.train_once(run, one).card == first.card
+    assert torch.equal(
+        *(network.state_dict()["outward.1.weight"] for network in (one.load(run.directory / "runs"), first.network))
+    )
+
+
+def test_another_budget_is_another_run(profile: profiles.Profile, run: Run) -> None:
+    one = experiments.pictures(profile)
+    experiments.train_once(run, one)
+    assert profile.pictures is not None
+    longer = profile.model_copy(update={"pictures": profile.pictures.model_copy(update={"steps": 4})})
+    assert not experiments.pictures(longer).is_finished(run.cache / one.name)
+
+
+# README --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_says_what_the_committed_results_say(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- begin: (\w+) -->", text)) == set(readme.PARTS)
+    assert text == readme.fill(text, profiles.load("tiny")), "run: make readme"
+    assert readme.fill(text.replace(" PASS", " FAIL"), profiles.load("tiny")) == text, "a typed number does not stay"
+
+
+def test_an_unknown_part_is_refused(profile: profiles.Profile) -> None:
+    with pytest.raises(ValueError, match="asks for a part 'nonesuch'"):
+        readme.fill("<!-- begin: nonesuch -->\n<!-- end -->", profile)
+
+
+def test_the_pictures_of_the_readme_are_results(repository: Path) -> None:
+    for name in re.findall(r"!\[[^]]*\]\(([^)]*)\)", (repository / "README.md").read_text(encoding="utf-8")):
+        assert name.startswith("results/")
+        assert (repository / name).is_file()
