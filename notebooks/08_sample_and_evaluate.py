@@ -153,7 +153,7 @@ grouped = against_test.groupby(["weighting", "sampler"])[columns_shown]
 table = grouped.agg([("mean", "mean"), ("±", lambda values: interval(values)["±"])]).loc[labels]
 table.columns = [name if which == "mean" else f"± {name}" for name, which in table.columns]
 run.table(
-    table.round(4),
+    table.round(3).reset_index(),
     "weighting_by_sampler",
     caption=f"Weighting × sampler, distance to the test split. Fréchet distance and KID in the features of the "
     f"{judge.name} (not FID); {settings.sampling.count} samples a network, {settings.sampling.steps} steps; mean and "

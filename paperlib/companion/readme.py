@@ -19,7 +19,7 @@ PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def notebooks(profile: profiles.Profile) -> str:
     """Every notebook: its title, what came of its claims, and how long it took."""
     rows = []
-    for row in workflow.recorded(profile):
+    for row in sorted(workflow.recorded(profile), key=lambda row: row.notebook):
         if row.folder is None:
             continue
         link = f"[{_title(row.notebook)}](notebooks/{row.notebook}.ipynb)"
