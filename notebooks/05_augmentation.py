@@ -79,7 +79,7 @@ for ax, name in zip(axes.flat, [*monotone, *signed], strict=False):
     if mass[name] > 0.5 and name in monotone:
         ax.plot([high, high], [0, mass[name]], color=figures.colour(name), linewidth=5)
     note = f"clean {mass[name]:.2g}" if name in monotone else f"negative mass {negative[name]:.3g}"
-    ax.set_title(f"{name}\n{note}", fontsize=8)
+    ax.set_title(f"{figures.label(name)}\n{note}", fontsize=8)
     ax.tick_params(labelsize=7)
     figures.logsnr_axis(ax, low, high)
     ax.set_xlabel("")

@@ -172,7 +172,7 @@ for ax, sampler in zip(axes, samplers, strict=True):
         ax.errorbar(position, centre, reach, fmt="_", ms=14, capsize=4, color=figures.colour(label))
         ax.scatter(np.full(len(values), position), values, s=14, color=figures.colour(label), zorder=3)
     ax.axhline(floor.frechet, color="0.5", ls="--", lw=0.9)
-    ax.set_xticks(range(len(labels)), [label.replace("_", "\n") for label in labels])
+    ax.set_xticks(range(len(labels)), [figures.label(label).replace("-", "-\n") for label in labels], fontsize=8)
     ax.set(title=sampler, ylim=(0, None))
 axes[0].set_ylabel("Fréchet distance to the test split\n(digits classifier, not FID)")
 for ax in axes:
@@ -228,8 +228,8 @@ assert set(differences.verdict) <= {"no difference seen", "lower", "higher"}
 differences
 
 # %% [markdown]
-# Could this comparison have seen a difference at all? Its falsifier is a pair that must differ: the best and the worst of
-# the weightings, by the same intervals.
+# Could this comparison have seen a difference at all? Its falsifier is a pair that must differ: the best and the worst
+# of the weightings, by the same intervals.
 
 # %% tags=["C12"]
 ranking = by_seed.mean().sort_values().index
