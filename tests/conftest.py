@@ -1,10 +1,10 @@
 """What several test files share."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import NotebookWriter
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -57,14 +57,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
     monkeypatch.delenv("PAPERLIB_OUTPUT", raising=False)
     return tmp_path
-
-
-def listing(folder: Path) -> list[str]:
-    """Names of what lies in a folder, hidden files included."""
-    return sorted(path.name for path in folder.iterdir())
-
-
-NotebookWriter = Callable[..., Path]
 
 
 def notebook(*cells: str, parameters: str = 'profile: str = "small"\npoints: int = 2') -> nbformat.NotebookNode:

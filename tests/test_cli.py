@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NotebookWriter, listing
+from helpers import NotebookWriter, listing
 
 from paperlib.companion import cli, practice, provenance
 from paperlib.companion.doctor import pins

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import listing
+from helpers import listing
 
 from paperlib.companion import files, provenance, sources
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import NotebookWriter, listing
+from helpers import NotebookWriter, listing
 
 from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
