@@ -1,4 +1,4 @@
-"""Functions that several test files call.  (Not in conftest.py: the notebooks have one too, and the names would clash.)"""
+"""Functions that several test files call; not in conftest.py, whose name the notebooks use as well."""
 
 from collections.abc import Callable
 from pathlib import Path
