@@ -37,7 +37,7 @@ def claims(profile: profiles.Profile) -> str:
     rows = [
         [
             entry["id"],
-            entry["statement"],
+            entry["statement"].replace("|", r"\|"),
             entry["verdict"],
             f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)",
         ]
