@@ -452,7 +452,8 @@ network = models.build(
 )
 loss = objectives.WeightedLoss(all_weightings["sigmoid"], all_schedules["cosine"], predictions.V)
 config = training.TrainingConfig(steps=steps, learning_rate=2e-3, seed=seed, checkpoint_every=steps)
-trained = training.train(network, loss, train, config, run.cache / "network", progress=False).network.double()
+folder = run.cache / f"network-{logsnr_min:g}-{logsnr_max:g}-{steps}-{seed}"  # by what the run depends on
+trained = training.train(network, loss, train, config, folder, progress=False).network.double()
 
 
 def network_eps(z, logsnr, told=None):
