@@ -8,6 +8,7 @@ batches, their noise and their levels, so that differences between weightings ar
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import joblib
 import torch
 
 from paperlib import models, predictions, schedules, weightings
-from paperlib.companion import profiles
+from paperlib.companion import files, profiles
 from paperlib.engine import checkpoints, data, training
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
@@ -198,8 +199,5 @@ def _workplace(run: "Run", experiment: Experiment) -> Path:
 
 def _copy(source: Path, destination: Path) -> None:
     """Copy a finished run, the weights last: where they are, the run is whole."""
-    destination.mkdir(parents=True, exist_ok=True)
     for name in reversed(FILES):
-        temporary = destination / f".{name}.part"
-        shutil.copyfile(source / name, temporary)
-        temporary.replace(destination / name)
+        files.write_whole(destination / name, partial(shutil.copyfile, source / name))
