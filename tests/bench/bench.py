@@ -1,0 +1,50 @@
+"""What the benchmarks share: a row of the result, and timing two things in turn.
+
+Times on a busy machine mean little; what is reported are ratios of medians, both sides measured in the same run, A B A
+B …, so that a machine that slows down slows both.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``results/bench/bench.json``.
+
+    Args:
+        name: what was measured.
+        value: the figure.
+        unit: its unit; "×" for ratios.
+        target: what it should reach, in words with the number, such as "≥ 1.25"; empty where there is none.
+        met: whether it does; None where there is no target.
+        peers: the same figure for others, by name.
+    """
+
+    name: str
+    value: float
+    unit: str
+    target: str = ""
+    met: bool | None = None
+    peers: dict[str, float] | None = None
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turn(rounds: int, warmup: int = 1, **calls: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each call, measured in turn: first of all, second of all, …"""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return {name: median(found) for name, found in times.items()}
