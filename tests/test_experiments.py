@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import companion
+from paperlib import companion, predictions, weightings
+from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import experiments, profiles, readme
 from paperlib.companion.run import Run
 from paperlib.engine import checkpoints, training
@@ -20,7 +21,7 @@ def profile(checkout: Path) -> profiles.Profile:
     text = text.replace("  seeds:", "    edm: {name: edm}\n  seeds:")
     pictures = (
         "pictures: {model: {name: mlp, options: {width: 32}}, weighting: edm, steps: 3, batch_size: 4, "
-        "learning_rate: 1.0e-3, ema_decay: 0.9}\n"
+        "learning_rate: 1.0e-3, ema_decays: [0.9]}\n"
     )
     path.write_text(text.replace("sampling:", pictures + "sampling:"))
     (checkout / "notebooks" / "07_train.py").touch()
@@ -40,6 +41,28 @@ def test_the_grid_is_balanced_and_paired(profile: profiles.Profile) -> None:
     assert not torch.equal(first, other), "runs of two seeds do not"
     assert grid[0].config == grid[1].config
     assert grid[0].loss.weighting != grid[1].loss.weighting
+
+
+def test_an_ablation_adds_what_the_grid_does_not_have(profile: profiles.Profile) -> None:
+    shared = profile.training.schedule
+    adaptive = profiles.Choice(name="adaptive", logsnr_min=-12.0, logsnr_max=12.0)
+    block = profiles.Block(weightings=["edm"], predictions=["v", "eps"], schedules=["as_grid", "adaptive"])
+    training = profile.training.model_copy(
+        update={"schedules": {"as_grid": shared, "adaptive": adaptive}, "ablation": [block, block]}
+    )
+    added = list(experiments.ablation(profile.model_copy(update={"training": training})))
+    assert [one.name for one in added if one.seed == 1] == [
+        "edm-v-adaptive-seed1",
+        "edm-eps-as_grid-seed1",
+        "edm-eps-adaptive-seed1",
+    ]
+    assert len({one.name for one in added}) == len(added) == 6
+    learned = added[0].loss
+    assert isinstance(learned.schedule, AdaptiveSchedule)
+    assert learned.weighting == weightings.EDM()
+    assert learned.prediction == predictions.V
+    assert added[1].loss.prediction == predictions.EPS
+    assert added[0].loss.schedule is not learned.schedule, "each run learns a schedule of its own"
 
 
 def test_the_network_for_pictures_has_its_own_size_and_budget(profile: profiles.Profile) -> None:

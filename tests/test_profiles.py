@@ -1,10 +1,13 @@
 """Profiles: what is wrong is refused, with file and line, before anything runs."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from paperlib import weightings
 from paperlib.companion import documents, profiles
 
 
@@ -47,6 +50,11 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
         ("{name: mlp}", "{name: mlp, options: {widht: 3}}", "mlp has no option 'widht'"),
         ("{name: digits}", "{name: digit}", "unknown data set 'digit'; choose one of digits"),
         ("[heun]", "[euler]", "unknown sampler 'euler'; choose one of ddpm"),
+        ("steps: 20", "steps: 20\n  accumulate: 3", "accumulate (3) must divide batch_size (8)"),
+        ("steps: 20", "steps: 20\n  ema_decays: []", "training.ema_decays"),
+        ("steps: 20", "steps: 20\n  betas: [0.9]", "training.betas"),
+        ("{name: sigmoid, bias: 2.0}", "{name: sigmoid, image_size: 0}", "size must be a positive number"),
+        ("{name: cosine, logsnr_min: -12.0", "{name: adaptive, bins: 0, logsnr_min: -12.0", "bins must be at least 1"),
         ("points: 3", "points: {a: 1}", "parameters.points"),
         ("steps: 20", "steps: 20\n  steps: 30", "'steps' is already given in line 10"),
         ("points: 3", "points: [3", "not valid YAML"),
@@ -81,6 +89,30 @@ def test_more_warm_up_than_steps_is_refused(checkout: Path) -> None:
     spoil(checkout, "steps: 20", "steps: 20\n  warmup_steps: 21")
     with pytest.raises(ValueError, match=r"warmup_steps \(21\) must not exceed steps \(20\)"):
         profiles.load("small")
+
+
+ABLATION = "steps: 20\n  schedules: {flow: {name: flow_matching_ot, logsnr_min: -12.0, logsnr_max: 12.0}}\n  ablation: "
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        ("{weightings: [edm], predictions: [v], schedules: [flow]}", "no weighting 'edm'; choose one of sigmoid"),
+        ("{weightings: [sigmoid], predictions: [v], schedules: [cosine]}", "no schedule 'cosine'; choose one of flow"),
+        ("{weightings: [sigmoid], predictions: [w], schedules: [flow]}", "unknown prediction 'w'"),
+    ],
+)
+def test_an_ablation_names_what_the_profile_has(checkout: Path, block: str, says: str) -> None:
+    spoil(checkout, "steps: 20", f"{ABLATION}[{block}]")
+    with pytest.raises(ValueError, match=re.escape(says)):
+        profiles.load("small")
+
+
+def test_a_weighting_for_larger_images_is_shifted() -> None:
+    level = torch.linspace(-8, 8, 17, dtype=torch.float64)
+    shifted = profiles.make_weighting("sigmoid", image_size=256, bias=2.0)
+    assert torch.equal(shifted(level), weightings.Sigmoid(2.0)(level + 2 * math.log(4)))
+    assert profiles.make_weighting("sigmoid", bias=2.0) == weightings.Sigmoid(2.0)
 
 
 @pytest.mark.parametrize("name", ["large", "../small", "small.yaml", ""])

@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
 import torch
 
-from paperlib import models, predictions, schedules, weightings
+from paperlib import models, predictions
 from paperlib.companion import files, profiles
 from paperlib.engine import checkpoints, data, training
 from paperlib.models import ConditionedNetwork
@@ -40,33 +41,37 @@ class Experiment:
         weighting: the label of its weighting in the profile.
         seed: seed of initialisation, batches, noise and levels.
         pictures: whether it is the larger network for pictures, not one of the grid.
+        predicts: what the network predicts, where it is not what the profile's model predicts.
+        schedule: the label of its noise schedule among the profile's ``schedules``, where it is not the shared one.
     """
 
     profile: profiles.Profile
     weighting: str
     seed: int
     pictures: bool = False
+    predicts: str | None = None
+    schedule: str | None = None
 
     @property
     def name(self) -> str:
-        """The folder of the run, such as "sigmoid-seed0"."""
-        return "pictures" if self.pictures else f"{self.weighting}-seed{self.seed}"
+        """The folder of the run, such as "sigmoid-seed0" or "sigmoid-eps-cosine-seed0"."""
+        if self.pictures:
+            return "pictures"
+        return "-".join(filter(None, (self.weighting, self.predicts, self.schedule, f"seed{self.seed}")))
 
     @property
     def prediction(self) -> Prediction:
         """What the network predicts; F takes the σ_data of the data."""
-        name = self._model.prediction
+        name = self.predicts or self._model.prediction
         return predictions.get(name, **({"sigma_data": self.data("train").sigma_data} if name == "F" else {}))
 
     @property
     def loss(self) -> WeightedLoss:
-        """The weighted loss, under the noise schedule that all runs of the profile share."""
-        schedule = self.profile.training.schedule
-        return WeightedLoss(
-            weighting(self.profile, self.weighting),
-            schedules.get(schedule.name, **schedule.parameters),
-            self.prediction,
-        )
+        """The weighted loss, under the schedule that all runs of the profile share, unless this one has its own."""
+        shared = self.profile.training
+        choice = shared.schedules[self.schedule] if self.schedule else shared.schedule
+        schedule = profiles.make_schedule(choice.name, **choice.parameters)
+        return WeightedLoss(weighting(self.profile, self.weighting), schedule, self.prediction)
 
     @property
     def config(self) -> training.TrainingConfig:
@@ -77,7 +82,7 @@ class Experiment:
             steps=budget.steps,
             batch_size=budget.batch_size,
             learning_rate=budget.learning_rate,
-            ema_decay=budget.ema_decay,
+            ema_decay=budget.ema_decays[0],
             warmup_steps=shared.warmup_steps,
             grad_clip=shared.grad_clip,
             label_dropout=shared.label_dropout,
@@ -89,7 +94,7 @@ class Experiment:
 
     def data(self, split: data.Split) -> data.ImageData:
         """A split of the profile's data."""
-        return data.load(self.profile.data.name, split, self.profile.data.root)
+        return self.profile.data.load(split)
 
     def network(self) -> ConditionedNetwork:
         """A freshly initialised network."""
@@ -140,7 +145,7 @@ def weighting(profile: profiles.Profile, label: str) -> Weighting:
     known = profile.training.weightings
     if label not in known:
         raise ValueError(f"profile {profile.name!r} has no weighting {label!r}; choose one of {', '.join(known)}.")
-    return weightings.get(known[label].name, **known[label].parameters)
+    return profiles.make_weighting(known[label].name, **known[label].parameters)
 
 
 def grid(profile: profiles.Profile) -> Iterator[Experiment]:
@@ -148,6 +153,19 @@ def grid(profile: profiles.Profile) -> Iterator[Experiment]:
     for seed in profile.training.seeds:
         for label in profile.training.weightings:
             yield Experiment(profile, label, seed)
+
+
+def ablation(profile: profiles.Profile) -> Iterator[Experiment]:
+    """The further runs of a profile, a seed after the other; one that the grid or an earlier block has is left out."""
+    shared, default = profile.training, profile.model.prediction
+    named = {(one.weighting, default, "", one.seed) for one in grid(profile)}
+    for seed in shared.seeds:
+        for block in shared.ablation:
+            for label, predicts, schedule in product(block.weightings, block.predictions, block.schedules):
+                choice = "" if shared.schedules[schedule] == shared.schedule else schedule
+                if (label, predicts, choice, seed) not in named:
+                    named.add((label, predicts, choice, seed))
+                    yield Experiment(profile, label, seed, predicts=predicts, schedule=schedule)
 
 
 def pictures(profile: profiles.Profile) -> Experiment:

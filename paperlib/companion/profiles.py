@@ -14,8 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from paperlib import models, predictions, schedules, weightings
+from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import documents, files
 from paperlib.engine import data, sampling
+from paperlib.schedules import NoiseSchedule
+from paperlib.weightings import Weighting
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
@@ -56,8 +59,19 @@ def _check(make: Any) -> AfterValidator:
     return AfterValidator(build)
 
 
-WeightingChoice = Annotated[Choice, _check(weightings.get)]
-ScheduleChoice = Annotated[Choice, _check(schedules.get)]
+def make_schedule(name: str, **parameters: Any) -> NoiseSchedule:
+    """A noise schedule by its name in a profile: those of :func:`paperlib.schedules.get`, and ``adaptive``."""
+    return AdaptiveSchedule(**parameters) if name == "adaptive" else schedules.get(name, **parameters)
+
+
+def make_weighting(name: str, image_size: int | None = None, **parameters: Any) -> Weighting:
+    """A weighting by its name in a profile, shifted for ``image_size`` × ``image_size`` images where that is given."""
+    weighting = weightings.get(name, **parameters)
+    return weighting if image_size is None else weighting.for_image_size(image_size)
+
+
+WeightingChoice = Annotated[Choice, _check(make_weighting)]
+ScheduleChoice = Annotated[Choice, _check(make_schedule)]
 
 
 def _known(lookup: Callable[[str], object]) -> AfterValidator:
@@ -80,18 +94,25 @@ def _registered(what: str, registry: Iterable[str]) -> AfterValidator:
     return _known(lookup)
 
 
+PredictionName = Annotated[str, _known(predictions.get)]
+
+
 class Data(Section):
     """The data set.  ``root`` is the folder of those that are not packaged."""
 
     name: Annotated[str, _registered("data set", data.DATASETS)]
     root: Path | None = Field(default=None, strict=False)
 
+    def load(self, split: data.Split) -> data.ImageData:
+        """A split of it."""
+        return data.load(self.name, split, self.root)
+
 
 class Model(Section):
     """The network, what it predicts, and the options of its constructor."""
 
     name: Annotated[str, _registered("model", models.MODELS)]
-    prediction: Annotated[str, _known(predictions.get)] = "v"
+    prediction: PredictionName = "v"
     options: dict[str, Value] = {}
 
     @model_validator(mode="after")
@@ -103,29 +124,71 @@ class Model(Section):
         return self
 
 
+class Block(Section):
+    """A product of weightings, predictions and schedules, by their labels in ``training``, over its seeds."""
+
+    weightings: list[str] = Field(min_length=1)
+    predictions: list[PredictionName] = Field(min_length=1)
+    schedules: list[str] = Field(min_length=1)
+
+
+def _require_labels(what: str, wanted: list[str], known: Iterable[str]) -> None:
+    for label in wanted:
+        if label not in known:
+            raise ValueError(f"ablation: no {what} {label!r}; choose one of {', '.join(known) or '(there are none)'}.")
+
+
 class Training(Section):
-    """Equal budget for every weighting: steps, batch, learning rate; see ``engine.training.TrainingConfig``."""
+    """Equal budget for every run: steps, batch, learning rate; see ``engine.training.TrainingConfig``.
+
+    The grid of a profile is weightings × seeds, all under ``schedule``.  ``ablation`` adds further runs: products of
+    weightings, predictions and the ``schedules`` that are named for it.
+    """
 
     schedule: ScheduleChoice
     weightings: dict[str, WeightingChoice] = Field(min_length=1)
+    schedules: dict[str, ScheduleChoice] = {}
+    ablation: list[Block] = []
     seeds: list[int] = Field(min_length=1)
     steps: Count
     batch_size: Count
+    accumulate: Count = 1
     learning_rate: Positive
+    betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(default=0, ge=0)
-    ema_decay: Fraction = 0.999
+    ema_decays: list[Fraction] = Field(default=[0.999], min_length=1)
     grad_clip: Positive = 1.0
     label_dropout: Fraction = 0.1
+    horizontal_flip: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: Count = 1000
+    keep_states: Count = 2
     log_every: Count = 50
+    workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps}).")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size}).")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ from one another, got {self.seeds}.")
+        return self
+
+    @model_validator(mode="after")
+    def _known_labels(self) -> "Training":
+        for block in self.ablation:
+            for what, wanted, known in (
+                ("weighting", block.weightings, self.weightings),
+                ("schedule", block.schedules, self.schedules),
+            ):
+                for label in wanted:
+                    if label not in known:
+                        raise ValueError(
+                            f"ablation: no {what} {label!r}; choose one of {', '.join(known) or '(none)'}."
+                        )
         return self
 
 
@@ -138,7 +201,7 @@ class Pictures(Section):
     steps: Count
     batch_size: Count
     learning_rate: Positive
-    ema_decay: Fraction
+    ema_decays: list[Fraction] = Field(min_length=1)
 
 
 class Sampling(Section):
