@@ -1,0 +1,70 @@
+"""Costs of networks: FLOPs and memory against what can be counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from paperlib import models
+from paperlib.engine import costs
+
+SHAPE = {"image_shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.75}
+
+
+@pytest.mark.parametrize(("width", "hidden", "blocks"), [(32, 64, 1), (48, 24, 3)])
+def test_flops_of_a_perceptron_are_those_of_its_matrices(width: int, hidden: int, blocks: int) -> None:
+    network = models.build("mlp", **SHAPE, width=width, hidden=hidden, blocks=blocks, condition_width=16)
+    matrices = 2 * 64 * width + blocks * (2 * width * hidden + 16 * 2 * width)
+    conditioning = 16 * 32 + 16 * 16  # the two layers of the embedding of log-SNR
+    assert costs.network_cost(network).forward_flops == 2 * (matrices + conditioning)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+def test_the_meta_device_counts_what_a_real_one_does(name: str) -> None:
+    with torch.device("meta"):
+        there = models.build(name, **SHAPE)
+    here = models.build(name, **SHAPE)
+    assert costs.network_cost(there) == costs.network_cost(here)
+    assert costs.network_cost(here).parameters == sum(parameter.numel() for parameter in here.parameters())
+
+
+def test_activations_are_those_that_autograd_keeps() -> None:
+    """A matrix keeps its input, SiLU its own, and weights are not counted: by hand, for one block of a perceptron."""
+    network = models.build("mlp", **SHAPE, width=32, hidden=32, blocks=1, condition_width=16)
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    def total(batch: int) -> int:
+        kept.clear()
+        x, condition = torch.zeros(batch, 1, 8, 8), torch.zeros(batch, 16)
+        condition = nn.functional.silu(network.conditioning.level(torch.zeros(batch, 32)))
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network.body(x, condition)
+        own = {parameter.data_ptr() for parameter in network.parameters()}
+        return sum(
+            {
+                t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if t.data_ptr() not in own
+            }.values()
+        )
+
+    measured = costs.network_cost(network).activation_bytes
+    assert abs(measured - (total(2) - total(1))) <= 4 * (32 + 16 + 16), "but for the embedding of log-SNR"
+    assert measured > 4 * 32 * 4
+
+
+def test_days_and_bytes() -> None:
+    cost = costs.NetworkCost(parameters=10**9, forward_flops=10**12, activation_bytes=10**8)
+    gpu = costs.Accelerator("test", flops=1e15, memory_bytes=8e10, utilisation=0.5)
+    assert gpu.days(costs.training_flops(cost, 10**6)) == pytest.approx(3e18 / 5e14 / 86400)
+    alone = costs.training_bytes(cost, images=8)
+    assert alone == 5 * 4e9 + 8e8, "weights, gradients, two moments, one average, in float32"
+    assert costs.training_bytes(cost, images=8, averages=2, shards=4) == 6e9 + 8e8
+    assert costs.training_bytes(cost, images=8, activation_bytes=2) == 5 * 4e9 + 4e8
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="images must be a positive number, got 0"):
+        costs.training_flops(costs.NetworkCost(1, 1, 1), 0)
