@@ -44,8 +44,8 @@ quick: $(READY) ## the tests that take less than two minutes together
 lab: $(READY) ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(READY) ## benchmarks of what every training step calls
-	$(BIN)/python -m pytest tests/bench/benchmarks.py --benchmark-only --benchmark-columns=median,iqr,rounds
+bench: $(READY) ## benchmarks against other libraries, results/bench (half an hour, on a machine at rest; ONLY=… for some)
+	$(BIN)/python tests/bench/run.py $(ONLY)
 
 site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
 	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/

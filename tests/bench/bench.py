@@ -4,9 +4,12 @@ Times on a busy machine mean little; what is reported are ratios of medians, bot
 B …, so that a machine that slows down slows both.
 """
 
+import argparse
+import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 
@@ -48,3 +51,23 @@ def in_turn(rounds: int, warmup: int = 1, **calls: Callable[[], object]) -> dict
         for name, call in calls.items():
             times[name].append(seconds(call))
     return {name: median(found) for name, found in times.items()}
+
+
+def main(rows: Callable[[], Iterator[Row]]) -> None:
+    """What a benchmark does when it is run by itself: print its rows; with ``--json FILE``, write them there too."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args()
+    found = []
+    for row in rows():
+        found.append(asdict(row))
+        print(describe(row), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def describe(row: Row) -> str:
+    """A row as a line of text."""
+    verdict = "" if row.met is None else f" (target {row.target}: {'met' if row.met else 'MISSED'})"
+    peers = "".join(f"; {name} {value:.4g}" for name, value in (row.peers or {}).items())
+    return f"{row.name}: {row.value:.4g} {row.unit}{verdict}{peers}"
