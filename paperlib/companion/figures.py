@@ -23,6 +23,9 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#D0C000", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#8C8C8C"
 
+BLUES = {1: "#74B9E0", 2: BLUE, 3: "#00588A", 4: "#003F63", 5: "#00263C"}
+"""The sigmoid weightings of the sweep over k, darker for larger ones; k = 2 has the colour of ``sigmoid``."""
+
 STYLES: dict[str, tuple[str, str]] = {
     # weightings, by the names of weightings.WEIGHTINGS
     "sigmoid": (BLUE, "-"),
@@ -42,6 +45,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "debiased": (ORANGE, "--"),
     "edm2": (VERMILION, ":"),
     "sid2": (BLUE, "--"),
+    **{f"sigmoid_k{bias}": (shade, "-" if bias == 2 else "-.") for bias, shade in BLUES.items()},
     # schedules, by the names of schedules.SCHEDULES
     "cosine": (PURPLE, "-"),
     "edm_training": (VERMILION, "-"),
@@ -72,6 +76,7 @@ LABELS: dict[str, str] = {
     "debiased": "debiased",
     "edm2": "EDM2",
     "sid2": "SiD2",
+    **{f"sigmoid_k{bias}": f"sigmoid, k = {bias}" for bias in BLUES},
     # schedules
     "cosine": "cosine",
     "edm_training": "EDM, training",
