@@ -1,22 +1,44 @@
-"""Images as they are trained on: integers in memory, one fixed split, a hash that says which.
+"""Images as they are trained on, by name: integers, one fixed split, a hash that says which.
 
-:func:`load` knows the data sets by name.  Values stay the integers that they were; :meth:`ImageData.scaled` is the one
-place where they become real numbers, and :func:`to_uint8` its inverse.
+:func:`load` knows the data sets of :data:`DATASETS`.  The digits come with scikit-learn.  CIFAR-10 and ImageNet are
+read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into memory
+from then on (:mod:`paperlib.engine.decoding`).
+
+=====================================  ===============================================================================
+``digits``                             8×8, 17 levels of grey
+``cifar10``                            32×32
+``cifar10-16``, ``cifar10-8``          its box means over 2×2 and 4×4 pixels
+``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, see :func:`paperlib.engine.crops.adm`
+``imagenet64-area`` …                  means over boxes, see :func:`paperlib.engine.crops.area`
+=====================================  ===============================================================================
 """
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from paperlib.checks import require_finite, require_positive
+from paperlib.engine import shards
+from paperlib.engine.crops import Crop, box_mean
+from paperlib.engine.decoding import decoded
+from paperlib.engine.images import ImageData, scale, shared_images, to_uint8
+from paperlib.engine.shards import Collection, MissingDataError, Split, find
 
-Split = Literal["train", "test"]
+__all__ = [
+    "DATASETS",
+    "ImageData",
+    "MissingDataError",
+    "Split",
+    "load",
+    "scale",
+    "shared_images",
+    "to_uint8",
+]
 
 DIGITS_TRAIN = 1500
 """Images of scikit-learn's digits that are trained on; the other 297 are the test split."""
@@ -26,107 +48,41 @@ DIGITS_SHA256 = {
 }
 """Hashes of the two splits: no change of a library can mix them unnoticed."""
 
+JPEG_CAUTION = "JPEG re-encoded (quality 75): bits/dim and FID are not comparable with published CIFAR-10 figures"
+CIFAR10_VARIANTS = {
+    "a0f32c1ff4c2aa530e3970edb62878a1a62b4daac49c67f274e225b82f83cc66": JPEG_CAUTION,
+    "9e794f67993ae7399fe08faea1461d0a55b5a78a4f76b50df93141033672b1a2": JPEG_CAUTION,
+}
+"""Known copies of CIFAR-10, by the hash of their pixels, and what must be said of them."""
 
-def scale(images: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Integers 0 … levels − 1 to [−1, 1]: 2 v/(levels − 1) − 1.  Any shape."""
-    return 2 * images.to(dtype) / (levels - 1) - 1
-
-
-def to_uint8(x: Tensor, levels: int) -> Tensor:
-    """Real numbers to the nearest integers 0 … levels − 1, the inverse of :func:`scale`; what lies outside is clamped.
-
-    Raises:
-        ValueError: for NaN and infinities.
-    """
-    require_finite("x", x)
-    return ((x + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
+IMAGENET_SIZES = (64, 128, 256, 512)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageData:
-    """A split of a data set, whole in memory.
-
-    Args:
-        name: data set and split, for example "digits/train".
-        images: uint8, shape (N, C, H, W), values below ``levels``.
-        labels: int64, shape (N,), from 0.
-        levels: number of values that a pixel can take, 256 for 8-bit images.
-        sigma_data: the standard deviation of the scaled data that networks and F-prediction are told.
-
-    Raises:
-        TypeError: for other dtypes.
-        ValueError: for shapes that do not fit, values out of range, or no images.
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    levels: int
-    sigma_data: float
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
-            raise TypeError(
-                f"images must be uint8 and labels int64, got {self.images.dtype} and {self.labels.dtype}; "
-                f"real-valued images go through to_uint8(x, levels) first."
-            )
-        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1] or not len(self.images):
-            raise ValueError(
-                f"images must have shape (N, C, H, W) and labels (N,), N ≥ 1; got {tuple(self.images.shape)} and "
-                f"{tuple(self.labels.shape)}."
-            )
-        require_positive("sigma_data", self.sigma_data)
-        if not 2 <= self.levels <= 256 or self.images.max() >= self.levels:
-            raise ValueError(f"pixels must lie in 0 … levels − 1 = {self.levels - 1}, got {self.images.max().item()}.")
-        if self.labels.min() < 0:
-            raise ValueError(f"labels must be 0 or more, got {self.labels.min().item()}.")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
-
-    @cached_property
-    def num_classes(self) -> int:
-        """One more than the largest label."""
-        return int(self.labels.max()) + 1
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of shape, images and labels."""
-        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        for tensor in (self.images, self.labels):
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-    def scaled(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """All images in [−1, 1], shape (N, C, H, W)."""
-        return scale(self.images, self.levels, dtype)
-
-
-def load(name: str, split: Split, root: Path | None = None) -> ImageData:
+def load(name: str, split: Split, root: Path | None = None, **options: Any) -> ImageData:
     """A data set by name.
 
     Args:
         name: one of :data:`DATASETS`.
-        split: "train" or "test", disjoint and always the same.
-        root: folder of the files, for data sets that do not come with a package.
+        split: "train" or "test", disjoint and always the same; ImageNet's test split is its validation set.
+        root: folder of the files, for data sets that do not come with a package; when None,
+            ``$PAPERLIB_DATA/cifar10`` or ``$PAPERLIB_DATA/imagenet`` if there is one, else the Hugging Face hub.
+        options: ``verify``, ``workers`` and ``progress`` of :func:`paperlib.engine.decoding.decoded`.
 
     Raises:
+        MissingDataError: when the files are not there; the message says what to fetch and where to put it.
         ValueError: for an unknown name or split; the message lists the choices.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}.")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    return DATASETS[name](split, root)
+    return DATASETS[name](split, root, **options)
 
 
-def load_digits(split: Split, root: Path | None = None) -> ImageData:
+# Digits --------------------------------------------------------------------------------------------------------------
+
+
+def load_digits(split: Split, root: Path | None = None, **_: Any) -> ImageData:
     """Handwritten digits, 8×8, 17 levels of grey: the test set of Alpaydin & Kaynak (1998), as in scikit-learn.
 
     Nothing is downloaded.  ``root`` is not used.
@@ -136,9 +92,16 @@ def load_digits(split: Split, root: Path | None = None) -> ImageData:
     digits = sklearn_digits()
     order = _hashed_order("digits", len(digits.target))
     keep = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
-    images = torch.from_numpy(digits.images).to(torch.uint8)[keep, None]
-    labels = torch.from_numpy(digits.target).to(torch.int64)[keep]
-    data = ImageData(f"digits/{split}", images, labels, levels=17, sigma_data=0.75)
+    data = ImageData(
+        name=f"digits/{split}",
+        images=torch.from_numpy(digits.images).to(torch.uint8)[keep, None],
+        labels=torch.from_numpy(digits.target).to(torch.int64)[keep],
+        levels=17,
+        sigma_data=0.75,
+        licence="CC BY 4.0 (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository)",
+        preprocessing="counts of ink in 4×4 boxes of 32×32 bitmaps, as published",
+        source="scikit-learn",
+    )
     if data.sha256 != DIGITS_SHA256[split]:
         raise RuntimeError(
             f"{data.name} has hash {data.sha256[:12]}, results were made with {DIGITS_SHA256[split][:12]}: "
@@ -153,4 +116,73 @@ def _hashed_order(name: str, size: int) -> Tensor:
     return torch.tensor(order)
 
 
-DATASETS: dict[str, Callable[[Split, Path | None], ImageData]] = {"digits": load_digits}
+# Photographs ---------------------------------------------------------------------------------------------------------
+
+
+def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> ImageData:
+    """CIFAR-10 (A. Krizhevsky, 2009), 32×32.  What copy it is, its ``caution`` says."""
+    data = _photographs("cifar10", shards.CIFAR10, Crop("none", 32), split, root, **options)
+    unknown = (
+        f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
+        f"before comparing with published figures"
+    )
+    return replace(data, caution=CIFAR10_VARIANTS.get(data.sha256, unknown))
+
+
+def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, **options: Any) -> ImageData:
+    """CIFAR-10 made smaller by means over squares, rounded to 8 bits: data sets of their own."""
+    data = load_cifar10(split, root, **options)
+    return replace(
+        data,
+        name=f"cifar10-{size}/{split}",
+        images=box_mean(data.images, 32 // size),
+        preprocessing=f"means over {32 // size}×{32 // size} pixels, rounded to 8 bits, halves to even",
+        caution=f"{data.caution}; reduced to {size}×{size}, which no published figure is for",
+        digest=None,
+    )
+
+
+def load_imagenet(split: Split, root: Path | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
+    """ImageNet (ILSVRC 2012), cropped and reduced in the way that ``preprocessing`` names."""
+    return _photographs(_imagenet_name(size, crop), shards.IMAGENET, Crop(crop, size), split, root, **options)
+
+
+def _photographs(
+    name: str, collection: Collection, crop: Crop, split: Split, root: Path | None, **options: Any
+) -> ImageData:
+    """A split of a collection, with all that its source and its decoding say of it."""
+    found = decoded(find(collection, split, root), crop, **options)
+    cautions = []
+    if len(found.labels) != collection.counts[split]:
+        cautions.append(f"{len(found.labels):,} of the {collection.counts[split]:,} images of {collection.title}")
+    if found.index["enlarged"]:
+        cautions.append(f"{found.index['enlarged']:,} pictures were smaller than {crop.size}×{crop.size}")
+    return ImageData(
+        name=f"{name}/{split}",
+        images=found.images,
+        labels=found.labels,
+        levels=256,
+        sigma_data=0.5,
+        licence=collection.licence,
+        preprocessing=found.index["preprocessing"],
+        caution="; ".join(cautions),
+        source=f"{found.index['source']}, encoded images {found.index['encoded_sha256'][:12]}",
+        digest=found.index["sha256"],
+    )
+
+
+def _imagenet_name(size: int, crop: str) -> str:
+    return f"imagenet{size}" + (f"-{crop}" if crop != "adm" else "")
+
+
+DATASETS: dict[str, Callable[..., ImageData]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    **{f"cifar10-{size}": partial(load_reduced_cifar10, size=size) for size in (16, 8)},
+    **{
+        _imagenet_name(size, crop): partial(load_imagenet, size=size, crop=crop)
+        for crop in ("adm", "area")
+        for size in IMAGENET_SIZES
+    },
+}
+"""All data sets by name: functions of the split, the folder of the files, and options of :func:`load`."""

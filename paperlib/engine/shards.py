@@ -1,0 +1,178 @@
+"""Encoded images in the columns of the public Hugging Face copies: from parquet files on a disk, or from the hub.
+
+Both come as streams through ``datasets``: what lies in memory is a row group, whatever the size of the data set, and
+nothing is copied to the disk.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+Split = Literal["train", "test"]
+
+DATA_VARIABLE = "PAPERLIB_DATA"
+"""Environment variable that names the folder in which each collection has its own."""
+
+
+class MissingDataError(FileNotFoundError):
+    """Images that are neither on the disk nor to be had from the hub; the message says how to get them."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A published set of images.
+
+    Args:
+        title: its name in prose.
+        folder: its folder below ``$PAPERLIB_DATA``.
+        hub: its identifier on the Hugging Face hub.
+        image_column: the column ``{bytes, path}`` of the encoded image; labels are in ``label``.
+        splits: what the published copy calls our splits.
+        counts: how many images each has.
+        classes: how many classes.
+        licence: under which terms it may be used.
+        gated: whether the hub gives it only to those who have accepted its terms.
+    """
+
+    title: str
+    folder: str
+    hub: str
+    image_column: str
+    splits: Mapping[Split, str]
+    counts: Mapping[Split, int]
+    classes: int
+    licence: str
+    gated: bool = False
+
+
+CIFAR10 = Collection(
+    title="CIFAR-10",
+    folder="cifar10",
+    hub="uoft-cs/cifar10",
+    image_column="img",
+    splits={"train": "train", "test": "test"},
+    counts={"train": 50_000, "test": 10_000},
+    classes=10,
+    licence="no formal licence; made available for research by A. Krizhevsky (2009)",
+)
+IMAGENET = Collection(
+    title="ImageNet",
+    folder="imagenet",
+    hub="ILSVRC/imagenet-1k",
+    image_column="image",
+    splits={"train": "train", "test": "validation"},
+    counts={"train": 1_281_167, "test": 50_000},
+    classes=1000,
+    licence="ImageNet terms of access: non-commercial research and education only",
+    gated=True,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of a collection, found: ``files`` on the disk, or on the hub where there are none."""
+
+    collection: Collection
+    split: Split
+    files: tuple[Path, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes it from other sources: the files' names, sizes and times of change; or the hub's name."""
+        if not self.files:
+            return f"hub {self.collection.hub} {self.split}"
+        facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
+        return f"{self.collection.folder} {self.split} {facts}"
+
+    @property
+    def description(self) -> str:
+        """For people: where it comes from, without the folders of this machine."""
+        if not self.files:
+            return f"{self.collection.hub} on the Hugging Face hub"
+        last = f" … {self.files[-1].name}" if len(self.files) > 1 else ""
+        return f"{self.files[0].name}{last} in the columns of {self.collection.hub}"
+
+
+def find(collection: Collection, split: Split, root: Path | None = None) -> Source:
+    """Where a split of a collection is: ``root``, else ``$PAPERLIB_DATA/<folder>`` if there is one, else the hub.
+
+    Files are ``<split>.parquet`` or ``<split>-*.parquet``, in the folder or below it, as the hub lays them out.
+
+    Raises:
+        MissingDataError: when the folder has no file of this split.
+    """
+    base = os.environ.get(DATA_VARIABLE)
+    if root is None and (not base or not (Path(base) / collection.folder).is_dir()):
+        return Source(collection, split)
+    folder = Path(root) if root is not None else Path(str(base)) / collection.folder
+    name = collection.splits[split]
+    files = sorted({*folder.rglob(f"{name}.parquet"), *folder.rglob(f"{name}-*.parquet")})
+    if not files:
+        raise MissingDataError(f"{folder} has no {name}.parquet or {name}-*.parquet. {_remedy(collection)}")
+    return Source(collection, split, tuple(files))
+
+
+def count(source: Source) -> int:
+    """How many images a source has: what its files say, or what is known of the published set."""
+    if not source.files:
+        return source.collection.counts[source.split]
+    import pyarrow.parquet as parquet
+
+    return sum(parquet.read_metadata(path).num_rows for path in source.files)
+
+
+def stream(source: Source, batch_size: int) -> Iterator[tuple[Sequence[bytes], Sequence[int]]]:
+    """Encoded images and labels, ``batch_size`` at a time, in the order of the files.
+
+    Raises:
+        MissingDataError: when they cannot be had.
+        ValueError: when the files lack a column.
+    """
+    column = source.collection.image_column
+    for batch in _open(source).iter(batch_size=batch_size):
+        yield [image["bytes"] for image in batch[column]], batch["label"]
+
+
+def _open(source: Source) -> "IterableDataset":
+    """The split as ``datasets`` streams it, images still encoded."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"{source.collection.title} is read with the package datasets; pip install 'paperlib[datasets]'."
+        ) from error
+    try:
+        found = datasets.load_dataset(**_arguments(source), streaming=True)
+    except Exception as error:  # offline, gated, not found, no such repository: each library below has its own
+        raise MissingDataError(
+            f"{source.collection.title} ({source.split}) cannot be read from {source.description}: {error} "
+            f"{_remedy(source.collection)}"
+        ) from error
+    column, columns = source.collection.image_column, found.column_names or list(next(iter(found)))
+    if missing := {column, "label"} - set(columns):
+        raise ValueError(
+            f"{source.description}: the columns must be {column} and label, found {', '.join(columns)} and no "
+            f"{', '.join(sorted(missing))}."
+        )
+    return found.cast_column(column, datasets.Image(decode=False))
+
+
+def _arguments(source: Source) -> dict[str, Any]:
+    if not source.files:
+        return {"path": source.collection.hub, "split": source.collection.splits[source.split]}
+    return {"path": "parquet", "data_files": {"all": [str(path) for path in source.files]}, "split": "all"}
+
+
+def _remedy(collection: Collection) -> str:
+    accept = f"accept its terms at https://huggingface.co/datasets/{collection.hub}, log in (hf auth login) and " * (
+        collection.gated
+    )
+    return (
+        f"To have {collection.title}: {accept}run `hf download {collection.hub} --repo-type dataset --local-dir "
+        f"DIR/{collection.folder}` on a machine with a connection, and set {DATA_VARIABLE} to DIR here."
+    )
