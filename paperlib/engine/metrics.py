@@ -6,86 +6,26 @@ without the same distance between two sets of real images beside it.
 """
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from paperlib.checks import require_finite
+from paperlib.engine.gathering import FeatureStatistics, require_features
 
 SAMPLES_PER_FEATURE = 10
 """Fewer samples than this for each feature make a covariance, and so a Fréchet distance, unreliable: a warning."""
 
-
-@dataclass
-class FeatureStatistics:
-    """Number, mean and covariance of features, gathered batch by batch in float64.
-
-    Batches are merged by their means and scatter matrices (Chan et al. 1983), so nothing is lost to large sums and
-    nothing but F² numbers is kept.
-
-    Attributes:
-        count: rows seen.
-        mean: shape (F,).
-        scatter: Σ (f − mean)(f − mean)ᵀ, shape (F, F).
-    """
-
-    count: int = 0
-    mean: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    scatter: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-
-    @classmethod
-    def of(cls, batches: Tensor | Iterable[Tensor]) -> "FeatureStatistics":
-        """The statistics of features (N, F), or of an iterable of such batches."""
-        statistics = cls()
-        for batch in [batches] if isinstance(batches, Tensor) else batches:
-            statistics.update(batch)
-        return statistics
-
-    @property
-    def covariance(self) -> Tensor:
-        """Unbiased covariance, shape (F, F)."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {self.count}.")
-        return self.scatter / (self.count - 1)
-
-    def update(self, features: Tensor) -> None:
-        """Add a batch, shape (N, F).
-
-        Raises:
-            ValueError: for NaN or infinite features, or a number of features that differs from earlier batches.
-        """
-        _require_features("features", features)
-        rows = features.detach().to("cpu", torch.float64)
-        mean = rows.mean(0)
-        centred = rows - mean
-        self._merge(len(rows), mean, centred.mT @ centred)
-
-    def merge(self, other: "FeatureStatistics") -> None:
-        """Add what another one has seen."""
-        self._merge(other.count, other.mean, other.scatter)
-
-    def _merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        if self.count == 0:
-            self.count, self.mean, self.scatter = count, mean, scatter
-            return
-        if mean.shape != self.mean.shape:
-            raise ValueError(f"batches have {len(self.mean)} and {len(mean)} features; use one feature network.")
-        total = self.count + count
-        shift = mean - self.mean
-        self.scatter = self.scatter + scatter + torch.outer(shift, shift) * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
+TILE = 1000
+"""Rows whose pairs are looked at together: no matrix is larger than TILE × TILE, whatever the size of a set."""
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     r"""Fréchet distance of two Gaussians with these means and covariances.
 
-    :math:`\|\mu_a - \mu_b\|^2 + tr\,A + tr\,B - 2\,tr (A^{1/2} B A^{1/2})^{1/2}`  (Heusel et al. 2017.)  The trace of
-    the root comes from the eigenvalues of that symmetric matrix, so it stays real where a covariance is singular;
-    eigenvalues that are rounding errors count as zero.
+    :math:`\|\mu_a - \mu_b\|^2 + tr\,A + tr\,B - 2\,tr (A B)^{1/2}`  (Heusel et al. 2017.)  With any
+    :math:`R R^T = A` the eigenvalues of A B are those of the symmetric :math:`R^T B R`: they are real and not negative,
+    where a general matrix root of A B fails on singular covariances.  Those that are rounding errors count as zero.
 
     Warns where there are fewer than 10 samples a feature.
     """
@@ -93,13 +33,21 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         raise ValueError(f"statistics have {len(a.mean)} and {len(b.mean)} features; use one feature network for both.")
     for statistics in (a, b):
         _warn_if_few(statistics)
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
-    product = torch.linalg.eigvalsh(root @ b.covariance @ root)
+    root = _root(a.covariance)
+    product = torch.linalg.eigvalsh(root.mT @ b.covariance @ root)
     rounding = len(product) * torch.finfo(torch.float64).eps * product.abs().max()
     trace = torch.where(product > rounding, product, 0.0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * trace
     return max(0.0, distance.item())
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """A matrix R with R Rᵀ = covariance: Cholesky's, which is cheap, or from the eigenvectors of a singular one."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return root
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
 
 
 def _warn_if_few(statistics: FeatureStatistics) -> None:
@@ -123,7 +71,8 @@ def kid(real: Tensor, fake: Tensor, blocks: int = 10, generator: torch.Generator
     r"""Kernel Inception distance: the unbiased squared MMD with the kernel :math:`(f \cdot g / F + 1)^3`.
 
     (Bińkowski et al. 2018.)  Its mean is zero for two sets of one distribution, whatever their size, so a single value
-    may be negative.  All pairs are used.  The standard error is the jackknife's: the estimate is repeated without one
+    may be negative.  All pairs are used, a tile at a time; the mean over random subsets that is usual elsewhere has the
+    same expectation and a larger variance.  The standard error is the jackknife's: the estimate is repeated without one
     of ``blocks`` random blocks of either set at a time.
 
     Args:
@@ -151,19 +100,26 @@ def _leave_out(rows: int, blocks: int, generator: torch.Generator) -> Tensor:
 
 def _squared_mmd(a: Tensor, b: Tensor, keep_a: Tensor, keep_b: Tensor) -> Tensor:
     """The unbiased estimate from the rows that each column of ``keep`` keeps; no row is paired with itself."""
-    total = -2 * _pair_mean(_polynomial_kernel(a, b), keep_a, keep_b, keep_a.sum(0) * keep_b.sum(0))
+    total = -2 * _kernel_sum(a, b, keep_a, keep_b) / (keep_a.sum(0) * keep_b.sum(0))
     for rows, keep in ((a, keep_a), (b, keep_b)):
-        kernel, count = _polynomial_kernel(rows, rows).fill_diagonal_(0), keep.sum(0)
-        total = total + _pair_mean(kernel, keep, keep, count * (count - 1))
+        count = keep.sum(0)
+        itself = _cubic(rows.square().sum(1), rows.shape[1]) @ keep
+        total = total + (_kernel_sum(rows, rows, keep, keep) - itself) / (count * (count - 1))
     return total
 
 
-def _pair_mean(kernel: Tensor, left: Tensor, right: Tensor, pairs: Tensor) -> Tensor:
-    return (left * (kernel @ right)).sum(0) / pairs
+def _kernel_sum(a: Tensor, b: Tensor, keep_a: Tensor, keep_b: Tensor) -> Tensor:
+    """The kernel summed over all pairs that each column keeps, a tile at a time, shape (columns of keep,)."""
+    total = torch.zeros(keep_a.shape[1], dtype=a.dtype)
+    for left, kept in zip(a.split(TILE), keep_a.split(TILE), strict=True):
+        for right, kept_too in zip(b.split(TILE), keep_b.split(TILE), strict=True):
+            total += (kept * (_cubic(left @ right.mT, a.shape[1]) @ kept_too)).sum(0)
+    return total
 
 
-def _polynomial_kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.mT / a.shape[1] + 1) ** 3
+def _cubic(products: Tensor, features: int) -> Tensor:
+    """The kernel from the inner products of features."""
+    return (products / features + 1) ** 3
 
 
 class PrecisionRecall(NamedTuple):
@@ -193,25 +149,43 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
 
 def _share_inside(points: Tensor, centres: Tensor, k: int) -> float:
     """Share of ``points`` within the k-th-neighbour balls of ``centres``."""
-    own = _distances(centres, centres).fill_diagonal_(torch.inf)
-    radius = own.kthvalue(k, dim=1).values
-    return (_distances(points, centres) <= radius).any(1).double().mean().item()
+    radius = _radii(centres, k)
+    inside = [_is_inside(tile, centres, radius) for tile in points.split(TILE)]
+    return torch.cat(inside).double().mean().item()
+
+
+def _radii(centres: Tensor, k: int) -> Tensor:
+    """Distance of each centre to its k-th neighbour; it is its own zeroth."""
+    tiles = []
+    for number, tile in enumerate(centres.split(TILE)):
+        nearest = torch.full((len(tile), k), torch.inf, dtype=centres.dtype)
+        for other_number, other in enumerate(centres.split(TILE)):
+            distance = _distances(tile, other)
+            if number == other_number:
+                distance.fill_diagonal_(torch.inf)
+            nearest = torch.cat([nearest, distance], dim=1).topk(k, largest=False).values
+        tiles.append(nearest.amax(1))
+    return torch.cat(tiles)
+
+
+def _is_inside(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
+    """Whether each of a tile of points lies in any ball."""
+    inside = torch.zeros(len(points), dtype=torch.bool)
+    for other, reach in zip(centres.split(TILE), radius.split(TILE), strict=True):
+        inside |= (_distances(points, other) <= reach).any(1)
+    return inside
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean distances; of long features by a matrix product, eight times as fast and good to seven digits."""
+    mode = "use_mm_for_euclid_dist" if a.shape[1] > 128 else "donot_use_mm_for_euclid_dist"
+    return torch.cdist(a, b, compute_mode=mode)
 
 
 def _require_pair(real: Tensor, fake: Tensor, least: int) -> None:
     for name, features in (("real", real), ("fake", fake)):
-        _require_features(name, features)
+        require_features(name, features)
         if len(features) < least:
             raise ValueError(f"{name} has {len(features)} rows; at least {least} are needed.")
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"real has {real.shape[1]} features and fake {fake.shape[1]}; use one feature network.")
-
-
-def _require_features(name: str, features: Tensor) -> None:
-    require_finite(name, features)
-    if features.ndim != 2 or not features.numel():
-        raise ValueError(f"{name} must have shape (N, F), neither zero; got {tuple(features.shape)}.")
