@@ -3,21 +3,45 @@
 #
 #     snakemake --config profile=NAME --executor slurm --jobs 8
 #
+# A profile with a section `launch` is trained first, one job an arm of its grid and ablation, all seeds of it.  On a
+# cluster a job asks for `gpus`, `cpus_per_task` and `runtime` (minutes); how these reach the queue is the executor's.
+#
 # A notebook runs again when its cells, its parameters, what the notebooks share, the code of the library that it
 # imports, or a result that it reads has changed; comments, docstrings and saved outputs change nothing.  A stamp under
 # .cache stands for the result, and is not part of a clone: a fresh one makes everything itself.
 
 import sys
 
-from paperlib.companion import profiles
-from paperlib.companion.workflow import dependencies, stamp
+from paperlib.companion import experiments, profiles
+from paperlib.companion.workflow import dependencies, stamp, training_command, training_stamp
 
 PROFILE = profiles.load(config.get("profile", "tiny"))
+ARMS = list(experiments.arms(PROFILE)) if PROFILE.launch else []
 
 
 rule all:
     input:
         [stamp(PROFILE.name, name) for name in PROFILE.notebooks],
+
+
+for arm in ARMS:
+
+    rule:
+        name:
+            f"train_{arm}"
+        output:
+            training_stamp(PROFILE.name, arm),
+        params:
+            command=training_command(PROFILE, arm),
+            depends_on=dependencies(PROFILE, "07_train"),
+        threads: PROFILE.launch.threads
+        resources:
+            gpus=PROFILE.launch.gpus,
+            cpus_per_task=PROFILE.launch.threads,
+            runtime=PROFILE.launch.hours * 60,
+        priority: 1
+        shell:
+            "OMP_NUM_THREADS={threads} {params.command} && mkdir -p $(dirname {output:q}) && touch {output:q}"
 
 
 for position, (name, section) in enumerate(PROFILE.notebooks.items()):
@@ -27,6 +51,7 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
             f"notebook_{name}"
         input:
             upstream=[stamp(PROFILE.name, upstream) for upstream in section.upstream],
+            trained=[training_stamp(PROFILE.name, arm) for arm in ARMS if name == "07_train"],
             notebook=ancient(f"notebooks/{name}.ipynb"),
         output:
             stamp(PROFILE.name, name),

@@ -24,7 +24,7 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
     profile = profiles.load("small")
     assert profile.notebook("01_first") == {"profile": "small", "points": 3}
     assert profile.section("02_second").upstream == ["01_first"]
-    assert set(profile.shared) == set(profiles.Profile.model_fields) - {"name", "description", "notebooks"}
+    assert set(profile.shared) == set(profiles.Profile.model_fields) - {"name", "description", "launch", "notebooks"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -18,6 +19,7 @@ from helpers import NotebookWriter, listing
 
 from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
+from paperlib.engine import checkpoints
 
 WRITES = """\
 import os
@@ -371,6 +373,40 @@ def test_what_has_changed_runs_again_and_what_was_finished_is_kept(
     file.write_text(file.read_text().replace("points: 3", "points: 4"))
     assert reproduce() == (0, {"01_first", "02_second"})
     assert (workplace / "results" / "small" / "02_second" / "copy.txt").read_text() == "4"
+
+
+@pytest.mark.slow
+def test_a_profile_that_says_how_is_trained_by_jobs_before_its_notebook(
+    workplace: Path, write_notebook: NotebookWriter
+) -> None:
+    file, weights = workplace / "profiles" / "small.yaml", "sigmoid-seed0/weights.safetensors"
+    file.write_text(file.read_text().replace("notebooks:\n", "launch: {threads: 1}\nnotebooks:\n  07_train: {}\n"))
+    first = "from paperlib import companion\nrun = companion.start('07_train', profile)"
+    write_notebook(
+        "07_train", first, f"assert (run.cache / {weights!r}).is_file()", parameters='profile: str = "small"'
+    )
+    kept = workplace / "results" / "interactive" / "small" / "07_train" / "runs" / weights
+
+    assert reproduce("07_train") == (0, {"07_train"})
+    before = kept.stat().st_mtime_ns
+    assert reproduce("07_train") == (0, set())
+    assert kept.stat().st_mtime_ns == before, "trained once"
+    file.write_text(file.read_text().replace("steps: 20", "steps: 21"))
+    assert reproduce("07_train") == (0, {"07_train"})
+    assert checkpoints.read_card(kept)["training"]["steps"] == 21
+
+
+def test_a_job_is_started_as_its_profile_says(checkout: Path) -> None:
+    profile = profiles.load("small")
+    with pytest.raises(ValueError, match="has no section 'launch'"):
+        workflow.training_command(profile, "sigmoid")
+    alone = profile.model_copy(update={"launch": profiles.Launch()})
+    assert shlex.split(workflow.training_command(alone, "sigmoid"))[1:5] == ["train", "small", "--arm", "sigmoid"]
+    many = profile.model_copy(update={"launch": profiles.Launch(gpus=8, engine="fsdp")})
+    program, *arguments = shlex.split(workflow.training_command(many, "sigmoid"))
+    assert Path(program).name == "torchrun"
+    assert arguments[:3] == ["--standalone", "--nproc-per-node=8", "--no-python"]
+    assert arguments[-2:] == ["--engine", "fsdp"]
 
 
 def test_a_stamp_goes_with_its_result(workplace: Path) -> None:

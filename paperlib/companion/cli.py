@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, help="a training seed of the profile")
     for command in (train, sample):
         command.add_argument("--pictures", action="store_true", help="the larger network for pictures")
+    train.add_argument("--arm", help="one arm of the grid or the ablation, all its seeds")
+    train.add_argument("--engine", choices=["auto", "ddp", "fsdp"], default="auto", help="under torchrun: how")
     for command in (sample, evaluate):
         command.add_argument("--sampler", help="ddpm, ddim or heun (default: those of the profile; the last to sample)")
         command.add_argument(
@@ -96,8 +98,8 @@ def _train(options: argparse.Namespace) -> int:
     from paperlib.companion import practice, profiles
 
     profile = profiles.load(options.profile)
-    chosen = practice.select(profile, options.weighting, options.seed, options.pictures)
-    practice.train(chosen, practice.interactive(profile))
+    chosen = practice.select(profile, options.weighting, options.seed, options.pictures, options.arm)
+    practice.train(chosen, options.engine)
     return 0
 
 

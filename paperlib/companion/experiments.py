@@ -17,7 +17,7 @@ import joblib
 import torch
 
 from paperlib import models, predictions
-from paperlib.companion import files, profiles
+from paperlib.companion import files, profiles, provenance
 from paperlib.engine import checkpoints, data, training
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
@@ -55,9 +55,14 @@ class Experiment:
     @property
     def name(self) -> str:
         """The folder of the run, such as "sigmoid-seed0" or "sigmoid-eps-cosine-seed0"."""
+        return self.arm if self.pictures else f"{self.arm}-seed{self.seed}"
+
+    @property
+    def arm(self) -> str:
+        """What runs of several seeds have in common, such as "sigmoid" or "sigmoid-eps-cosine"."""
         if self.pictures:
             return "pictures"
-        return "-".join(filter(None, (self.weighting, self.predicts, self.schedule, f"seed{self.seed}")))
+        return "-".join(filter(None, (self.weighting, self.predicts, self.schedule)))
 
     @property
     def prediction(self) -> Prediction:
@@ -108,9 +113,19 @@ class Experiment:
             **self._model.options,
         )
 
-    def train(self, directory: Path, progress: bool = True) -> training.TrainResult:
+    def train(self, directory: Path, progress: bool = True, engine: str = "auto") -> training.TrainResult:
         """Train it in ``directory``, go on there, or return what is finished there."""
-        return training.train(self.network(), self.loss, self.data("train"), self.config, directory, progress=progress)
+        card = {"profile": self.profile.name, "run": self.name, **provenance.revision(files.root())}
+        return training.train(
+            self.network(),
+            self.loss,
+            self.data("train"),
+            self.config,
+            directory,
+            card=card,
+            progress=progress,
+            **({} if engine == "auto" else {"engine": engine}),
+        )
 
     def is_finished(self, directory: Path) -> bool:
         """Whether ``directory`` holds the finished run of exactly this experiment."""
@@ -168,6 +183,14 @@ def ablation(profile: profiles.Profile) -> Iterator[Experiment]:
                     yield Experiment(profile, label, seed, predicts=predicts, schedule=schedule)
 
 
+def arms(profile: profiles.Profile) -> dict[str, list[Experiment]]:
+    """All runs of a profile, grid and ablation, by their arm: the seeds of one arm are one job of the workflow."""
+    found: dict[str, list[Experiment]] = {}
+    for one in (*grid(profile), *ablation(profile)):
+        found.setdefault(one.arm, []).append(one)
+    return found
+
+
 def pictures(profile: profiles.Profile) -> Experiment:
     """The larger network whose samples are shown; ValueError where the profile has none."""
     if profile.pictures is None:
@@ -183,7 +206,7 @@ def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
     """
     work = _workplace(run, experiment)
     result = experiment.train(work)
-    _copy(work, run.directory / "runs" / experiment.name)
+    keep(work, run.directory / "runs" / experiment.name)
     return result
 
 
@@ -211,11 +234,11 @@ def _workplace(run: "Run", experiment: Experiment) -> Path:
     work = run.cache / experiment.name
     shipped = run.finished / "runs" / experiment.name if run.finished else None
     if shipped and (shipped / WEIGHTS).is_file() and not (work / WEIGHTS).exists():
-        _copy(shipped, work)
+        keep(shipped, work)
     return work
 
 
-def _copy(source: Path, destination: Path) -> None:
+def keep(source: Path, destination: Path) -> None:
     """Copy a finished run, the weights last: where they are, the run is whole."""
     for name in reversed(FILES):
         files.write_whole(destination / name, partial(shutil.copyfile, source / name))

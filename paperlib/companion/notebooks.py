@@ -10,6 +10,9 @@ from typing import Any
 
 from paperlib.companion import files, provenance, sources
 
+TRAINING = "07_train"
+"""The notebook that trains; ``paperlib train`` and the workflow's jobs leave their runs where it looks."""
+
 
 def names() -> list[str]:
     """The notebooks of this checkout, in reading order."""
@@ -31,6 +34,12 @@ def result_path(profile: str, notebook: str) -> Path:
 def failed_path(profile: str, notebook: str) -> Path:
     """The folder in which a failed run leaves what it had made."""
     return files.root() / ".cache" / profile / notebook / "failed"
+
+
+def cache_path(profile: str, notebook: str) -> Path:
+    """A folder for what outlives a run of a notebook, which belongs to one version of the code that training depends on
+    (:func:`sources.training_digest`): after a change there nothing old is found."""
+    return files.root() / ".cache" / profile / notebook / sources.training_digest()
 
 
 def fingerprint(directory: Path) -> str:

@@ -3,6 +3,7 @@
 Training goes to the folder in which notebook 08 looks when the training notebook has no finished result.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,22 +19,31 @@ from paperlib.engine import evaluation, sampling
 from paperlib.engine.data import to_uint8
 from paperlib.engine.features import FeatureNetwork, digits_classifier
 
-TRAINING_NOTEBOOK = "07_train"
-
 FEATURES: dict[str, Callable[[], FeatureNetwork]] = {"digits": digits_classifier}
 """The feature network in which samples of a data set are compared."""
 
 
 def select(
-    profile: profiles.Profile, weighting: str | None = None, seed: int | None = None, pictures: bool = False
+    profile: profiles.Profile,
+    weighting: str | None = None,
+    seed: int | None = None,
+    pictures: bool = False,
+    arm: str | None = None,
 ) -> list[Experiment]:
     """The experiments of a profile, all or those of one weighting, one seed; or the larger network for pictures.
+
+    ``arm`` names one arm of grid or ablation instead, all its seeds (:func:`experiments.arms`).
 
     Raises:
         ValueError: when there is none, naming the weightings and seeds there are.
     """
     if pictures:
         return [experiments.pictures(profile)]
+    if arm is not None:
+        known = experiments.arms(profile)
+        if arm not in known:
+            raise ValueError(f"profile {profile.name!r} has no arm {arm!r}; it has {', '.join(known)}.")
+        return [one for one in known[arm] if seed in (None, one.seed)]
     chosen = [
         one for one in experiments.grid(profile) if weighting in (None, one.weighting) and seed in (None, one.seed)
     ]
@@ -47,22 +57,32 @@ def select(
 
 def trained(profile: profiles.Profile) -> Path:
     """The folder of trained networks: that of the finished notebook, else that of ``paperlib train``."""
-    finished = notebooks.result_path(profile.name, TRAINING_NOTEBOOK)
+    finished = notebooks.result_path(profile.name, notebooks.TRAINING)
     return finished / "runs" if (finished / provenance.MANIFEST).is_file() else interactive(profile)
 
 
 def interactive(profile: profiles.Profile) -> Path:
     """The folder in which ``paperlib train`` leaves its networks."""
-    return files.root() / "results" / "interactive" / profile.name / TRAINING_NOTEBOOK / "runs"
+    return files.root() / "results" / "interactive" / profile.name / notebooks.TRAINING / "runs"
 
 
-def train(chosen: list[Experiment], directory: Path) -> None:
-    """Train, go on with what was interrupted, pass over what is finished; a folder an experiment."""
+def train(chosen: list[Experiment], engine: str = "auto") -> None:
+    """Train, go on with what was interrupted, pass over what is finished; a folder an experiment.
+
+    It happens in the cache in which the training notebook looks too; what is finished is copied to
+    :func:`interactive`.  Under ``torchrun`` every process calls this, and the first one speaks and copies.
+    """
+    first = os.environ.get("RANK", "0") == "0"
     for one in chosen:
-        print(f"{one.name}: {one.config.steps} steps", flush=True)
-        with files.explained(directory):
-            result = one.train(directory / one.name)
-        print(f"{one.name}: {result.seconds:.0f} s of training → {result.weights}", flush=True)
+        work = notebooks.cache_path(one.profile.name, notebooks.TRAINING) / one.name
+        if first:
+            print(f"{one.name}: {one.config.steps} steps of {one.config.batch_size} images", flush=True)
+        with files.explained(work):
+            result = one.train(work, progress=first, engine=engine)
+        if first:
+            kept = interactive(one.profile) / one.name
+            experiments.keep(work, kept)
+            print(f"{one.name}: {result.seconds:.0f} s of training → {kept}", flush=True)
 
 
 def sample(one: Experiment, runs: Path, sampler: str, count: int, guidance: float, seed: int) -> tuple[Tensor, Tensor]:

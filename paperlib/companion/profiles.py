@@ -216,6 +216,22 @@ class Sampling(Section):
     seed: int = 0
 
 
+class Launch(Section):
+    """How the workflow trains: one job an arm, all its seeds, outside the notebook.  It changes no result.
+
+    Args:
+        threads: processor threads of a job.
+        gpus: GPUs of a job on one machine, one process each under ``torchrun``; 0 trains in one process.
+        engine: "ddp" or "fsdp"; "auto" is DDP where there are several processes.
+        hours: what a cluster's queue is told, at the most.
+    """
+
+    threads: Count = 1
+    gpus: int = Field(default=0, ge=0)
+    engine: Literal["auto", "ddp", "fsdp"] = "auto"
+    hours: Count = 24
+
+
 class Notebook(Section):
     """One notebook: its parameters, the notebooks it reads from, its threads, and how long a cell may take."""
 
@@ -235,6 +251,7 @@ class Profile(Section):
     training: Training
     pictures: Pictures | None = None
     sampling: Sampling
+    launch: Launch | None = None
     notebooks: dict[str, Notebook] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from paperlib.companion import claims, files, sources
+from paperlib.companion import claims, files, notebooks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +43,9 @@ class Run:
     def cache(self) -> Path:
         """A folder that outlives the run, for finished training runs and their checkpoints; git ignores it.
 
-        It belongs to one version of the code that training depends on (:func:`sources.training_digest`): after a change
-        there nothing old is found.  Within it the notebook names its entries by what they depend on.
+        See :func:`notebooks.cache_path`.  Within it the notebook names its entries by what they depend on.
         """
-        folder = files.root() / ".cache" / self.profile / self.notebook / sources.training_digest()
+        folder = notebooks.cache_path(self.profile, self.notebook)
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder

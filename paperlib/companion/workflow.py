@@ -7,6 +7,7 @@ by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of it
 import fcntl
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,25 @@ from paperlib.companion.claims import Verdict
 def stamp(profile: str, notebook: str) -> str:
     """Where the stamp of a result is, relative to the checkout."""
     return f".cache/{profile}/{notebook}/done"
+
+
+def training_stamp(profile: str, arm: str) -> str:
+    """The stamp of an arm that is trained, relative to the checkout; it belongs to one version of the training code."""
+    folder = notebooks.cache_path(profile, notebooks.TRAINING).relative_to(files.root())
+    return (folder / "trained" / arm).as_posix()
+
+
+def training_command(profile: profiles.Profile, arm: str) -> str:
+    """The command that trains one arm as ``launch`` of the profile says."""
+    if profile.launch is None:
+        raise ValueError(f"profile {profile.name!r} has no section 'launch'; add one, or let the notebook train.")
+    launch = profile.launch
+    paperlib = Path(sys.executable).with_name("paperlib")
+    command = [str(paperlib), "train", profile.name, "--arm", arm, "--engine", launch.engine]
+    if launch.gpus:
+        torchrun = Path(sys.executable).with_name("torchrun")
+        command = [str(torchrun), "--standalone", f"--nproc-per-node={launch.gpus}", "--no-python", *command]
+    return shlex.join(command)
 
 
 def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
