@@ -1,18 +1,25 @@
 """Where things lie in a checkout, and how they are written: under a temporary name, renamed when whole."""
 
-import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
+
+from paperlib.engine.files import UnwritableError, explained, replacing, write_text
+
+__all__ = [
+    "ROOT_VARIABLE",
+    "UnwritableError",
+    "explained",
+    "replace_directory",
+    "replacing",
+    "root",
+    "write_text",
+    "write_whole",
+]
 
 ROOT_VARIABLE = "PAPERLIB_ROOT"
 """Environment variable that names the checkout when neither the working directory nor the package lies in it."""
-
-
-class UnwritableError(OSError):
-    """A file or folder that cannot be written, with the remedy."""
 
 
 def root() -> Path:
@@ -33,55 +40,10 @@ def root() -> Path:
     )
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; renamed to it when the block ends well, removed when it does not.
-
-    Raises:
-        UnwritableError: when the folder cannot be written (read-only, full), naming it and the remedy.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Give errors of a full or read-only disk a remedy; other errors pass unchanged.
-
-    Raises:
-        UnwritableError: naming ``path`` and what to do.
-    """
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space and run again",
-        errno.EDQUOT: "the disk quota is used up: free some space and run again",
-        errno.EROFS: "the file system is read-only: use a checkout on one that can be written",
-        errno.EACCES: "no permission: make the folder writable (chmod u+w), or use a checkout of your own",
-        errno.EPERM: "no permission: make the folder writable (chmod u+w), or use a checkout of your own",
-    }
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, UnwritableError) or error.errno not in remedies:
-            raise
-        raise UnwritableError(error.errno, f"cannot write {path}: {remedies[error.errno]}.") from error
-
-
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary name and rename the file to ``path``."""
-    with whole(path) as temporary:
+    with replacing(path) as temporary:
         write(temporary)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, UTF-8, whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def replace_directory(new: Path, old: Path) -> None:

@@ -1,0 +1,80 @@
+"""Files written whole or not at all: under a temporary name beside their own, renamed when they are complete.
+
+A crash, a full disk or a killed process leaves what was there before.  Everything that the project writes goes through
+:func:`replacing`.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space and run again",
+    errno.EDQUOT: "the disk quota is used up: free some space and run again",
+    errno.EROFS: "the file system is read-only: choose a folder on one that can be written",
+    errno.EACCES: "no permission: make the folder writable (chmod u+w), or choose a folder of your own",
+    errno.EPERM: "no permission: make the folder writable (chmod u+w), or choose a folder of your own",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
+}
+"""What to do about an error of the system, by its number."""
+
+
+class UnwritableError(OSError):
+    """A file or folder that cannot be written, with the remedy."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Give errors of a full or read-only disk a remedy; other errors pass unchanged.
+
+    Raises:
+        UnwritableError: naming ``path`` and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UnwritableError) or error.errno not in REMEDIES:
+            raise
+        raise UnwritableError(error.errno, f"cannot write {path}: {REMEDIES[error.errno]}.") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, with its suffix; renamed to it when the block ends well, else removed.
+
+    Raises:
+        UnwritableError: when the folder cannot be made or written, or the disk is full; naming ``path``.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
