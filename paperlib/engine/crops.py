@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -95,14 +96,15 @@ DESCRIPTIONS = {
 }
 
 
-def box_mean(images: Tensor, factor: int) -> Tensor:
+def box_mean(images: Tensor, factor: int, chunk: int = 1024) -> Tensor:
     """Means over squares of ``factor`` × ``factor`` pixels, rounded to the nearest integer, halves to even.
 
-    The sums are integers and the means exact in float32, so the result is that of exact arithmetic.
+    Sums of integers, and their division by a power of two, are exact in float32.
 
     Args:
         images: uint8, shape (N, C, H, W).
         factor: a power of two up to 256 that divides H and W.
+        chunk: images at a time.
 
     Returns:
         uint8, shape (N, C, H/factor, W/factor).
@@ -110,9 +112,8 @@ def box_mean(images: Tensor, factor: int) -> Tensor:
     Raises:
         ValueError: for a factor that does not divide, or is no power of two.
     """
-    n, c, h, w = images.shape
-    if factor < 1 or factor & (factor - 1) or factor > 256 or h % factor or w % factor:
-        raise ValueError(f"factor must be a power of two up to 256 that divides {h} and {w}, got {factor}.")
-    boxes = images.reshape(n, c, h // factor, factor, w // factor, factor)
-    total = boxes.sum((3, 5), dtype=torch.int32)
-    return (total.to(torch.float32) / factor**2).round().to(torch.uint8)
+    height, width = images.shape[-2:]
+    if not 1 <= factor <= 256 or factor & (factor - 1) or height % factor or width % factor:
+        raise ValueError(f"factor must be a power of two up to 256 that divides {height} and {width}, got {factor}.")
+    means = (F.avg_pool2d(part.float(), factor) for part in images.split(chunk))
+    return torch.cat([mean.round().to(torch.uint8) for mean in means])

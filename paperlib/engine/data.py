@@ -1,8 +1,8 @@
 """Images as they are trained on, by name: integers, one fixed split, a hash that says which.
 
 :func:`load` knows the data sets of :data:`DATASETS`.  The digits come with scikit-learn.  CIFAR-10 and ImageNet are
-read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into memory
-from then on (:mod:`paperlib.engine.decoding`).
+read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into
+memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.
 
 =====================================  ===============================================================================
 ``digits``                             8×8, 17 levels of grey
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from paperlib.engine import shards
+from paperlib.engine.batching import Batch, batch_indices, batches, epoch_order
 from paperlib.engine.crops import Crop, box_mean
 from paperlib.engine.decoding import decoded
 from paperlib.engine.images import ImageData, scale, shared_images, to_uint8
@@ -31,9 +32,13 @@ from paperlib.engine.shards import Collection, MissingDataError, Split, find
 
 __all__ = [
     "DATASETS",
+    "Batch",
     "ImageData",
     "MissingDataError",
     "Split",
+    "batch_indices",
+    "batches",
+    "epoch_order",
     "load",
     "scale",
     "shared_images",
@@ -156,7 +161,7 @@ def _photographs(
     if len(found.labels) != collection.counts[split]:
         cautions.append(f"{len(found.labels):,} of the {collection.counts[split]:,} images of {collection.title}")
     if found.index["enlarged"]:
-        cautions.append(f"{found.index['enlarged']:,} pictures were smaller than {crop.size}×{crop.size}")
+        cautions.append(f"pictures smaller than {crop.size}×{crop.size}, hence enlarged: {found.index['enlarged']:,}")
     return ImageData(
         name=f"{name}/{split}",
         images=found.images,

@@ -10,17 +10,20 @@ It is made under a temporary name and renamed when it is whole; processes that w
 Decoding streams: besides the mapped file, a few batches lie in memory.
 """
 
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +33,10 @@ from tqdm import tqdm
 
 from paperlib.engine import shards
 from paperlib.engine.crops import Crop
+from paperlib.engine.files import UnwritableError, explained, flush
 from paperlib.engine.images import pixels_sha256
 from paperlib.engine.prefetch import ordered
-from paperlib.engine.shards import Source
+from paperlib.engine.shards import Encoded, Source
 
 CACHE_VARIABLE = "PAPERLIB_CACHE"
 """Environment variable that names the folder of decoded images."""
@@ -85,20 +89,18 @@ def decoded(
         OSError: when the cache cannot be written or lacks room.
         ValueError: when a picture cannot be decoded.
     """
-    from filelock import FileLock
-
     key = hashlib.sha256(f"{FORMAT} {source.identity} {crop}".encode()).hexdigest()
     folder = cache_folder() / f"{source.collection.folder}-{source.split}-{crop.name}{crop.size}-{key[:16]}"
-    with _remedied(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if folder.exists():
-                try:
-                    return read(folder, key, verify=verify)
-                except DamagedCacheError as error:
-                    tqdm.write(f"{error} It is made anew.")
-            _make(folder, key, source, crop, workers or os.cpu_count() or 1, progress)
-    return read(folder, key)
+    with suppress(DamagedCacheError):
+        return read(folder, key, verify=verify)  # needs no lock, hence no right to write
+    with _locked(folder):
+        if folder.exists():
+            try:
+                return read(folder, key, verify=verify)  # another process made it meanwhile
+            except DamagedCacheError as error:
+                warnings.warn(f"{error} It is made anew.", stacklevel=3)
+        _make(folder, key, source, crop, workers or os.cpu_count() or 1, progress)
+        return read(folder, key)
 
 
 def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decoded:
@@ -110,96 +112,116 @@ def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decod
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
-        fits = (index["format"], list(images.shape), list(labels.shape)) == (FORMAT, index["shape"], index["shape"][:1])
-        same_labels = hashlib.sha256(labels.tobytes()).hexdigest() == index["labels_sha256"]
+        described = (index["format"], index["shape"], index["shape"][:1], index["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCacheError(f"{folder} is not a whole folder of decoded images ({error}).") from error
-    if not (fits and same_labels and images.dtype == np.uint8 and labels.dtype == np.int64):
+    found = (FORMAT, list(images.shape), list(labels.shape), hashlib.sha256(labels.tobytes()).hexdigest())
+    longer = (folder / "images.npy").stat().st_size != images.offset + images.nbytes
+    if found != described or longer or (images.dtype, labels.dtype) != (np.uint8, np.int64):
         raise DamagedCacheError(f"{folder} does not hold the images that its index describes.")
     if key is not None and index.get("key") != key:
         raise DamagedCacheError(f"{folder} was made from another source or in another way.")
-    found = Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
-    if verify and pixels_sha256(found.images, found.labels) != index["sha256"]:
+    content = Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
+    if verify and pixels_sha256(content.images, content.labels) != index["sha256"]:
         raise DamagedCacheError(f"{folder} has been changed since it was made: its hash differs.")
-    return found
+    return content
 
 
 # Making it -----------------------------------------------------------------------------------------------------------
 
 
+class _Squares(NamedTuple):
+    """A batch of decoded pictures."""
+
+    pixels: NDArray[np.uint8]
+    labels: list[int]
+    encoded: bytes
+    """The hash of each picture as it was encoded, and its label."""
+    enlarged: int
+    """How many were smaller than what was made of them."""
+
+
 def _make(folder: Path, key: str, source: Source, crop: Crop, workers: int, progress: bool | None) -> None:
     shape = (shards.count(source), 3, crop.size, crop.size)
-    if not shape[0]:
-        raise shards.MissingDataError(f"{source.description} has no images.")
-    with _whole_folder(folder) as part:
-        _require_room(part, int(np.prod(shape)))
-        images = np.lib.format.open_memmap(part / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        labels = np.full(shape[0], -1, np.int64)
-        encoded = hashlib.sha256()
-        enlarged = _fill(images, labels, encoded, source, crop, workers, progress)
-        images.flush()
-        np.save(part / "labels.npy", labels)
+    batches = ordered(partial(_decode, crop=crop), shards.stream(source, BATCH), workers)
+    bar = tqdm(total=shape[0], unit="image", desc=f"decoding {source.collection.title}", disable=_hidden(progress))
+    with _whole_folder(folder) as part, bar:
+        with _remedied(folder):
+            _require_room(part, math.prod(shape))
+        labels, facts = _write(part / "images.npy", shape, batches, bar)
+        if len(labels) != shape[0]:
+            raise ValueError(f"{source.description} announces {shape[0]:,} images and has {len(labels):,}.")
+        _require_labels(labels, source)
         index = {
             "format": FORMAT,
             "key": key,
             "shape": list(shape),
-            "sha256": pixels_sha256(torch.from_numpy(images), torch.from_numpy(labels)),
             "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-            "encoded_sha256": encoded.hexdigest(),
-            "enlarged": enlarged,
+            **facts,
             "source": source.description,
             "preprocessing": crop.description,
             "versions": _versions(),
         }
-        (part / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+        with _remedied(folder):
+            np.save(part / "labels.npy", labels)
+            (part / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _fill(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    encoded: Any,
-    source: Source,
-    crop: Crop,
-    workers: int,
-    progress: bool | None,
-) -> int:
-    """Decode everything into ``images`` and ``labels``, hash the encoded pictures; how many had to be enlarged."""
-    first = enlarged = 0
-    batches = ordered(partial(_decode, crop=crop), shards.stream(source, BATCH), workers)
-    disable = None if progress is None else not progress
-    bar = tqdm(total=len(images), unit="image", desc=f"decoding {source.collection.title}", disable=disable)
-    with bar:
-        for squares, names, digests, small in batches:
-            last = first + len(squares)
-            if last > len(images):
-                break
-            images[first:last], labels[first:last] = squares, names
-            encoded.update(digests)
-            first, enlarged = last, enlarged + small
-            bar.update(len(squares))
-    if first != len(images):
-        raise ValueError(f"{source.description} has not the {len(images)} images that it announces.")
-    return enlarged
+def _write(
+    path: Path, shape: tuple[int, ...], batches: Iterable[_Squares], bar: "tqdm[Any]"
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Append the squares to a file in numpy's format; their labels, and what there is to say of both."""
+    labels, enlarged = [], 0
+    pixels, encoded = hashlib.sha256(str(shape).encode()), hashlib.sha256()
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for batch in batches:
+            content = batch.pixels.tobytes()
+            with _remedied(path.parent):
+                file.write(content)
+            pixels.update(content)
+            encoded.update(batch.encoded)
+            labels += batch.labels
+            enlarged += batch.enlarged
+            bar.update(len(batch.labels))
+    numbers = np.array(labels, np.int64)
+    pixels.update(numbers.tobytes())
+    facts = {"sha256": pixels.hexdigest(), "encoded_sha256": encoded.hexdigest(), "enlarged": enlarged}
+    return numbers, facts
 
 
-def _decode(batch: tuple[list[bytes], list[int]], crop: Crop) -> tuple[NDArray[np.uint8], list[int], bytes, int]:
-    """Squares, labels, hashes of the encoded pictures, and how many had to be enlarged."""
+def _decode(batch: tuple[list[Encoded], list[int]], crop: Crop) -> _Squares:
+    """A batch as it is stored.
+
+    Raises:
+        ValueError: naming the picture that cannot be read.
+    """
     from PIL import Image
 
-    contents, labels = batch
-    squares, digests, enlarged = [], [], 0
-    for content, label in zip(contents, labels, strict=True):
-        digest = hashlib.sha256(content + str(label).encode()).digest()
+    pixels, digests, enlarged = [], [], 0
+    for encoded, label in zip(*batch, strict=True):
+        digest = hashlib.sha256(encoded["bytes"] + str(label).encode()).digest()
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                squares.append(crop(image))
+            with Image.open(io.BytesIO(encoded["bytes"])) as image:
+                pixels.append(crop(image))
                 enlarged += min(image.size) < crop.size
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"a picture of class {label} (hash {digest.hex()[:12]}) cannot be read: {error}"
-            ) from error
+            name = encoded["path"] or f"with hash {digest.hex()[:12]}"
+            raise ValueError(f"the picture {name} of class {label} cannot be read: {error}") from error
         digests.append(digest)
-    return np.stack(squares), labels, b"".join(digests), enlarged
+    return _Squares(np.stack(pixels), batch[1], b"".join(digests), enlarged)
+
+
+def _require_labels(labels: NDArray[np.int64], source: Source) -> None:
+    classes = source.collection.classes
+    if labels.size == 0 or not 0 <= labels.min() <= labels.max() < classes:
+        found = f"{labels.min()} to {labels.max()}" if labels.size else "no images"
+        raise ValueError(f"{source.description}: labels must lie in 0 … {classes - 1}, found {found}.")
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    """The same for tqdm, which takes None for "unless on a terminal"."""
+    return None if progress is None else not progress
 
 
 def _versions() -> dict[str, str]:
@@ -207,11 +229,22 @@ def _versions() -> dict[str, str]:
     import PIL
     from PIL import features
 
-    return {
-        "pillow": PIL.__version__,
-        "libjpeg": str(features.version("jpg")),
-        "numpy": np.__version__,
-    }
+    return {"pillow": PIL.__version__, "libjpeg": str(features.version("jpg")), "numpy": np.__version__}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that was killed is free."""
+    from filelock import FileLock
+
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    with _remedied(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -225,8 +258,11 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
+        for path in part.iterdir():
+            flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
+        flush(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -234,19 +270,17 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 def _require_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(f"the decoded images take {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free", str(folder))
 
 
 @contextmanager
 def _remedied(folder: Path) -> Iterator[None]:
-    """Give errors of a full or read-only disk the name of the folder and a remedy."""
+    """Say where else decoded images can go when ``folder`` cannot be written."""
     try:
-        yield
-    except shards.MissingDataError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{error.strerror or error}; nothing was kept. Set {CACHE_VARIABLE} to a folder with room and write access",
-            str(folder),
+        with explained(folder):
+            yield
+    except UnwritableError as error:
+        detail = f" ({error.__cause__.strerror})" if isinstance(error.__cause__, OSError) else ""
+        raise UnwritableError(
+            error.errno, f"{error.strerror}{detail} {CACHE_VARIABLE} names the folder of decoded images."
         ) from error

@@ -5,10 +5,10 @@ nothing is copied to the disk.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -17,6 +17,13 @@ Split = Literal["train", "test"]
 
 DATA_VARIABLE = "PAPERLIB_DATA"
 """Environment variable that names the folder in which each collection has its own."""
+
+
+class Encoded(TypedDict):
+    """An image as it lies in the image column: the content of its file, and the file's name if it is known."""
+
+    bytes: bytes
+    path: str | None
 
 
 class MissingDataError(FileNotFoundError):
@@ -126,16 +133,15 @@ def count(source: Source) -> int:
     return sum(parquet.read_metadata(path).num_rows for path in source.files)
 
 
-def stream(source: Source, batch_size: int) -> Iterator[tuple[Sequence[bytes], Sequence[int]]]:
-    """Encoded images and labels, ``batch_size`` at a time, in the order of the files.
+def stream(source: Source, batch_size: int) -> Iterator[tuple[list[Encoded], list[int]]]:
+    """Encoded images and labels, up to ``batch_size`` at a time, in the order of the files.
 
     Raises:
         MissingDataError: when they cannot be had.
         ValueError: when the files lack a column.
     """
-    column = source.collection.image_column
     for batch in _open(source).iter(batch_size=batch_size):
-        yield [image["bytes"] for image in batch[column]], batch["label"]
+        yield batch[source.collection.image_column], batch["label"]
 
 
 def _open(source: Source) -> "IterableDataset":
