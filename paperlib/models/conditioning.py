@@ -5,10 +5,16 @@ schedule, in training and in sampling.  λ becomes Fourier features of fixed fre
 class become one vector, and every block of the network is scaled and shifted by it (Dhariwal & Nichol 2021, Section 3).
 One extra class, the *null class*, stands for "class not told": training drops labels to it, and classifier-free
 guidance asks for it (Ho & Salimans 2022).
+
+Precision.  Level, features and condition are computed in float32 at least, and so is the last layer of a network, under
+automatic mixed precision too; a network whose parameters are bfloat16 throughout (FSDP's mixed precision) computes in
+bfloat16 from the condition's first matrix on, but for the statistics of its norms, which torch accumulates in float32.
+Nothing here is a buffer, so that a network made on the meta device is whole once its parameters are there.
 """
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -29,18 +35,25 @@ class LogSNRFeatures(nn.Module):
         features: number of features, even.
     """
 
-    frequencies: Tensor
-
     def __init__(self, features: int = 32) -> None:
         super().__init__()
         if features < 2 or features % 2:
             raise ValueError(f"features must be a positive even number, got {features}.")
-        exponents = torch.linspace(math.log(1 / 32), math.log(2), features // 2)
-        self.register_buffer("frequencies", exponents.exp(), persistent=False)
+        self.features = features
+
+    @property
+    def frequencies(self) -> Tensor:
+        """The frequencies f_j in rad/nat, (features / 2,)."""
+        return self._frequencies(torch.empty(()))
+
+    def _frequencies(self, like: Tensor) -> Tensor:
+        ends = math.log(1 / 32), math.log(2)
+        return torch.linspace(*ends, self.features // 2, dtype=like.dtype, device=like.device).exp()
 
     def forward(self, logsnr: Tensor) -> Tensor:
-        """(B,) to (B, features)."""
-        phase = logsnr[:, None] * self.frequencies
+        """(B,) to (B, features), in float32 or what finer type ``logsnr`` has."""
+        level = at_least_float32(logsnr)
+        phase = level[:, None] * self._frequencies(level)
         return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
@@ -64,7 +77,7 @@ class Conditioning(nn.Module):
         if label is None:
             label = torch.full_like(logsnr, self.num_classes, dtype=torch.int64)
         self._require_label(label, logsnr)
-        return nn.functional.silu(self.level(self.features(logsnr)) + self.classes(label))
+        return nn.functional.silu(exactly(self.level, self.features(logsnr)) + self.classes(label))
 
     def _require_label(self, label: Tensor, logsnr: Tensor) -> None:
         if label.dtype != torch.int64 or label.shape != logsnr.shape:
@@ -110,11 +123,11 @@ class ConditionedNetwork(nn.Module, ABC):
         self.conditioning = Conditioning(num_classes, condition_width)
 
     def forward(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        """The prediction, the shape of ``z``.
+        """The prediction, the shape and type of ``z``.
 
         Args:
             z: noisy data, VP, shape (B, C, H, W), or flattened (B, C·H·W).
-            logsnr: λ in nats, shape (B,).
+            logsnr: λ in nats, shape (B,); float32 whatever the parameters are, since bfloat16 rounds 10.3 to 10.3125.
             label: classes, int64 (B,), ``num_classes`` being the null class; None is the null class for all.
 
         Raises:
@@ -124,13 +137,18 @@ class ConditionedNetwork(nn.Module, ABC):
         require_floating("z", z)
         require_floating("logsnr", logsnr)
         self._require_shapes(z, logsnr)
-        scaled = expand(input_scale(logsnr, self.sigma_data), z) * z
-        output = self.body(scaled.reshape(-1, *self.image_shape), self.conditioning(logsnr, label))
-        return output.reshape(z.shape)
+        scaled = expand(input_scale(at_least_float32(logsnr), self.sigma_data), z) * z
+        condition = self.conditioning(logsnr, label)
+        output = self.body(scaled.reshape(-1, *self.image_shape).to(condition.dtype), condition)
+        return output.to(z.dtype).reshape(z.shape)
 
     @abstractmethod
     def body(self, x: Tensor, condition: Tensor) -> Tensor:
         """The prediction (B, C, H, W) from the scaled input (B, C, H, W) and the condition (B, condition_width)."""
+
+    @abstractmethod
+    def sharding_units(self) -> list[nn.Module]:
+        """The modules to shard one by one (``fully_shard``), in the order of the forward pass; the root has the rest."""
 
     def _require_shapes(self, z: Tensor, logsnr: Tensor) -> None:
         flat = (math.prod(self.image_shape),)
@@ -138,6 +156,17 @@ class ConditionedNetwork(nn.Module, ABC):
             raise ValueError(f"z must have shape (B, *{self.image_shape}) or (B, {flat[0]}), got {tuple(z.shape)}.")
         if logsnr.shape != z.shape[:1]:
             raise ValueError(f"logsnr must have one level an example, shape ({len(z)},), got {tuple(logsnr.shape)}.")
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """The same values, in float32 where their type is coarser."""
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def exactly(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)`` in the type of the module's parameters, also inside automatic mixed precision."""
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        return module(x.to(next(module.parameters()).dtype))
 
 
 def zero_initialised(module: Module) -> Module:

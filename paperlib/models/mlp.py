@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from paperlib.models.conditioning import ConditionedNetwork, scale_shift, zero_initialised
+from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
 
 
 class MLPBlock(nn.Module):
@@ -59,4 +59,7 @@ class MLP(ConditionedNetwork):
         h = self.inward(x.flatten(1))
         for block in self.blocks:
             h = block(h, condition)
-        return self.outward(h).reshape(x.shape)
+        return exactly(self.outward, h).reshape(x.shape)
+
+    def sharding_units(self) -> list[nn.Module]:
+        return list(self.blocks)

@@ -7,13 +7,14 @@ Residual branches and the output start at zero.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
 
-from paperlib.models.conditioning import ConditionedNetwork, scale_shift, zero_initialised
+from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
 
 Resample = Literal["up", "down"] | None
 
@@ -38,15 +39,19 @@ class ResidualBlock(nn.Module):
         channels_out: channels of the output.
         condition_width: length of the vector that scale and shift are made of.
         how: ``"up"`` doubles the resolution, ``"down"`` halves it.
+        dropout: probability with which the second convolution is kept from seeing a feature, in training.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, condition_width: int, how: Resample = None) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, condition_width: int, how: Resample = None, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.how: Resample = how
         self.norm_in = group_norm(channels_in)
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.modulation = nn.Linear(condition_width, 2 * channels_out)
         self.norm_out = group_norm(channels_out, affine=False)
+        self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_initialised(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
@@ -54,7 +59,7 @@ class ResidualBlock(nn.Module):
         """``x`` (B, channels_in, H, W) to (B, channels_out, H', W')."""
         h = self.conv_in(resample(nn.functional.silu(self.norm_in(x)), self.how))
         h = scale_shift(self.norm_out(h), self.modulation(condition))
-        return self.skip(resample(x, self.how)) + self.conv_out(nn.functional.silu(h))
+        return self.skip(resample(x, self.how)) + self.conv_out(self.dropout(nn.functional.silu(h)))
 
 
 class Attention(nn.Module):
@@ -111,6 +116,7 @@ class UNet(ConditionedNetwork):
         attention: heights of the feature maps at which every block attends; the middle always does.
         head_channels: channels of one attention head.
         condition_width: length of the vector that carries level and class; 4 · channels when None, as in ADM.
+        dropout: probability of dropout in every residual block, in training.
     """
 
     def __init__(
@@ -125,16 +131,18 @@ class UNet(ConditionedNetwork):
         attention: Sequence[int] = (4,),
         head_channels: int = 32,
         condition_width: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         width = 4 * channels if condition_width is None else condition_width
         super().__init__(image_shape, num_classes, sigma_data, width)
         self._require_divisible(len(multipliers))
-        self._attention, self._head_channels, self._width = attention, head_channels, width
+        self._attention, self._head_channels = attention, head_channels
+        self._block = partial(ResidualBlock, condition_width=width, dropout=dropout)
         sizes = [image_shape[1] // 2**level for level in range(len(multipliers))]
         widths = [channels * multiplier for multiplier in multipliers]
         self.inward = nn.Conv2d(image_shape[0], widths[0], 3, padding=1)
         self.down, skips = self._make_down(widths, sizes, blocks)
-        first, second = (ResidualBlock(widths[-1], widths[-1], width) for _ in range(2))
+        first, second = (self._block(widths[-1], widths[-1]) for _ in range(2))
         self.middle = nn.ModuleList([Stage(first, Attention(widths[-1], head_channels)), Stage(second)])
         self.up, self._joins = self._make_up(widths, sizes, blocks, skips)
         self.outward = nn.Sequential(
@@ -151,12 +159,15 @@ class UNet(ConditionedNetwork):
             h = stage(h, condition)
         for stage, joins in zip(self.up, self._joins, strict=True):
             h = stage(torch.cat([h, skips.pop()], dim=1) if joins else h, condition)
-        return self.outward(h)
+        return exactly(self.outward, h)
+
+    def sharding_units(self) -> list[nn.Module]:
+        return [*self.down, *self.middle, *self.up]
 
     def _stage(self, channels_in: int, channels_out: int, size: int) -> Stage:
         attends = size in self._attention
         return Stage(
-            ResidualBlock(channels_in, channels_out, self._width),
+            self._block(channels_in, channels_out),
             Attention(channels_out, self._head_channels) if attends else None,
         )
 
@@ -165,7 +176,7 @@ class UNet(ConditionedNetwork):
         stages, skips = nn.ModuleList(), [widths[0]]
         for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
             if level > 0:
-                stages.append(Stage(ResidualBlock(skips[-1], skips[-1], self._width, "down")))
+                stages.append(Stage(self._block(skips[-1], skips[-1], how="down")))
                 skips.append(skips[-1])
             for _ in range(blocks):
                 stages.append(self._stage(skips[-1], width, size))
@@ -184,7 +195,7 @@ class UNet(ConditionedNetwork):
                 joins.append(True)
                 channels = widths[level]
             if level > 0:
-                stages.append(Stage(ResidualBlock(channels, channels, self._width, "up")))
+                stages.append(Stage(self._block(channels, channels, how="up")))
                 joins.append(False)
         return stages, joins
 
