@@ -329,15 +329,15 @@ def test_an_unknown_sampler_is_refused() -> None:
 def test_an_evaluation_says_what_was_compared_with_what() -> None:
     judge = features.digits_classifier()
     reference = evaluation.Reference.of(TRAIN, judge)
-    seen = evaluation.features_of(iter(TEST.scaled().split(100)), judge, TEST.levels)
-    torch.testing.assert_close(seen, judge(TEST.images), rtol=1e-4, atol=1e-5)
+    seen = evaluation.gather(TEST.scaled().split(100), judge, TEST.levels)
+    torch.testing.assert_close(seen.reservoir.rows, judge(TEST.images), rtol=1e-4, atol=1e-5)
     real = evaluation.compare(seen, reference)
     assert (real.samples, real.network) == (297, judge.name)
     assert real.reference == f"digits/train {TRAIN.sha256[:6]}"
     assert 0 < real.frechet < 2
     assert abs(real.kid) < 4 * real.kid_error
     assert min(real.precision, real.recall) > 0.8
-    noise = evaluation.compare(evaluation.features_of(iter(samples()), judge, 17).repeat(6, 1), reference)
+    noise = evaluation.compare(evaluation.gather(samples() * 6, judge, 17).reservoir.rows, reference)
     assert noise.frechet > 10 * real.frechet
     assert noise.kid > 0.1
     assert noise.recall < 0.5

@@ -3,11 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paperlib.companion import provenance
+
+if TYPE_CHECKING:
+    from paperlib.companion.assessment import Checkpoint
+    from paperlib.companion.experiments import Experiment
+    from paperlib.companion.profiles import Profile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--count", type=_positive, help="number of samples (default: 100; the profile's to evaluate)"
         )
-    sample.add_argument("--guidance", type=float, default=1.0, help="strength of classifier-free guidance (1: none)")
+        command.add_argument("--guidance", type=float, help="strength of classifier-free guidance (1: none)")
+        command.add_argument("--weights", type=Path, help="a file of weights, instead of a network of the profile")
     sample.add_argument("--output", type=Path, help="a .png file; the samples as data go beside it")
+    evaluate.add_argument("--features", choices=["classifier", "inception"], default="classifier", help="seen through")
+    evaluate.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception (default: download)")
+    evaluate.add_argument("--resize", choices=["clean", "legacy_tensorflow"], default="clean", help="for Inception")
+    evaluate.add_argument("--output", type=Path, help="a .csv file")
 
     ledger = _command(commands, "claims", _claims, "list the claims, how each is tested, and its verdict")
     ledger.add_argument("--profile", default="tiny")
@@ -104,30 +114,50 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import files, practice, profiles
+    from paperlib.companion import assessment, files, practice, profiles
+    from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
-    one = practice.select(profile, options.weighting, options.seed, options.pictures)[0]
     sampler = options.sampler or profile.sampling.samplers[-1]
+    sampling.get(sampler)
+    one = next(_networks(options, practice.select(profile, options.weighting, options.seed, options.pictures)[:1]))
     path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
     if path.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {path}.")
-    seed, count = profile.sampling.seed, options.count or 100
-    images, labels = practice.sample(one, practice.trained(profile), sampler, count, options.guidance, seed)
-    practice.save(images, labels, path)
-    print(f"{count} samples of {one.name} → {path}")
+    sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
+    assessment.save(sheet, path)
+    print(f"{sheet.caption} → {path}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from paperlib.companion import practice, profiles
+    from paperlib.companion import assessment, files, practice, profiles
 
     profile = profiles.load(options.profile)
-    chosen = practice.select(profile, options.weighting, options.seed)
+    networks = _networks(options, practice.select(profile, options.weighting, options.seed))
     samplers = [options.sampler] if options.sampler else profile.sampling.samplers
+    judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
     count = options.count or profile.sampling.count
-    print(practice.evaluate(chosen, practice.trained(profile), samplers, count, profile.sampling.seed))
+    path = options.output or files.root() / "results/interactive" / profile.name / "evaluation.csv"
+    judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
+    assessment.write(judged, path)
+    print(assessment.table(judged), f"→ {path}", sep="\n")
     return 0
+
+
+def _guidance(options: argparse.Namespace, profile: "Profile") -> float:
+    return profile.sampling.guidance if options.guidance is None else options.guidance
+
+
+def _networks(options: argparse.Namespace, chosen: "list[Experiment]") -> "Iterator[Checkpoint]":
+    """The network in the file that is asked for, or those of the chosen experiments, one by one."""
+    from paperlib.companion import assessment, practice, profiles
+
+    profile = profiles.load(options.profile)
+    if options.weights:
+        yield assessment.stored(options.weights, profile)
+    else:
+        yield from (assessment.trained(one, practice.trained(profile)) for one in chosen)
 
 
 def _claims(options: argparse.Namespace) -> int:

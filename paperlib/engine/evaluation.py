@@ -1,7 +1,8 @@
 """Samples of a network and what they are compared with, batch by batch: images never lie in memory together."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from paperlib.checks import require_same_shape
 from paperlib.engine import sampling
 from paperlib.engine.data import ImageData, to_uint8
 from paperlib.engine.features import FeatureNetwork
-from paperlib.engine.metrics import FeatureStatistics, frechet_distance, kid, precision_recall
+from paperlib.engine.gathering import KEEP, FeatureStatistics, Gathered, Score, Seen
+from paperlib.engine.metrics import frechet_distance, kid, precision_recall
 from paperlib.engine.training import seeded
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
@@ -55,6 +57,70 @@ def generate(
         yield sample(denoise, z, levels, generator=generator, **options)
 
 
+# What is compared with what -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How samples were drawn.
+
+    Attributes:
+        sampler: its name, and its options.
+        evaluations: of the denoiser, for each sample; guidance doubles those of the network.
+        guidance: strength of classifier-free guidance, 1 for none.
+        seed: of the noise.
+    """
+
+    sampler: str
+    evaluations: int
+    guidance: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def by(cls, sampler: str, levels: Tensor, guidance: float = 1.0, seed: int = 0, **options: Any) -> "Drawn":
+        """How :func:`generate` draws with these arguments."""
+        named = ", ".join([sampler, *(f"{name} {value}" for name, value in options.items())])
+        return cls(named, count_evaluations(sampler, levels, **options), guidance, seed)
+
+
+def count_evaluations(sampler: str, levels: Tensor, **options: Any) -> int:
+    """How often a sampler asks the denoiser: counted, on one number."""
+    asked = 0
+
+    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return z
+
+    generator = torch.Generator().manual_seed(0)
+    sampling.get(sampler)(denoise, torch.zeros(1, 1), levels.cpu(), generator=generator, **options)
+    return asked
+
+
+def gather(images: Iterable[Tensor], network: FeatureNetwork, levels: int, keep: int = KEEP) -> Gathered:
+    """What is kept of images as a feature network sees them, batch by batch.
+
+    Args:
+        images: batches; uint8 with ``levels`` values, or real numbers in [−1, 1], which are rounded to these as the
+            data are.  Shape (≤ B, C, H, W).
+        network: the feature network.
+        levels: number of values that a pixel can take.
+        keep: rows of features to keep for distances between pairs.
+
+    Raises:
+        ValueError: when the network sees images of another number of levels.
+    """
+    if levels != network.levels:
+        raise ValueError(
+            f"the images have {levels} levels, {network.name} sees {network.levels}: a Fréchet distance would be that "
+            f"of darkened images. Choose a feature network for these images."
+        )
+    gathered = Gathered(keep)
+    for batch in images:
+        gathered.update(network.see(to_uint8(batch.cpu(), levels) if batch.is_floating_point() else batch))
+    return gathered
+
+
 @dataclass(frozen=True)
 class Reference:
     """A set of real images as a feature network sees it.
@@ -62,37 +128,138 @@ class Reference:
     Attributes:
         data: name of the data and split.
         sha256: their hash.
+        caution: what must be said of the data.
         network: name of the feature network.
-        features: shape (N, F).
-        statistics: of these features.
+        network_sha256: hash of its weights.
+        resize: how it brings images to its size.
+        distance: what a Fréchet distance in its features is called.
+        features: shape (N, F), a random choice where the set is large; without rows where they are not known.
+        statistics: of the features of all images.
     """
 
     data: str
     sha256: str
+    caution: str
     network: str
+    network_sha256: str
+    resize: str
+    distance: str
     features: Tensor
     statistics: FeatureStatistics
 
     @classmethod
-    def of(cls, data: ImageData, network: FeatureNetwork) -> "Reference":
+    def of(cls, data: ImageData, network: FeatureNetwork, batch_size: int = 500, keep: int = KEEP) -> "Reference":
         """The reference that a data set is."""
-        features = network(data.images)
-        return cls(data.name, data.sha256, network.name, features, FeatureStatistics.of(features))
+        gathered = gather(data.images.split(batch_size), network, data.levels, keep)
+        rows, statistics = gathered.reservoir.rows, gathered.statistics
+        return cls.by(network, data.name, data.sha256, rows, statistics, data.caution)
+
+    @classmethod
+    def by(
+        cls,
+        network: FeatureNetwork,
+        data: str,
+        sha256: str,
+        features: Tensor,
+        statistics: FeatureStatistics,
+        caution: str = "",
+    ) -> "Reference":
+        """A reference of features and statistics that are known already."""
+        return cls(
+            data=data,
+            sha256=sha256,
+            caution=caution,
+            network=network.name,
+            network_sha256=network.sha256,
+            resize=network.resize,
+            distance=network.distance,
+            features=features,
+            statistics=statistics,
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What must be said beside a distance: without it, it compares with nothing.
+
+    Attributes:
+        samples: number of samples.
+        sampler: of the samples; empty for real images.
+        evaluations: of the denoiser for each sample.
+        guidance: strength of classifier-free guidance.
+        seed: of the noise of the samples.
+        distance: what the Fréchet distance is called, "FID" in Inception's features alone.
+        reference: name and hash of the reference.
+        reference_images: number of images in it.
+        reference_sha256: its whole hash.
+        network: name of the feature network, which ends in its hash.
+        network_sha256: its whole hash.
+        features: their number.
+        resize: how images were resized for it.
+        caution: what must be said of the data.
+    """
+
+    samples: int
+    sampler: str
+    evaluations: int
+    guidance: float
+    seed: int
+    distance: str
+    reference: str
+    reference_images: int
+    reference_sha256: str
+    network: str
+    network_sha256: str
+    features: int
+    resize: str
+    caution: str
+
+    @classmethod
+    def of(cls, samples: int, reference: Reference, drawn: Drawn | None = None) -> "Protocol":
+        """That of comparing so many samples, or real images where ``drawn`` is None, with a reference."""
+        how = asdict(drawn or Drawn(sampler="", evaluations=0))
+        return cls(
+            samples=samples,
+            **how,
+            distance=reference.distance,
+            reference=f"{reference.data} {reference.sha256[:6]}",
+            reference_images=reference.statistics.count,
+            reference_sha256=reference.sha256,
+            network=reference.network,
+            network_sha256=reference.network_sha256,
+            features=len(reference.statistics.mean),
+            resize=reference.resize,
+            caution=reference.caution,
+        )
+
+    @property
+    def caption(self) -> str:
+        """All of it in one line."""
+        guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
+        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.seed}"
+        return (
+            f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
+            f"{self.reference_images:,} images, {self.reference}; {self.features:,} features of the {self.network}; "
+            f"resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
+        )
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How far a set of samples is from a reference, and what must be said beside it.
 
+    What cannot be told is NaN: distances between pairs where only statistics of the reference are known, the score
+    where the feature network has no classes.
+
     Attributes:
-        frechet: Fréchet distance in the features of ``network``.
+        frechet: Fréchet distance, by the name that the protocol has for it.
         kid: kernel distance, unbiased.
         kid_error: its standard error.
         precision: share of samples inside the manifold of the reference.
         recall: share of the reference inside the manifold of the samples.
-        samples: number of samples.
-        reference: name and hash of the reference.
-        network: name of the feature network.
+        score: the Inception Score in Inception's classes, the same formula in those of another network.
+        score_deviation: its standard deviation over the parts of the set.
+        protocol: what must be said beside them.
     """
 
     frechet: float
@@ -100,47 +267,113 @@ class Evaluation:
     kid_error: float
     precision: float
     recall: float
-    samples: int
-    reference: str
-    network: str
+    score: float
+    score_deviation: float
+    protocol: Protocol
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.protocol.samples
+
+    @property
+    def reference(self) -> str:
+        """Name and hash of the reference."""
+        return self.protocol.reference
+
+    @property
+    def network(self) -> str:
+        """Name of the feature network."""
+        return self.protocol.network
+
+    def row(self) -> dict[str, str | int | float]:
+        """Numbers and protocol as one row of a table."""
+        numbers = asdict(self)
+        protocol = numbers.pop("protocol")
+        return numbers | protocol
 
 
-def compare(features: Tensor, reference: Reference) -> Evaluation:
-    """Compare features of samples, shape (M, F), with a reference."""
-    distance = kid(reference.features, features)
-    manifold = precision_recall(reference.features, features)
+def compare(seen: Tensor | Gathered, reference: Reference, drawn: Drawn | None = None) -> Evaluation:
+    """Compare samples with a reference.
+
+    Args:
+        seen: what was gathered of the samples, or all of their features, shape (M, F).
+        reference: what they are compared with.
+        drawn: how they were drawn; None for real images.
+    """
+    if isinstance(seen, Tensor):
+        features, seen = seen, Gathered(keep=len(seen))
+        seen.update(Seen(features))
+    score = seen.classes.score() or Score(math.nan, math.nan)
     return Evaluation(
-        frechet=frechet_distance(reference.statistics, FeatureStatistics.of(features)),
-        kid=distance.value,
-        kid_error=distance.standard_error,
-        precision=manifold.precision,
-        recall=manifold.recall,
-        samples=len(features),
-        reference=f"{reference.data} {reference.sha256[:6]}",
-        network=reference.network,
+        frechet=frechet_distance(reference.statistics, seen.statistics),
+        **_pairwise(reference.features, seen.reservoir.rows),
+        score=score.value,
+        score_deviation=score.deviation,
+        protocol=Protocol.of(seen.statistics.count, reference, drawn),
     )
 
 
-def features_of(batches: Iterator[Tensor], network: FeatureNetwork, levels: int) -> Tensor:
-    """Features, shape (M, F), of batches of images in [−1, 1], each rounded to ``levels`` values as the data are."""
-    return torch.cat([network(to_uint8(batch.cpu(), levels)) for batch in batches])
+def _pairwise(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """What pairs of features tell, NaN where there are none."""
+    if not len(real):
+        return dict.fromkeys(("kid", "kid_error", "precision", "recall"), math.nan)
+    distance, manifold = kid(real, fake), precision_recall(real, fake)
+    return {"kid": distance.value, "kid_error": distance.standard_error} | manifold._asdict()
 
 
-def nearest(train: Tensor, samples: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+def floor(data: ImageData, reference: Reference, network: FeatureNetwork, count: int, seed: int = 0) -> Evaluation:
+    """The same comparison for real images: what remains of a distance when samples are perfect, only finitely many.
+
+    A Fréchet distance is biased upwards, the more the fewer samples there are, so it belongs beside every distance of
+    the same number of samples.
+
+    Args:
+        data: real images that are not in the reference, such as the other split.
+        reference: what samples are compared with.
+        network: the feature network of the reference.
+        count: the number of samples; all images are taken where there are no more, as the protocol then says.
+        seed: of the choice of images.
+
+    Raises:
+        ValueError: when the data are the reference itself.
+    """
+    if data.sha256 == reference.sha256:
+        raise ValueError(
+            f"the floor compares different real images; {data.name} is the reference. Take the other split."
+        )
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    batches = (data.images[index] for index in chosen.split(500))
+    return compare(gather(batches, network, data.levels), reference)
+
+
+def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5000) -> tuple[Tensor, Tensor]:
     """The nearest training image of each sample: a look at what was learned by heart.
 
     Args:
         train: shape (N, \\*), in the scale of ``samples``.
         samples: shape (M, \\*).
         batch_size: samples at once.
+        tile: training images at once.
 
     Returns:
         Index into ``train``, int64 (M,), and L2 distance in the units of the images, shape (M,).
     """
     require_same_shape("the first sample", samples[0], "the first training image", train[0])
-    reference = train.flatten(1).double()
-    found = [torch.cdist(batch.flatten(1).double(), reference).min(1) for batch in samples.split(batch_size)]
-    return torch.cat([minimum.indices for minimum in found]), torch.cat([minimum.values for minimum in found])
+    found = [_nearest(train, batch.flatten(1).double(), tile) for batch in samples.split(batch_size)]
+    return torch.cat([index for index, _ in found]), torch.cat([distance for _, distance in found])
+
+
+def _nearest(train: Tensor, batch: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    """:func:`nearest` for one batch, shape (B, D)."""
+    index = torch.zeros(len(batch), dtype=torch.int64)
+    distance = torch.full((len(batch),), math.inf, dtype=torch.float64)
+    for start, images in zip(range(0, len(train), tile), train.split(tile), strict=True):
+        found = torch.cdist(batch, images.flatten(1).double()).min(1)
+        closer = found.values < distance
+        index = torch.where(closer, found.indices + start, index)
+        distance = torch.where(closer, found.values, distance)
+    return index, distance
 
 
 @torch.no_grad()
