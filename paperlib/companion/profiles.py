@@ -5,7 +5,6 @@ its threads and the notebooks whose results it reads.  It is checked whole befor
 type, an impossible value, an unknown weighting is refused with file and line.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -111,13 +110,13 @@ class Data(Section):
 class Model(Section):
     """The network, what it predicts, and the options of its constructor."""
 
-    name: Annotated[str, _registered("model", models.MODELS)]
+    name: Annotated[str, _known(models.option_names)]
     prediction: PredictionName = "v"
     options: dict[str, Value] = {}
 
     @model_validator(mode="after")
     def _taken(self) -> "Model":
-        known = inspect.signature(models.MODELS[self.name]).parameters
+        known = models.option_names(self.name)
         for option in self.options:
             if option not in known:
                 raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
