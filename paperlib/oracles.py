@@ -333,8 +333,9 @@ class Empirical(Oracle):
     def _logits(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """Log-posterior over the set up to a constant of each z, shape (B, N), float64."""
         flat, level = self._flatten(z), logsnr.double().reshape(-1, 1)
-        product = torch.cat([flat @ piece.mT for piece in self._chunks()], dim=1)
-        return alpha(level) * torch.exp(-F.logsigmoid(-level)) * product - 0.5 * torch.exp(level) * self._squares
+        scaled = flat * (alpha(level) * torch.exp(-F.logsigmoid(-level)))
+        product = torch.cat([scaled @ piece.mT for piece in self._chunks()], dim=1)
+        return product.addcmul_(torch.exp(level), self._squares, value=-0.5)  # in place: B×N is the large thing here
 
     def _flatten(self, z: Tensor) -> Tensor:
         if z.shape[1:] != self.images.shape[1:]:
