@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from pictures import real_images
 from torch import nn
 
 from paperlib import models
-from paperlib.engine import costs
+from paperlib.engine import costs, data
 
 SHAPE = {"image_shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.75}
 
@@ -68,3 +69,20 @@ def test_days_and_bytes() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="images must be a positive number, got 0"):
         costs.training_flops(costs.NetworkCost(1, 1, 1), 0)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10-16"])
+def test_what_is_known_of_data_without_their_files_is_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name != "digits":
+        monkeypatch.setenv("PAPERLIB_DATA", str(real_images()))
+    found = data.load(name, "test")
+    traits = data.TRAITS[name]
+    assert (found.image_shape, found.num_classes, found.sigma_data) == (
+        traits.image_shape,
+        traits.num_classes,
+        traits.sigma_data,
+    )
+
+
+def test_every_data_set_is_described() -> None:
+    assert data.TRAITS.keys() == data.DATASETS.keys()

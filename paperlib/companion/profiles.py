@@ -7,6 +7,7 @@ type, an impossible value, an unknown weighting is refused with file and line.
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,6 +94,8 @@ def _registered(what: str, registry: Iterable[str]) -> AfterValidator:
     return _known(lookup)
 
 
+_load = lru_cache(maxsize=4)(data.load)
+
 PredictionName = Annotated[str, _known(predictions.get)]
 
 
@@ -103,8 +106,8 @@ class Data(Section):
     root: Path | None = Field(default=None, strict=False)
 
     def load(self, split: data.Split) -> data.ImageData:
-        """A split of it."""
-        return data.load(self.name, split, self.root)
+        """A split of it; kept, because a profile's runs ask for it again and again."""
+        return _load(self.name, split, self.root)
 
 
 class Model(Section):

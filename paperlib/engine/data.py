@@ -15,7 +15,7 @@ memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ CIFAR10_VARIANTS = {
 }
 """Known copies of CIFAR-10, by the hash of their pixels, and what must be said of them."""
 
+DIGITS_SIGMA, PHOTOGRAPHS_SIGMA = 0.75, 0.5
+"""σ_data of the digits and of photographs, both on [−1, 1]."""
+
 IMAGENET_SIZES = (64, 128, 256, 512)
 
 
@@ -102,7 +105,7 @@ def load_digits(split: Split, root: Path | None = None, **_: Any) -> ImageData:
         images=torch.from_numpy(digits.images).to(torch.uint8)[keep, None],
         labels=torch.from_numpy(digits.target).to(torch.int64)[keep],
         levels=17,
-        sigma_data=0.75,
+        sigma_data=DIGITS_SIGMA,
         licence="CC BY 4.0 (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository)",
         preprocessing="counts of ink in 4×4 boxes of 32×32 bitmaps, as published",
         source="scikit-learn",
@@ -167,7 +170,7 @@ def _photographs(
         images=found.images,
         labels=found.labels,
         levels=256,
-        sigma_data=0.5,
+        sigma_data=PHOTOGRAPHS_SIGMA,
         licence=collection.licence,
         preprocessing=found.index["preprocessing"],
         caution="; ".join(cautions),
@@ -191,3 +194,33 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     },
 }
 """All data sets by name: functions of the split, the folder of the files, and options of :func:`load`."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a network is built for.
+
+    Attributes:
+        image_shape: (C, H, W).
+        num_classes: number of classes.
+        sigma_data: standard deviation of the scaled data, as networks and F-prediction are told.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    sigma_data: float
+
+
+TRAITS: dict[str, Traits] = {
+    "digits": Traits((1, 8, 8), 10, DIGITS_SIGMA),
+    **{
+        name: Traits((3, size, size), shards.CIFAR10.classes, PHOTOGRAPHS_SIGMA)
+        for name, size in (("cifar10", 32), ("cifar10-16", 16), ("cifar10-8", 8))
+    },
+    **{
+        _imagenet_name(size, crop): Traits((3, size, size), shards.IMAGENET.classes, PHOTOGRAPHS_SIGMA)
+        for crop in ("adm", "area")
+        for size in IMAGENET_SIZES
+    },
+}
+"""What is known of every data set without its files."""
