@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--profile", default="tiny")
     ledger.add_argument("--json", action="store_true")
 
+    prices = _command(commands, "costs", _costs, "what each profile costs: parameters, FLOPs, memory, GPU-days")
+    prices.add_argument("--write", action="store_true", help="also to results/costs.csv and docs/costs.md")
+
     verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
@@ -172,6 +175,16 @@ def _claims(options: argparse.Namespace) -> int:
         columns = ["id", "verdict", "statement", "place", "notebook"]
         rows = [[entry[column] for column in columns] for entry in ledger]
         print(tabulate(rows, columns, maxcolwidths=[None, 12, 60, 24, None]))
+    return 0
+
+
+def _costs(options: argparse.Namespace) -> int:
+    from paperlib.companion import costs
+
+    found = costs.table()
+    if options.write:
+        costs.write(found)
+    print(found.to_string(index=False, float_format="{:.3g}".format), costs.ASSUMPTIONS, sep="\n\n")
     return 0
 
 

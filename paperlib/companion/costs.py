@@ -1,0 +1,137 @@
+"""What each profile costs: size of its network, FLOPs, memory, and GPU-days, as a table.  ``paperlib costs``
+
+Everything is measured on the network itself (:mod:`paperlib.engine.costs`), nothing typed; what is assumed, which GPU,
+its share of peak that training reaches, the price of an hour, stands beside the table.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from paperlib import models
+from paperlib.companion import experiments, files, profiles
+from paperlib.engine import costs, data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOLLARS_AN_HOUR = 2.5
+"""Price of an hour of one GPU, an assumption."""
+
+ASSUMPTIONS = (
+    f"Assumed: {costs.H100.name} at {costs.H100.utilisation:.0%} of {costs.H100.flops / 1e12:.0f} TFLOP/s (dense "
+    f"bf16), {DOLLARS_AN_HOUR} dollars an hour; a training step costs {costs.TRAINING_PASSES} forward passes; "
+    f"activations under bf16 take half of what float32 takes, and none are recomputed. We have made none of the runs "
+    f"that need a GPU."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One profile: figures an image, a GPU, a run, and of all its runs.
+
+    Attributes:
+        profile: its name.
+        network: name of its network.
+        parameters: in millions.
+        gflops: of a forward pass, an image.
+        activations: kept for the backward pass, an image, MB in float32.
+        images: seen in one run, in millions.
+        micro_batch: images of one GPU at once.
+        memory: of one GPU in training, GB.
+        gpus: GPUs of a run.
+        gpu_days: of one run.
+        days: of one run, on those GPUs.
+        dollars: of one run.
+        runs: runs of the profile, grid and ablation.
+    """
+
+    profile: str
+    network: str
+    parameters: float
+    gflops: float
+    activations: float
+    images: float
+    micro_batch: int
+    memory: float
+    gpus: int
+    gpu_days: float
+    days: float
+    dollars: float
+    runs: int
+
+
+def row(profile: profiles.Profile) -> Row:
+    """The costs of one profile."""
+    recipe, launch = profile.training, profile.launch or profiles.Launch()
+    gpus, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
+    cost = costs.network_cost(network(profile))
+    micro_batch = -(-recipe.batch_size // (gpus * recipe.accumulate))
+    held = costs.training_bytes(
+        cost,
+        micro_batch,
+        averages=len(recipe.ema_decays),
+        shards=gpus if launch.engine == "fsdp" else 1,
+        activation_bytes=2 if recipe.precision == "bf16" else 4,
+    )
+    days = costs.H100.days(costs.training_flops(cost, images))
+    return Row(
+        profile=profile.name,
+        network=profile.model.name,
+        parameters=cost.parameters / 1e6,
+        gflops=cost.forward_flops / 1e9,
+        activations=cost.activation_bytes / 1e6,
+        images=images / 1e6,
+        micro_batch=micro_batch,
+        memory=held / 1e9,
+        gpus=gpus,
+        gpu_days=days,
+        days=days / gpus,
+        dollars=days * 24 * DOLLARS_AN_HOUR,
+        runs=sum(len(seeds) for seeds in experiments.arms(profile).values()),
+    )
+
+
+def network(profile: profiles.Profile) -> models.ConditionedNetwork:
+    """The network of a profile without values, on the meta device; its data need not be there."""
+    traits = data.TRAITS[profile.data.name]
+    with torch.device("meta"):
+        return models.build(profile.model.name, **asdict(traits), **profile.model.options)
+
+
+COLUMNS = {
+    "parameters": "M parameters",
+    "gflops": "GFLOP forward, an image",
+    "activations": "MB kept, an image (float32)",
+    "images": "M images, a run",
+    "micro_batch": "images a GPU at once",
+    "memory": "GB of a GPU",
+    "gpus": "GPUs",
+    "gpu_days": "GPU-days, a run",
+    "days": "days, a run",
+    "dollars": "dollars, a run",
+}
+"""What the columns of the table are called that are not called as the fields of :class:`Row`."""
+
+
+def table() -> "pd.DataFrame":
+    """A row for every profile of the checkout, the largest network last."""
+    import pandas as pd
+
+    rows = sorted((row(profiles.load(name)) for name in profiles.names()), key=lambda one: one.parameters)
+    return pd.DataFrame([asdict(one) for one in rows])
+
+
+def markdown(found: "pd.DataFrame") -> str:
+    """The table for people, with what is assumed below it."""
+    shown = found.rename(columns=COLUMNS).map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
+    shown["M parameters"] = [f"{value:.1f}" for value in found.parameters]
+    shown["dollars, a run"] = [f"{value:,.0f}" for value in found.dollars]
+    return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n*{ASSUMPTIONS}*\n"
+
+
+def write(found: "pd.DataFrame") -> None:
+    """Put the table where documents read it: ``results/costs.csv`` and ``docs/costs.md``."""
+    files.write_text(files.root() / "results" / "costs.csv", found.to_csv(index=False, float_format="%.6g"))
+    files.write_text(files.root() / "docs" / "costs.md", markdown(found))
