@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import cli, notebooks, practice, provenance
+from paperlib.companion import cli, notebooks, provenance
 from paperlib.companion.doctor import pins
 
 

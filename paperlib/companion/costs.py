@@ -4,8 +4,9 @@ Everything is measured on the network itself (:mod:`paperlib.engine.costs`), not
 its share of peak that training reaches, the price of an hour, stands beside the table.
 """
 
+import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,8 +41,8 @@ class Row:
         images: seen in one run, in millions.
         micro_batch: images of one GPU at once.
         memory: of one GPU in training, GB.
-        gpus: GPUs of a run.
-        gpu_days: of one run.
+        gpus: GPUs of a run; 0 for a profile that wants none.
+        gpu_days: of one run; None without a GPU, as the next two.
         days: of one run, on those GPUs.
         dollars: of one run.
         runs: runs of the profile, grid and ablation.
@@ -56,26 +57,26 @@ class Row:
     micro_batch: int
     memory: float
     gpus: int
-    gpu_days: float
-    days: float
-    dollars: float
+    gpu_days: float | None
+    days: float | None
+    dollars: float | None
     runs: int
 
 
 def row(profile: profiles.Profile) -> Row:
     """The costs of one profile."""
     recipe, launch = profile.training, profile.launch or profiles.Launch()
-    gpus, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
+    processes, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
     cost = costs.network_cost(network(profile))
-    micro_batch = -(-recipe.batch_size // (gpus * recipe.accumulate))
+    micro_batch = -(-recipe.batch_size // (processes * recipe.accumulate))
     held = costs.training_bytes(
         cost,
         micro_batch,
         averages=len(recipe.ema_decays),
-        shards=gpus if launch.engine == "fsdp" else 1,
+        shards=processes if launch.engine == "fsdp" else 1,
         activation_bytes=2 if recipe.precision == "bf16" else 4,
     )
-    days = costs.H100.days(costs.training_flops(cost, images))
+    days = costs.H100.days(costs.training_flops(cost, images)) if launch.gpus else None
     return Row(
         profile=profile.name,
         network=profile.model.name,
@@ -85,10 +86,10 @@ def row(profile: profiles.Profile) -> Row:
         images=images / 1e6,
         micro_batch=micro_batch,
         memory=held / 1e9,
-        gpus=gpus,
+        gpus=launch.gpus,
         gpu_days=days,
-        days=days / gpus,
-        dollars=days * 24 * DOLLARS_AN_HOUR,
+        days=None if days is None else days / launch.gpus,
+        dollars=None if days is None else days * 24 * DOLLARS_AN_HOUR,
         runs=sum(len(seeds) for seeds in experiments.arms(profile).values()),
     )
 
@@ -125,10 +126,17 @@ def table() -> "pd.DataFrame":
 
 def markdown(found: "pd.DataFrame") -> str:
     """The table for people, with what is assumed below it."""
-    shown = found.rename(columns=COLUMNS).map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
-    shown["M parameters"] = [f"{value:.1f}" for value in found.parameters]
-    shown["dollars, a run"] = [f"{value:,.0f}" for value in found.dollars]
+    shown = found.map(_text).assign(parameters=[f"{value:.1f}" for value in found.parameters])
+    shown = shown.rename(columns=COLUMNS)
     return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n*{ASSUMPTIONS}*\n"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def write(found: "pd.DataFrame") -> None:

@@ -50,7 +50,7 @@ class Accelerator:
     name: str
     flops: float
     memory_bytes: float
-    utilisation: float = 0.4
+    utilisation: float = 0.25
 
     def days(self, total_flops: float) -> float:
         """GPU-days for so many FLOPs."""
@@ -58,7 +58,7 @@ class Accelerator:
 
 
 H100 = Accelerator("H100 SXM", flops=989e12, memory_bytes=80e9)
-"""989 TFLOP/s dense bf16, 80 GB: NVIDIA's data sheet.  40 % of that is our assumption."""
+"""989 TFLOP/s dense bf16, 80 GB: NVIDIA's data sheet.  That a quarter is reached, with convolutions, is assumed."""
 
 
 def network_cost(network: ConditionedNetwork) -> NetworkCost:
