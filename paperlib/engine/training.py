@@ -1,41 +1,72 @@
 r"""Training on the weighted loss.
 
 One step: a batch of images, low-discrepancy times and noise, the weighted loss :math:`L_w`, its gradient clipped, AdamW
-with linear warm-up, and an exponential moving average (EMA) of the weights, which is what is saved and evaluated.
+with linear warm-up, and exponential moving averages (EMA) of the weights, which are what is saved and evaluated.
 
-All that is random in step n is drawn from a generator seeded by (seed, n), and the order of the images by (seed,
-epoch).  A run that was interrupted therefore goes on from its last state as if nothing had happened: on a CPU its
-weights equal those of an uninterrupted run to the bit.
+All that is random in step n follows from (seed, n) and the place of an example in the batch, and the order of the
+images from (seed, epoch): see :mod:`paperlib.engine.randomness`.  A run that was interrupted therefore goes on from its
+last state as if nothing had happened: on a CPU its weights equal those of an uninterrupted run to the bit.  And N
+processes with a batch of B/N each follow one process with B, up to the order in which floating-point numbers are added,
+as long as the network itself draws nothing (dropout).
 
 A folder holds one run::
 
-    log.jsonl             a line for every `log_every` steps
-    weights.safetensors   when the run is finished: the EMA weights and their card
-    states/               until then: what it needs to go on
-    failure.json          when the loss was not finite: step, levels and images
+    log.jsonl                     a line for every `log_every` steps
+    weights.safetensors           when the run is finished: the weights of the first average, and their card
+    weights-0.9999.safetensors    those of each further one, by its decay
+    MODEL_CARD.md                 the card for people
+    states/                       until then: what it needs to go on
+    failure.json                  when the loss was not finite: step, levels and images
 """
 
-import hashlib
 import json
+import math
+import signal
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 from tqdm import tqdm
 
-from paperlib.checks import require_positive
-from paperlib.engine import checkpoints
-from paperlib.engine.data import ImageData, scale
+from paperlib.adaptive import AdaptiveSchedule
+from paperlib.engine import checkpoints, states
+from paperlib.engine.averages import MovingAverages
+from paperlib.engine.batching import Batch, batch_indices, batches
+from paperlib.engine.distributed import Group
+from paperlib.engine.files import write_text
+from paperlib.engine.images import ImageData, scale
+from paperlib.engine.interruption import StopSignals, TrainingInterrupted
+from paperlib.engine.parallel import EngineName, Single, choose, require_equal
+from paperlib.engine.randomness import Draws, noise, seed_dropout, seeded
+from paperlib.engine.recipe import TrainingConfig, describe, loss_scale, run_key
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import LossParts, WeightedLoss
 
-Precision = Literal["fp32", "bf16"]
+__all__ = [
+    "TrainResult",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingDivergedError",
+    "TrainingInterrupted",
+    "batch_indices",
+    "describe",
+    "loss_scale",
+    "read_log",
+    "run_key",
+    "seeded",
+    "train",
+]
+
+WEIGHTS, LOG, CARD, FAILURE = "weights.safetensors", "log.jsonl", "MODEL_CARD.md", "failure.json"
+
+RESIDENT_BYTES = 2**30
+"""Data up to this size are kept on the GPU."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -56,76 +87,12 @@ class TrainingDivergedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How a network is trained.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: images a step.
-        learning_rate: of AdamW, after warm-up.
-        weight_decay: of AdamW.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        ema_decay: decay of the moving average of the weights, a step.
-        grad_clip: largest norm of the gradient (of the loss scaled to order one, see :func:`loss_scale`).
-        label_dropout: probability with which a label is replaced by the null class.
-        seed: of everything that training draws; the initialisation of the network has its own.
-        precision: "fp32", or "bf16" for automatic mixed precision.
-        weights_precision: type of the weights in the finished file.
-        checkpoint_every: steps between states.
-        keep_states: states to keep.
-        log_every: steps between lines of the log.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    steps: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup_steps: int = 50
-    ema_decay: float = 0.99
-    grad_clip: float = 1.0
-    label_dropout: float = 0.1
-    seed: int = 0
-    precision: Precision = "fp32"
-    weights_precision: Precision = "bf16"
-    checkpoint_every: int = 1000
-    keep_states: int = 2
-    log_every: int = 50
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "learning_rate",
-            "grad_clip",
-            "checkpoint_every",
-            "keep_states",
-            "log_every",
-        ):
-            require_positive(name, getattr(self, name))
-        for name in ("weight_decay", "warmup_steps", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
-        for name in ("ema_decay", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
-        for name in ("precision", "weights_precision"):
-            if getattr(self, name) not in ("fp32", "bf16"):
-                raise ValueError(f"{name} must be fp32 or bf16, got {getattr(self, name)!r}.")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, …"""
-        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """A finished run.
 
     Attributes:
-        network: the network that was given, holding the EMA weights of the finished file, in evaluation mode.
+        network: the network that was given, holding the EMA weights of the finished file, in evaluation mode.  One that
+            FSDP has just trained is still sharded: all processes must call it together.
         history: the log, one dictionary a line: step, loss (nats), grad_norm, learning_rate, seconds.
         seconds: time spent in training, over all sessions of the run.
         weights: the finished file.
@@ -139,108 +106,70 @@ class TrainResult:
     card: dict[str, Any] = field(repr=False)
 
 
-# Randomness ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Report:
+    """What all processes agree on after the backward pass of a step.
 
-
-def seeded(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose seed is a hash of ``key``: streams for different keys have nothing to do with each other."""
-    digest = hashlib.sha256(" ".join(map(str, key)).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def batch_indices(seed: int, step: int, batch_size: int, size: int) -> Tensor:
-    """Images of step 0, 1, …: the data in a new random order every epoch, epochs following on without a gap.
-
-    Returns:
-        Indices below ``size``, shape (batch_size,).
+    Attributes:
+        loss: mean over the global batch, in nats.
+        grad_norm: of the gradient of the scaled loss, before clipping.
+        stop: the signal by which any of them was asked to stop; 0 for none.
     """
-    position = torch.arange(step * batch_size, (step + 1) * batch_size)
-    epochs = range(int(position[0]) // size, int(position[-1]) // size + 1)
-    order = torch.cat([torch.randperm(size, generator=seeded(seed, "epoch", epoch)) for epoch in epochs])
-    return order[position - epochs[0] * size]
 
+    loss: float
+    grad_norm: float
+    stop: int
 
-# What identifies a run -----------------------------------------------------------------------------------------------
-
-
-def describe(
-    network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig
-) -> dict[str, Any]:
-    """All that a run depends on, as plain values; the card of its weights begins with it.
-
-    Raises:
-        ValueError: when the loss cannot be told from another by its description.
-    """
-    parts = {name: repr(getattr(loss, name)) for name in ("weighting", "schedule", "prediction")}
-    for name, text in parts.items():
-        if " at 0x" in text:
-            raise ValueError(
-                f"the {name} {text} is known by its address in memory alone, so its run could not be found again. "
-                f"Write it as a frozen dataclass with its formula, as those in paperlib.{name}s are."
-            )
-    return {
-        "network": getattr(network, "config", None) or _shapes(network),
-        "loss": parts,
-        "data": {"name": data.name, "images": len(data), "sha256": data.sha256},
-        "training": asdict(config),
-    }
-
-
-def _shapes(network: nn.Module) -> dict[str, Any]:
-    """What there is to say of a network that :func:`paperlib.models.build` did not make."""
-    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    return {"name": type(network).__name__, "shapes": shapes}
-
-
-def run_key(description: Mapping[str, Any]) -> str:
-    """Hash of a description: two runs of the same key are the same run."""
-    text = json.dumps(description, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def loss_scale(loss: WeightedLoss, dimensions: int, points: int = 4001) -> float:
-    """½ D ∫ w dλ, the loss of a network that predicts ε = 0 and so has an error of D at every level.
-
-    Dividing by it changes no optimum, and makes the clipping of gradients mean the same for every weighting.
-    """
-    grid = torch.linspace(*loss.schedule.ends, points, dtype=torch.float64)
-    return 0.5 * dimensions * torch.trapezoid(loss.weighting(grid), grid).item()
-
-
-# The run -------------------------------------------------------------------------------------------------------------
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step may be taken."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Trainer:
-    """A run in memory: network, average, optimiser, and what happens in a step.
+    """A run in memory: network, averages, optimiser, and what happens in a step.
 
     Args:
-        network: what is trained, in place; its device is where everything happens.
-        loss: the weighted loss.
-        data: what is trained on, kept on that device.
+        network: what is trained, in place; its device is where everything happens, unless there are several processes.
+        loss: the weighted loss.  An adaptive schedule in it starts anew, and learns.
+        data: what is trained on.
         config: how.
+        engine: on how many processes, see :mod:`paperlib.engine.parallel`.
 
     Raises:
-        ValueError: when network and data do not fit.
+        ValueError: when network and data do not fit, or the batch does not divide.
     """
 
     def __init__(
-        self, network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig
+        self,
+        network: ConditionedNetwork,
+        loss: WeightedLoss,
+        data: ImageData,
+        config: TrainingConfig,
+        *,
+        engine: EngineName = "auto",
     ) -> None:
-        if network.image_shape != data.image_shape or network.num_classes not in (0, data.num_classes):
-            raise ValueError(
-                f"the network takes {network.image_shape} images of {network.num_classes} classes, "
-                f"{data.name} has {data.image_shape} of {data.num_classes}."
-            )
-        self.network, self.loss, self.data, self.config = network, loss, data, config
-        self.device = next(network.parameters()).device
-        self.images, self.labels = data.images.to(self.device), data.labels.to(self.device)
-        self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        _require_fit(network, data)
+        make, group = choose(engine, next(network.parameters()).device)
+        self.micro_batch = config.micro_batch(group.size)
+        require_equal(network, group)
+        self.loss, self.data, self.config, self.group = loss, _resident(data, group.device), config, group
+        self.engine: Single = make(_moved(network, make, group), group, config.precision)
+        self.network = network
+        self.adaptive = _restarted(loss.schedule) if isinstance(loss.schedule, AdaptiveSchedule) else None
+        self.dtype = next(network.parameters()).dtype
+        self.averages = MovingAverages(dict(network.named_parameters()), config.ema_decays)
         self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            network.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
         )
         self.scale = loss_scale(loss, data.images[0].numel())
         self.step, self.seconds, self.loss_sum, self.loss_count = 0, 0.0, 0.0, 0
         self.history: list[dict[str, float]] = []
+        self.signals = StopSignals(patient=group.size > 1)
+        self.stop = 0
+        self._stream: Iterator[Batch] | None = None
+
+    # A step ----------------------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Take one step.
@@ -248,39 +177,75 @@ class Trainer:
         Raises:
             TrainingDivergedError: when loss or gradient is not finite; the weights are those before the step.
         """
-        index, parts = self._evaluate()
-        self.optimiser.zero_grad(set_to_none=True)
-        (parts.mean() / self.scale).backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
-        loss = parts.mean().item()
-        if not (torch.isfinite(parts.loss).all() and torch.isfinite(grad_norm)):
-            raise TrainingDivergedError(self._failure(index, parts, grad_norm))
+        batch = self._fetch()
+        parts = self._backward(batch)
+        report = self._agree(parts.loss, self.engine.clip(self.config.grad_clip))
+        if not report.is_finite:
+            raise TrainingDivergedError(self._failure(batch, parts, report))
         self.optimiser.param_groups[0]["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.step()
-        self.ema.update_parameters(self.network)
-        self.step, self.loss_sum, self.loss_count = self.step + 1, self.loss_sum + loss, self.loss_count + 1
+        self.step += 1
+        self.averages.update(self.step)
+        if self.adaptive is not None:
+            self.adaptive.update(parts.logsnr, parts.weighted_error)
+        self.loss_sum, self.loss_count, self.stop = self.loss_sum + report.loss, self.loss_count + 1, report.stop
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-            self._log(grad_norm.item())
+            self._log(report.grad_norm)
 
-    def _evaluate(self) -> tuple[Tensor, LossParts]:
-        """The images of this step and the loss on them."""
-        config = self.config
-        index = batch_indices(config.seed, self.step, config.batch_size, len(self.data)).to(self.device)
-        generator = seeded(config.seed, "step", self.step, device=self.device)
-        x = scale(self.images[index], self.data.levels)
-        label = self._drop_labels(self.labels[index], generator)
-        return index, self.loss(self._predict, x, generator=generator, label=label)
+    def _fetch(self) -> Batch:
+        """The images of this process in this step."""
+        if self._stream is None:
+            steps = range(self.step, self.config.steps)
+            indices = (self._indices(step)[self._examples.start : self._examples.stop] for step in steps)
+            self._stream = batches(self.data, indices, self.group.device, self.config.workers)
+        return next(self._stream)
 
-    def _drop_labels(self, label: Tensor, generator: torch.Generator) -> Tensor | None:
-        if self.network.num_classes == 0:
-            return None
-        drop = torch.rand(label.shape, generator=generator, device=self.device) < self.config.label_dropout
-        return label.masked_fill(drop, self.network.num_classes)
+    def _indices(self, step: int) -> Tensor:
+        return batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))
 
-    def _predict(self, z: Tensor, logsnr: Tensor, label: Tensor | None) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            output = self.network(z, logsnr, label)
-        return output.float()
+    @property
+    def _examples(self) -> range:
+        """The part of the global batch that is this process's."""
+        share = self.micro_batch * self.config.accumulate
+        return range(self.group.rank * share, (self.group.rank + 1) * share)
+
+    def _backward(self, batch: Batch) -> LossParts:
+        """Accumulate the gradient of the mean over the global batch, divided by :func:`loss_scale`."""
+        config, size, done = self.config, self.micro_batch, list[LossParts]()
+        draws = Draws.of(config.seed, self.step, config.batch_size, self.dtype)
+        seed_dropout(config.seed, self.step, self.group.rank, self.group.device)
+        self.optimiser.zero_grad(set_to_none=True)
+        for start in range(0, len(batch), size):
+            examples = self._examples[start : start + size]
+            with self.engine.accumulating(last=start + size == len(batch)):
+                parts = self._evaluate(
+                    batch.images[start : start + size], batch.labels[start : start + size], examples, draws
+                )
+                (parts.mean() / (config.accumulate * self.scale)).backward()
+            done.append(_detached(parts))
+        return done[0] if len(done) == 1 else _joined(done)
+
+    def _evaluate(self, images: Tensor, labels: Tensor, examples: range, draws: Draws) -> LossParts:
+        """The loss of a micro-batch: the ``examples`` of the global batch."""
+        device, part = self.group.device, slice(examples.start, examples.stop)
+        x = scale(images, self.data.levels, self.dtype)
+        if self.config.horizontal_flip:
+            x = torch.where(draws.flip[part].to(device)[:, None, None, None], x.flip(-1), x)
+        eps = noise(self.config.seed, self.step, examples, x.shape[1:], device=device, dtype=self.dtype)
+        label = None
+        if self.network.num_classes:
+            dropped = (draws.drop[part] < self.config.label_dropout).to(device)
+            label = labels.masked_fill(dropped, self.network.num_classes)
+        return self.loss(self.engine.predict, x, t=draws.t[part].to(device), eps=eps, label=label)
+
+    def _agree(self, loss: Tensor, grad_norm: Tensor) -> Report:
+        """Loss, gradient and signals over all processes: the one exchange of a step besides gradients, one wait."""
+        asked = [float(self.signals.received == number) for number in (signal.SIGTERM, signal.SIGINT)]
+        mean = loss.double().sum() / self.config.batch_size
+        told = torch.cat([mean[None], torch.tensor(asked, dtype=torch.float64).to(mean.device)])
+        found = torch.cat([self.group.sum(told), grad_norm.double()[None]]).tolist()
+        stop = signal.SIGTERM if found[1] else signal.SIGINT if found[2] else 0
+        return Report(loss=found[0], grad_norm=found[3], stop=int(stop))
 
     def _log(self, grad_norm: float) -> None:
         self.history.append(
@@ -294,38 +259,109 @@ class Trainer:
         )
         self.loss_sum, self.loss_count = 0.0, 0
 
-    def _failure(self, index: Tensor, parts: LossParts, grad_norm: Tensor) -> dict[str, Any]:
-        """What is recorded of a step whose loss or gradient was not finite."""
+    def _failure(self, batch: Batch, parts: LossParts, report: Report) -> dict[str, Any]:
+        """What is recorded of a step whose loss or gradient was not finite, from all processes."""
         bad = ~torch.isfinite(parts.loss)
+        found = self.group.gather((parts.logsnr[bad].tolist(), batch.index[bad].tolist()))
         return {
             "step": self.step,
-            "loss": str(parts.mean().item()),
-            "grad_norm": str(grad_norm.item()),
-            "logsnr": parts.logsnr[bad].tolist(),
-            "images": index[bad].tolist(),
-            "batch": index.tolist(),
+            "loss": str(report.loss),
+            "grad_norm": str(report.grad_norm),
+            "logsnr": [level for levels, _ in found for level in levels],
+            "images": [image for _, images in found for image in images],
+            "batch": self._indices(self.step).tolist(),
         }
 
-    def state(self) -> dict[str, Any]:
-        """All that the run needs to go on."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
-            "history": self.history,
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+    # Its state -------------------------------------------------------------------------------------------------------
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the run by name, themselves and no copies: a state is read into them."""
+        self._prepare_optimiser()
+        found = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for decay, average in self.averages.values.items():
+            found |= {f"average.{decay}.{name}": tensor for name, tensor in average.items()}
+        for name, parameter in self.network.named_parameters():
+            moments = self.optimiser.state[parameter].items()
+            found |= {f"optimiser.{moment}.{name}": tensor for moment, tensor in moments}
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """All else that the run needs to go on, as plain values."""
+        names = ("step", "seconds", "loss_sum", "loss_count", "history")
+        return {name: getattr(self, name) for name in names} | {"schedule": self.learned_schedule()}
+
+    def learned_schedule(self) -> dict[str, list[float]] | None:
+        """The state of an adaptive schedule as plain values; None for any other."""
+        if self.adaptive is None:
+            return None
+        return {name: tensor.tolist() for name, tensor in self.adaptive.state_dict().items()}
+
+    def restore(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Go back to a state, in all processes together.
+
+        Raises:
+            ValueError: when it is of another network.
+        """
+        states.load_tensors(path, self.tensors(), self.group)
         for name in ("step", "seconds", "loss_sum", "loss_count"):
-            setattr(self, name, state[name])
-        self.history = list(state["history"])
-        for name in ("network", "ema", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
+            setattr(self, name, values[name])
+        self.history = list(values["history"])
+        if self.adaptive is not None:
+            _relearn(self.adaptive, values["schedule"])
+        self._stream = None
+
+    def _prepare_optimiser(self) -> None:
+        """Have the optimiser make its moments, which it does in a step: one of no length, over no gradient."""
+        if self.optimiser.state:
+            return
+        for parameter in self.network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimiser.param_groups[0]["lr"] = 0.0
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def _require_fit(network: ConditionedNetwork, data: ImageData) -> None:
+    if network.image_shape != data.image_shape or network.num_classes not in (0, data.num_classes):
+        raise ValueError(
+            f"the network takes {network.image_shape} images of {network.num_classes} classes, "
+            f"{data.name} has {data.image_shape} of {data.num_classes}."
+        )
+
+
+def _resident(data: ImageData, device: torch.device) -> ImageData:
+    """The data, on the GPU where they are small."""
+    if device.type == "cpu" or data.images.nbytes > RESIDENT_BYTES:
+        return data
+    return replace(data, images=data.images.to(device), labels=data.labels.to(device), digest=data.sha256)
+
+
+def _moved(network: ConditionedNetwork, engine: type[Single], group: Group) -> ConditionedNetwork:
+    """The network on its device; one that is to be sharded moves block by block, when that happens."""
+    return network if engine.name == "fsdp" else network.to(group.device)
+
+
+def _restarted(schedule: AdaptiveSchedule) -> AdaptiveSchedule:
+    """The schedule, having forgotten everything: what it learned elsewhere is not part of a run's description."""
+    fresh = AdaptiveSchedule(*schedule.ends, schedule.bins, schedule.decay, schedule.floor, schedule.moment)
+    schedule.load_state_dict(fresh.state_dict())
+    return schedule
+
+
+def _relearn(schedule: AdaptiveSchedule, learned: Mapping[str, list[float]]) -> None:
+    schedule.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in learned.items()})
+
+
+def _detached(parts: LossParts) -> LossParts:
+    return LossParts(**{name: tensor.detach() for name, tensor in vars(parts).items()})
+
+
+def _joined(parts: list[LossParts]) -> LossParts:
+    """The parts of several micro-batches as those of one batch."""
+    return LossParts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+# The run -------------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -337,34 +373,43 @@ def train(
     *,
     card: Mapping[str, Any] | None = None,
     progress: bool = True,
+    engine: EngineName = "auto",
 ) -> TrainResult:
     """Train a network, or go on with a run that was interrupted, or return a run that is finished.
 
+    Under ``torchrun`` every process calls it alike; the first one writes.
+
     Args:
         network: what is trained, in place.
-        loss: the weighted loss.
+        loss: the weighted loss; an adaptive schedule in it holds what it learned in this run when the run is finished.
         data: what is trained on.
         config: how.
         directory: the folder of this run alone.  A run of another configuration in it is started anew: its states are
             removed, its finished weights replaced when this run finishes.
-        card: anything that the card of the weights shall say besides, for example a licence.
+        card: anything that the card of the weights shall say besides, for example profile, commit and licence.
         progress: show a bar.
+        engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
 
     Raises:
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
+        TrainingInterrupted: when SIGTERM or Ctrl-C ended it in good order; the same call goes on from there.
         OSError: when the folder cannot be written.
-        ValueError: when network, data and loss do not fit.
+        ValueError: when network, data and loss do not fit, or the batch does not divide among the processes.
     """
     description = describe(network, loss, data, config)
     key = run_key(description)
-    weights = directory / "weights.safetensors"
-    if not _is_finished(weights, key):
-        trainer = Trainer(network, loss, data, config)
-        _resume(trainer, directory, key)
-        _run(trainer, directory, key, progress)
+    weights = directory / WEIGHTS
+    _, group = choose(engine, next(network.parameters()).device)
+    if not group.broadcast(group.is_first and _is_finished(weights, key)):
+        trainer = Trainer(network, loss, data, config, engine=engine)
+        with _own_generator(group.device):
+            _resume(trainer, directory, key)
+            _run(trainer, directory, key, progress)
         _finish(trainer, directory, {**(card or {}), **description, "key": key})
     final_card = checkpoints.load_weights(weights, network)
-    history = read_log(directory / "log.jsonl")
+    if isinstance(loss.schedule, AdaptiveSchedule):
+        _relearn(loss.schedule, final_card["learned_schedule"])
+    history = read_log(directory / LOG)
     return TrainResult(network.eval(), history, final_card["seconds"], weights, final_card)
 
 
@@ -381,57 +426,110 @@ def _is_finished(weights: Path, key: str) -> bool:
     return found == key
 
 
+@contextmanager
+def _own_generator(device: torch.device) -> Iterator[None]:
+    """Leave torch's own generator as it was: dropout draws from it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
 def _resume(trainer: Trainer, directory: Path, key: str) -> None:
     """Restore the newest whole state of this run, and have the log end where it does."""
-    state = checkpoints.latest_state(directory / "states")
-    if state is not None and state["key"] == key:
-        trainer.restore(state)
-    else:
-        _remove_states(directory)
-    (directory / "failure.json").unlink(missing_ok=True)
-    lines = "".join(json.dumps(entry) + "\n" for entry in trainer.history)
-    checkpoints.write_bytes(directory / "log.jsonl", lines.encode())
+    group, folder = trainer.group, directory / "states"
+    path = states.newest_state(folder, group)
+    values = group.broadcast(states.read_values(path) if path and group.is_first else None)
+    if path is not None and values is not None and values["key"] == key:
+        trainer.restore(path, values)
+    elif group.is_first:
+        states.remove_states(folder)
+    if group.is_first:
+        (directory / FAILURE).unlink(missing_ok=True)
+        write_text(directory / LOG, "".join(json.dumps(entry) + "\n" for entry in trainer.history))
+    group.wait()
 
 
 def _run(trainer: Trainer, directory: Path, key: str, progress: bool) -> None:
+    """Take the steps that are left, with log and states."""
     config, start = trainer.config, time.perf_counter() - trainer.seconds
-    bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step", mininterval=1.0)
+    shown = progress and trainer.group.is_first
+    bar = tqdm(total=config.steps, initial=trainer.step, disable=not shown, unit="step", mininterval=1.0)
     trainer.network.train()
-    with bar, (directory / "log.jsonl").open("a", encoding="utf-8") as log:
+    with trainer.signals, bar:
         while trainer.step < config.steps:
             lines = len(trainer.history)
-            try:
-                trainer.advance()
-            except TrainingDivergedError as error:
-                checkpoints.write_bytes(directory / "failure.json", json.dumps(error.record, indent=1).encode())
-                raise
+            _advance(trainer, directory)
             trainer.seconds = time.perf_counter() - start
             for entry in trainer.history[lines:]:
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
+                _append(trainer, directory, entry)
                 bar.set_postfix(loss=f"{entry['loss']:.4g}", refresh=False)
             bar.update()
-            if trainer.step % config.checkpoint_every == 0 and trainer.step < config.steps:
-                checkpoints.save_state(directory / "states", {"key": key, **trainer.state()}, config.keep_states)
+            _keep_state(trainer, directory, key)
+
+
+def _advance(trainer: Trainer, directory: Path) -> None:
+    try:
+        trainer.advance()
+    except TrainingDivergedError as error:
+        if trainer.group.is_first:
+            write_text(directory / FAILURE, json.dumps(error.record, indent=1))
+        raise
+
+
+def _append(trainer: Trainer, directory: Path, entry: Mapping[str, float]) -> None:
+    if trainer.group.is_first:
+        with (directory / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+
+def _keep_state(trainer: Trainer, directory: Path, key: str) -> None:
+    """Write a state where one is due, or the run is asked to stop."""
+    config = trainer.config
+    if trainer.step == config.steps or not (trainer.stop or trainer.step % config.checkpoint_every == 0):
+        return
+    values = {"key": key, **trainer.values()}
+    path = states.save_state(
+        directory / "states", trainer.tensors(), values, keep=config.keep_states, group=trainer.group
+    )
+    if trainer.stop:
+        raise TrainingInterrupted(path, trainer.step, trainer.stop)
 
 
 def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
-    """Write the EMA weights, then remove the states, which nobody needs any more."""
+    """Write the averages, the first one last: where it is, the run is whole.  Then nobody needs the states any more."""
+    provenance = {name: value for name, value in trainer.data.provenance().items() if value not in ("", None)}
     card |= {
-        "weights": f"exponential moving average, decay {trainer.config.ema_decay}",
+        "data": {**card["data"], **provenance},
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "final_loss": trainer.history[-1]["loss"],
         "seconds": round(trainer.seconds, 3),
+        "learned_schedule": trainer.learned_schedule(),
         "torch": torch.__version__,
+        "engine": {"name": trainer.engine.name, "processes": trainer.group.size},
     }
-    dtype = torch.bfloat16 if trainer.config.weights_precision == "bf16" else None
-    checkpoints.save_weights(directory / "weights.safetensors", trainer.ema.module, card, dtype)
-    _remove_states(directory)
+    files = {_file_name(trainer.config, decay): _average_name(decay) for decay in trainer.config.ema_decays}
+    if trainer.group.is_first:
+        checkpoints.write_model_card(directory / CARD, card, files)
+    for decay in reversed(trainer.config.ema_decays):
+        own = {"weights": _average_name(decay), "ema_decay": decay}
+        _write_average(trainer, decay, directory / _file_name(trainer.config, decay), card | own)
+    if trainer.group.is_first:
+        states.remove_states(directory / "states")
+    trainer.group.wait()
 
 
-def _remove_states(directory: Path) -> None:
-    for path in checkpoints.states(directory / "states"):
-        path.unlink(missing_ok=True)
+def _file_name(config: TrainingConfig, decay: float) -> str:
+    return WEIGHTS if decay == config.ema_decays[0] else f"weights-{decay}.safetensors"
+
+
+def _average_name(decay: float) -> str:
+    return f"exponential moving average, decay {decay}"
+
+
+def _write_average(trainer: Trainer, decay: float, path: Path, card: Mapping[str, Any]) -> None:
+    tensors = trainer.engine.whole({**trainer.network.state_dict(), **trainer.averages.values[decay]})
+    if trainer.group.is_first:
+        dtype = torch.bfloat16 if trainer.config.weights_precision == "bf16" else None
+        checkpoints.save_weights(path, tensors, card, dtype)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -1,0 +1,228 @@
+"""States of a run: all that it needs to go on, whole or not at all, on any number of processes.
+
+A state is a folder::
+
+    step_000001000/
+        shard-00001-…safetensors   the tensors, or the part of them that the first process held; and so on
+        state.json                 plain values: step, log, time, the key of the run, the adaptive schedule
+        index.json                 size and hash of each of these files, and of itself
+
+It is written under a temporary name and renamed when it is complete.  Tensors go through torch's distributed checkpoint
+(DCP), which puts them together again for another number of processes, or another engine.  DCP's own format describes
+them by a pickle, which can run anything when it is read; here it writes and reads safetensors instead, whose headers
+hold the place of each part.  Nothing in a state is ever executed.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperlib.engine.checkpoints import DamagedFileError, damaged
+from paperlib.engine.distributed import ALONE, Group
+from paperlib.engine.files import explained, flush, write_text
+
+FORMAT = "paperlib training state 2"
+NAME = re.compile(r"step_(\d{9})")
+INDEX, VALUES = "index.json", "state.json"
+
+
+def states(directory: Path) -> list[Path]:
+    """The states in a folder, oldest first, whole or not."""
+    return sorted(path for path in directory.glob("step_*") if path.is_dir() and NAME.fullmatch(path.name))
+
+
+def remove_states(directory: Path) -> None:
+    """Remove all states in a folder, and what an interrupted process left of one."""
+    for path in (*states(directory), *directory.glob(".step_*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def save_state(
+    directory: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, keep: int = 2, group: Group = ALONE
+) -> Path:
+    """Write a state and remove all but the newest ``keep``; all processes of the group call it together.
+
+    Args:
+        directory: where states lie.
+        tensors: by name; whole, or the part of this process.
+        values: what JSON holds; ``values["step"]`` is the number of steps done.
+        keep: states to keep, at least 1.
+        group: the processes.
+
+    Raises:
+        UnwritableError: when the folder cannot be written, naming it and the remedy.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}.")
+    path = directory / f"step_{values['step']:09d}"
+    part = directory / f".{path.name}.part"
+    with explained(path):
+        if group.is_first:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        group.wait()
+        _write_tensors(part, tensors, group)
+        if group.is_first:
+            write_text(part / VALUES, json.dumps(values, ensure_ascii=False))
+        found = group.gather({file.name: _facts(file) for file in _own_files(part, group)})
+        if group.is_first:
+            _write_index(part, {name: facts for files in found for name, facts in files.items()}, group)
+            _take_place(part, path)
+            _remove(states(directory)[:-keep])
+    group.wait()
+    return path
+
+
+def _write_tensors(part: Path, tensors: Mapping[str, Tensor], group: Group) -> None:
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
+
+    with _plain_errors():
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        save(dict(tensors), storage_writer=writer, no_dist=group.size == 1)
+
+
+def _own_files(part: Path, group: Group) -> list[Path]:
+    """What this process wrote."""
+    return [*part.glob(f"shard-{group.rank + 1:05d}-*"), *([part / VALUES] if group.is_first else [])]
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as content:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+
+
+def _write_index(part: Path, files: Mapping[str, Any], group: Group) -> None:
+    index = {"format": FORMAT, "torch": torch.__version__, "processes": group.size, "files": files}
+    write_text(part / INDEX, json.dumps({**index, "sha256": _index_hash(index)}, indent=1))
+
+
+def _index_hash(index: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in index.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _take_place(part: Path, path: Path) -> None:
+    """Give a complete state its name, on the disk too."""
+    flush(part)
+    _remove([path])
+    part.rename(path)
+    flush(path.parent)
+
+
+def _remove(paths: list[Path]) -> None:
+    """Remove states: the name first, so that no half of one is ever taken for a state."""
+    for path in paths:
+        if path.exists():
+            aside = path.with_name(f".{path.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
+    """The newest whole state in a folder; damaged and foreign ones are passed over with a warning that names them."""
+    for path in reversed(group.broadcast(states(directory))):
+        problems = [problem for problem in group.gather(_problem(path, group)) if problem]
+        if not problems:
+            return path
+        if group.is_first:
+            warnings.warn(f"{problems[0]} Going back to the state before it.", stacklevel=2)
+    return None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a state.
+
+    Raises:
+        FileNotFoundError: when there is no such state.
+        DamagedFileError: when it is truncated, corrupt or not one that :func:`save_state` wrote.
+    """
+    verify(path)
+    return json.loads((path / VALUES).read_text(encoding="utf-8"))
+
+
+def load_tensors(path: Path, tensors: Mapping[str, Tensor], group: Group = ALONE) -> None:
+    """Read the tensors of a state into ``tensors``, in place; all processes of the group call it together.
+
+    The state may have been written by another number of processes.  Call :func:`verify` or :func:`read_values` first.
+
+    Raises:
+        ValueError: when they are not the tensors of the state.
+    """
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+
+    try:
+        with _plain_errors():
+            load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=group.size == 1)
+    except (AssertionError, RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} does not fit the run: {error}") from error
+
+
+def verify(path: Path, share: int = 0, shares: int = 1) -> None:
+    """Check a state against its index.
+
+    Args:
+        path: its folder.
+        share: which of the files to look into, for processes that divide the work.
+        shares: into so many.
+
+    Raises:
+        FileNotFoundError: when there is no such state.
+        DamagedFileError: when it is truncated, corrupt or not one that :func:`save_state` wrote.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no state {path}; see the folder for those that there are.")
+    files = _read_index(path)
+    if {file.name for file in path.iterdir()} != files.keys() | {INDEX}:
+        raise damaged(path, "a training state with the files that its index names")
+    for name in sorted(files)[share::shares]:
+        if _facts(path / name) != files[name]:
+            raise damaged(path / name, "the part of a training state that its index describes (its hash differs)")
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        whole = index["format"] == FORMAT and index["sha256"] == _index_hash(index)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, "a training state") from error
+    if not whole:
+        raise damaged(path, f"a training state in the format {FORMAT!r}")
+    return index["files"]
+
+
+def _problem(path: Path, group: Group) -> str:
+    """What is wrong with the share of a state that this process looks into; nothing when it is whole."""
+    try:
+        verify(path, group.rank, group.size)
+    except (DamagedFileError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors as they were, in whichever process, not as DCP wraps them; no advice on processes that are not there."""
+    from torch.distributed.checkpoint import CheckpointException
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error

@@ -1,0 +1,214 @@
+"""States of a run: they come back as they were, whole or not at all, damage is named, nothing is executed."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import listing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paperlib.engine import files, states
+from paperlib.engine.checkpoints import DamagedFileError
+
+
+def tensors(step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return {"network.w": torch.randn(5, 10, generator=generator), "step": torch.tensor(float(step))}
+
+
+def save(directory: Path, step: int, **options: Any) -> Path:
+    return states.save_state(directory, tensors(step), {"step": step, "history": [{"loss": 0.1 * step}]}, **options)
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    found = {name: torch.zeros_like(tensor) for name, tensor in tensors(0).items()}
+    states.load_tensors(path, found)
+    return found
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    path = save(tmp_path, 7)
+    assert states.read_values(path) == {"step": 7, "history": [{"loss": 0.1 * 7}]}
+    assert all(torch.equal(tensor, tensors(7)[name]) for name, tensor in load(path).items())
+    assert listing(tmp_path) == ["step_000000007"]
+    shard = "shard-00001-model-00001-of-00001.safetensors"
+    assert listing(path) == ["index.json", shard, "state.json"]
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool]),
+    st.recursive(st.floats(allow_nan=False) | st.integers() | st.text() | st.none(), st.lists, max_leaves=5),
+)
+@settings(max_examples=25)
+def test_tensors_of_any_shape_and_type_and_plain_values_come_back_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[int], dtype: torch.dtype, value: object
+) -> None:
+    original = (100 * torch.randn(shape)).to(dtype)
+    path = states.save_state(tmp_path_factory.mktemp("state"), {"x": original}, {"step": 0, "value": value})
+    found = {"x": torch.zeros_like(original)}
+    states.load_tensors(path, found)
+    assert torch.equal(found["x"], original)
+    assert states.read_values(path)["value"] == value
+
+
+def test_the_newest_states_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "step_notes").mkdir()
+    (tmp_path / "step_000000001").write_text("somebody's own file")
+    for step in (5, 900, 1000, 10_000):
+        save(tmp_path, step, keep=2)
+    assert [path.name for path in states.states(tmp_path)] == ["step_000001000", "step_000010000"]
+    assert listing(tmp_path) == ["step_000000001", "step_000001000", "step_000010000", "step_notes"]
+    assert states.newest_state(tmp_path) == tmp_path / "step_000010000"
+
+
+def test_a_state_replaces_an_older_one_of_its_step(tmp_path: Path) -> None:
+    (save(tmp_path, 3) / "state.json").write_text("damaged")
+    assert states.read_values(save(tmp_path, 3))["step"] == 3
+
+
+def test_no_states_are_no_state(tmp_path: Path) -> None:
+    assert states.newest_state(tmp_path / "absent") is None
+    with pytest.raises(FileNotFoundError, match=r"no state .*absent"):
+        states.read_values(tmp_path / "absent")
+
+
+def truncate(part: float) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])  # type: ignore[return-value]
+
+
+def flip(position: float) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[int(position * len(content))] ^= 1
+        path.write_bytes(content)
+
+    return change
+
+
+@pytest.mark.parametrize("file", ["index.json", "shard-00001-model-00001-of-00001.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [truncate(0), truncate(0.5), truncate(0.99), flip(0), flip(0.4), flip(0.99), Path.unlink],
+    ids=["emptied", "halved", "cut", "first bit", "middle bit", "last bit", "removed"],
+)
+def test_any_damage_is_refused_by_name_and_the_state_passed_over(
+    tmp_path: Path, file: str, damage: Callable[[Path], None]
+) -> None:
+    old, new = save(tmp_path, 1), save(tmp_path, 2)
+    damage(new / file)
+    with pytest.raises(DamagedFileError, match=new.name):
+        states.read_values(new)
+    with pytest.warns(UserWarning, match=f"{new.name}.* is not .* Going back"):
+        assert states.newest_state(tmp_path) == old
+
+
+def test_each_process_finds_the_damage_of_its_share_alone(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    flip(0.99)(path / "state.json")
+    names = sorted(file for file in listing(path) if file != states.INDEX)
+    guilty = names.index("state.json")
+    for share in range(3):
+        if share == guilty:
+            with pytest.raises(DamagedFileError, match=r"state\.json"):
+                states.verify(path, share, 3)
+        else:
+            states.verify(path, share, 3)
+
+
+class Exploit:
+    """A pickle that runs a command when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo executed > executed",)
+
+
+@pytest.mark.parametrize("name", [".metadata", "state.json", "shard-00001-model-00001-of-00001.safetensors"])
+@pytest.mark.parametrize("indexed", [True, False], ids=["with our index", "without"])
+def test_nothing_in_a_state_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, indexed: bool
+) -> None:
+    """Not even where the index vouches for it: a pickle is never read."""
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path, 1)
+    (path / name).write_bytes(pickle.dumps({"step": Exploit()}))
+    if indexed:
+        index = json.loads((path / "index.json").read_text())
+        index["files"][name] = states._facts(path / name)
+        (path / "index.json").write_text(json.dumps({**index, "sha256": states._index_hash(index)}))
+    try:
+        states.read_values(path)
+        load(path)
+    except (DamagedFileError, ValueError):
+        pass
+    assert not (tmp_path / "executed").exists()
+    pickle.loads((path / name).read_bytes())
+    assert (tmp_path / "executed").exists()
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    from torch.distributed import checkpoint
+
+    path = tmp_path / "step_000000001"
+    checkpoint.save(tensors(1), checkpoint_id=path, no_dist=True)
+    with pytest.raises(DamagedFileError, match="step_000000001 is not a training state"):
+        states.read_values(path)
+
+
+def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for wanted in ({"network.v": torch.zeros(1)}, {"network.w": torch.zeros(5, 11)}):
+        with pytest.raises(ValueError, match=r"step_000000001 does not fit the run: .*network"):
+            states.load_tensors(path, wanted)
+
+
+@pytest.mark.parametrize("when", ["_write_tensors", "_write_index", "flush", "_take_place"])
+def test_a_write_that_fails_leaves_the_states_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    save(tmp_path, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(states, when, fail)
+        with pytest.raises(files.UnwritableError, match=r"step_000000002.*free some space"):
+            save(tmp_path, 2)
+    assert [path.name for path in states.states(tmp_path)] == ["step_000000001"]
+    assert states.newest_state(tmp_path) == tmp_path / "step_000000001"
+    save(tmp_path, 2)  # what was left over is no obstacle
+    assert [path.name for path in states.states(tmp_path)] == ["step_000000001", "step_000000002"]
+
+
+def test_an_error_of_the_disk_while_tensors_are_written_is_no_error_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.distributed.checkpoint.HuggingFaceStorageWriter.write_data", fail)
+    with pytest.raises(files.UnwritableError, match="free some space"):
+        save(tmp_path, 1)
+
+
+def test_remnants_are_removed_with_the_states(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / ".step_000000002.part").mkdir()
+    shutil.copytree(tmp_path / "step_000000001", tmp_path / ".step_000000000.old")
+    states.remove_states(tmp_path)
+    assert listing(tmp_path) == []
+
+
+def test_at_least_one_state_must_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        save(tmp_path, 1, keep=0)
