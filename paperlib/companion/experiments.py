@@ -87,7 +87,7 @@ class Experiment:
             steps=budget.steps,
             batch_size=budget.batch_size,
             learning_rate=budget.learning_rate,
-            ema_decay=budget.ema_decays[0],
+            ema_decays=tuple(budget.ema_decays),
             warmup_steps=shared.warmup_steps,
             grad_clip=shared.grad_clip,
             label_dropout=shared.label_dropout,
