@@ -1,0 +1,303 @@
+"""Inception through clean-fid, on a small TorchScript stand-in for its file: the same numbers as clean-fid's own.
+
+The real weights are a download of 91 MB, which tests do not make.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from feature_rows import draw
+from torch import Tensor, nn
+
+from paperlib.engine import checkpoints, evaluation, inception, metrics
+from paperlib.engine.evaluation import Reference
+from paperlib.engine.gathering import FeatureStatistics
+from paperlib.engine.inception import Inception
+
+
+class StandIn(nn.Module):
+    """The interface of Inception's file, with 2,048 features that are means over patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(768, 2048), nn.Tanh())
+        self.output = nn.Linear(2048, 1008)
+
+    def forward(self, img: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        resized = nn.functional.interpolate(img, size=[299, 299], mode="bilinear", align_corners=False)
+        features = self.layers((resized - 128) / 128)
+        if return_features:
+            return features
+        if no_output_bias:
+            return (features @ self.output.weight.t()).softmax(1)
+        return self.output(features).softmax(1)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / inception.FILE
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.jit.script(StandIn()).save(str(path))
+    return path
+
+
+@pytest.fixture
+def weights(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stand-in, taken for the real file."""
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(stand_in.read_bytes()).hexdigest())
+    return stand_in
+
+
+def pictures(count: int, size: int = 20, channels: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+
+
+def folder_of(images: Tensor, folder: Path) -> str:
+    from PIL import Image
+
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:03d}.png")
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*samples are few")
+@pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
+def test_features_are_those_of_clean_fid(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: inception.Mode
+) -> None:
+    from cleanfid import features as theirs
+    from cleanfid import fid
+
+    monkeypatch.setattr(
+        theirs,
+        "InceptionV3W",
+        lambda path, download, resize_inside, make=theirs.InceptionV3W: make(
+            str(weights.parent), download=False, resize_inside=resize_inside
+        ),
+    )
+    images, device = pictures(7), torch.device("cpu")
+    model = theirs.build_feature_extractor(mode, device, use_dataparallel=False)
+    folder = folder_of(images, tmp_path / "images")
+    expected = fid.get_folder_features(
+        folder, model, num_workers=0, batch_size=4, device=device, mode=mode, verbose=False
+    )
+    found = Inception(weights, mode)(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.std() > 0.01
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*samples are few")
+def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_path: Path) -> None:
+    from cleanfid import fid
+
+    judge = Inception(weights)
+    sets = [pictures(24), (0.7 * pictures(30, seed=1).float()).to(torch.uint8)]
+    folders = [folder_of(images, tmp_path / str(number)) for number, images in enumerate(sets)]
+
+    def extractor(batch: Tensor) -> Tensor:
+        return judge._network(batch)[:, :20]  # of 2,048 clean-fid's matrix root would take a minute
+
+    theirs = fid.compute_fid(
+        *folders,
+        custom_feat_extractor=extractor,
+        device=torch.device("cpu"),
+        num_workers=0,
+        use_dataparallel=False,
+        verbose=False,
+    )
+    real, fake = (evaluation.gather(images.split(10), judge, 256).reservoir.rows[:, :20] for images in sets)
+    ours = metrics.frechet_distance(FeatureStatistics.of(real), FeatureStatistics.of(fake))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    expected = fid.kernel_distance(real[:24].numpy(), fake[:24].numpy(), num_subsets=1)
+    assert metrics.kid(real[:24], fake[:24]).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_probabilities_are_those_without_bias(weights: Path) -> None:
+    """On images of 299 pixels the network does not resize, whichever the mode."""
+    images = pictures(2, size=299)
+    found = Inception(weights, "legacy_tensorflow").see(images).probabilities
+    network = torch.jit.load(str(weights))
+    assert found is not None
+    torch.testing.assert_close(found, network(images.float(), no_output_bias=True), rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(found, network(images.float()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
+def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: inception.Mode) -> None:
+    grey, judge = pictures(3, channels=1), Inception(weights, mode)
+    torch.testing.assert_close(judge(grey), judge(grey.repeat(1, 3, 1, 1)))
+
+
+def test_features_do_not_depend_on_batches_or_threads(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures(9)
+    expected = Inception(weights)(images)
+    monkeypatch.setattr(inception, "BATCH", 2)
+    torch.testing.assert_close(Inception(weights, workers=0)(images), expected)
+    torch.testing.assert_close(Inception(weights, workers=3)(images), expected)
+
+
+def test_it_is_named_with_its_resizing(weights: Path) -> None:
+    judge = Inception(weights)
+    assert judge.name == f"Inception v3 {inception.SHA256[:6]}"
+    assert (judge.distance, judge.levels) == ("FID", 256)
+    assert "bicubic" in judge.resize
+    assert "bilinear" in Inception(weights, "legacy_tensorflow").resize
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8), TypeError, r"to_uint8\(x, levels=256\)"),
+        (pictures(2)[0], ValueError, r"shape \(N, 3, H, W\) or \(N, 1, H, W\)"),
+        (pictures(2, channels=4), ValueError, r"got \(2, 4, 20, 20\)"),
+    ],
+)
+def test_what_it_cannot_see_is_refused(weights: Path, images: Tensor, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Inception(weights)(images)
+
+
+def test_an_unknown_mode_lists_the_modes(weights: Path) -> None:
+    with pytest.raises(ValueError, match="unknown mode 'legacy_pytorch'; choose one of clean, legacy_tensorflow"):
+        Inception(weights, "legacy_pytorch")  # type: ignore[arg-type]
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_with_another_hash_is_not_opened(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("TorchScript is code: it was opened"))
+    with pytest.raises(checkpoints.DamagedFileError, match="is not opened"):
+        Inception(stand_in)
+
+
+def test_a_file_must_be_there_and_have_the_name_that_clean_fid_opens(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*; download https://"):
+        Inception(tmp_path / inception.FILE)
+    other = tmp_path / "other.pt"
+    other.write_bytes(weights.read_bytes())
+    with pytest.raises(checkpoints.DamagedFileError, match=rf"clean-fid opens {inception.FILE}: rename it"):
+        Inception(other)
+
+
+def fetching(content: bytes) -> Callable[..., str]:
+    """What clean-fid's download does."""
+
+    def fetch(fpath: str) -> str:
+        (Path(fpath) / inception.FILE).write_bytes(content)
+        return str(Path(fpath) / inception.FILE)
+
+    return fetch
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path))
+    return tmp_path / "inception"
+
+
+def test_it_is_downloaded_once(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cleanfid import downloads_helper
+
+    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()))
+    first = Inception()(pictures(2))
+    assert [path.name for path in cache.iterdir()] == [inception.FILE]
+    monkeypatch.setattr(downloads_helper, "check_download_inception", lambda **_: pytest.fail("fetched again"))
+    torch.testing.assert_close(Inception()(pictures(2)), first)
+
+
+def test_a_download_that_breaks_off_leaves_nothing(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cleanfid import downloads_helper
+
+    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()[:1000]))
+    with pytest.raises(checkpoints.DamagedFileError, match="truncated or another file"):
+        Inception()
+    assert list(cache.iterdir()) == []
+
+
+def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from urllib.error import URLError
+
+    from cleanfid import downloads_helper
+
+    def fail(fpath: str) -> str:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(downloads_helper, "check_download_inception", fail)
+    with pytest.raises(OSError, match=r"no route to host.*Fetch https://.*inception-2015-12-05\.pt.*put it at"):
+        Inception()
+    assert list(cache.iterdir()) == []
+
+
+# Reference statistics ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStatistics:
+    """Statistics in clean-fid's folder, as if it had downloaded them."""
+    import cleanfid.features
+
+    rows = draw(60, 5)
+    statistics = FeatureStatistics.of(rows)
+    (tmp_path / "stats").mkdir()
+    stem = tmp_path / "stats" / "cifar10_clean_train_32"
+    np.savez(f"{stem}.npz", mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())
+    np.savez(f"{stem}_kid.npz", feats=rows.numpy())
+    monkeypatch.setattr(cleanfid.features.cleanfid, "__file__", str(tmp_path / "__init__.py"))
+    return statistics
+
+
+def test_the_statistics_of_clean_fid_are_a_reference(weights: Path, published: FeatureStatistics) -> None:
+    found = inception.published_reference("cifar10", 32, "train", 60, Inception(weights))
+    torch.testing.assert_close(found.statistics.covariance, published.covariance)
+    assert found.features.shape == (60, 5)
+    result = evaluation.compare(draw(80, 5), found)
+    assert result.frechet == pytest.approx(
+        metrics.frechet_distance(published, FeatureStatistics.of(draw(80, 5))), rel=1e-9
+    )
+    assert "against 60 images, clean-fid cifar10 32 train" in result.protocol.caption
+    assert result.protocol.caption.startswith("FID: 80 real images")
+
+
+def test_statistics_that_cannot_be_had_are_explained(
+    weights: Path, published: FeatureStatistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cleanfid import downloads_helper
+
+    def fail(url: str) -> None:
+        raise OSError("404")
+
+    monkeypatch.setattr(downloads_helper.urllib.request, "urlopen", fail)
+    with pytest.raises(OSError, match=r"clean-fid's clean statistics of imagenet 64 train could not be had \(404\)"):
+        inception.published_reference("imagenet", 64, "train", 10, Inception(weights))
+
+
+def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path: Path) -> None:
+    rows, path = draw(60, 5), tmp_path / "imagenet-64x64.npz"
+    np.savez(path, mu=rows.mean(0).numpy(), sigma=rows.T.cov().numpy())
+    found = inception.stored_reference(path, 60, Inception(weights, "legacy_tensorflow"))
+    assert isinstance(found, Reference)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    result = evaluation.compare(draw(80, 5), found)
+    expected = metrics.frechet_distance(FeatureStatistics.of(rows), FeatureStatistics.of(draw(80, 5)))
+    assert result.frechet == pytest.approx(expected, rel=1e-9)
+    assert np.isnan(result.kid)
+
+
+def test_files_without_statistics_are_refused(weights: Path, tmp_path: Path) -> None:
+    judge = Inception(weights)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        inception.stored_reference(tmp_path / "none.npz", 60, judge)
+    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
+    np.savez(tmp_path / "code.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
+    (tmp_path / "text.npz").write_text("mu sigma")
+    for name in ("other", "code", "text"):
+        with pytest.raises(checkpoints.DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
+            inception.stored_reference(tmp_path / f"{name}.npz", 60, judge)
