@@ -1,4 +1,7 @@
-"""Samplers against the closed form of a Gaussian, published algorithms written out, and diffusers' schedulers."""
+"""Samplers against the closed form of a Gaussian and published algorithms written out.
+
+Other people's samplers are in test_samplers_crosscheck.py.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paperlib import predictions, process, schedules
+from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import sampling
 from paperlib.oracles import Gaussian
 
@@ -43,7 +47,7 @@ def record(calls: list[tuple[int, float]]) -> sampling.Callback:
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, schedules.EDMSampling(), schedules.FlowMatchingOT(-9, 9)], ids=str)
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2)])
 def test_the_order_of_convergence_is_that_of_the_method(
     name: str, order: int, schedule: schedules.NoiseSchedule
 ) -> None:
@@ -57,9 +61,12 @@ def test_the_order_of_convergence_is_that_of_the_method(
     assert rates == pytest.approx([order, order], abs=0.12)
 
 
+CENTRED = sampling.denoiser(Gaussian(0 * MEAN, torch.diag(VARIANCES)), predictions.EPS)
+
+
 def ancestral_variance(levels: Tensor) -> Tensor:
     """Variance of ancestral samples in each dimension: z stays Gaussian, and z_s = m z_t + n x̂ + std ε, x̂ = k z."""
-    denoise = sampling.denoiser(Gaussian(0 * MEAN, torch.diag(VARIANCES)), predictions.EPS)
+    denoise = CENTRED
     variance = one = torch.ones(1, 4, dtype=torch.float64)
     for level, following in pairwise(levels):
         mean, std = process.posterior(one, denoise(one, level[None]), level, following)
@@ -82,10 +89,36 @@ def test_the_variance_of_ancestral_samples_converges_to_that_of_the_data() -> No
     assert [math.log2(a / b) for a, b in pairwise(errors[1:])] == pytest.approx([1, 1], abs=0.15)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_the_variance_of_ddim_samples_converges_for_every_eta(eta: float) -> None:
+    """The recursion of :func:`ancestral_variance`, with Song's ς: z_s = α x̂ + √(σ² − ς²) ε̂ + ς noise."""
+    one, errors = torch.ones(1, 4, dtype=torch.float64), []
+    for steps in (400, 800, 1600):
+        levels, variance = sampling.levels(schedules.Cosine(-16, 16), steps), torch.ones(1, 4, dtype=torch.float64)
+        for level, following in pairwise(levels):
+            x_hat = CENTRED(one, level[None])
+            eps_hat = (one - process.alpha(level) * x_hat) / process.sigma(level)
+            fresh = (eta * process.sigma(following)) ** 2 * -torch.expm1(level - following)
+            mean = process.alpha(following) * x_hat + (process.sigma(following) ** 2 - fresh).sqrt() * eps_hat
+            variance = mean**2 * variance + fresh
+        expected = (CENTRED(one, levels[-1:]) ** 2 * variance)[0]
+        errors.append((expected / VARIANCES - 1).abs().max().item())
+    assert [math.log2(a / b) for a, b in pairwise(errors)] == pytest.approx([1, 1], abs=0.15)
+
+
+def test_ddim_with_all_its_noise_is_ddpm() -> None:
+    levels = sampling.levels(SCHEDULE, 14)
+    found, expected = (
+        sampler(DENOISE, noise(), levels, generator=torch.Generator().manual_seed(2), **options)
+        for sampler, options in ((sampling.ddim, {"eta": 1.0}), (sampling.ddpm, {}))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("options", [{"churn": 40.0}, {"churn": 1e6, "churn_range": (-4.0, 4.0)}], ids=str)
 def test_samples_with_churn_have_the_distribution_of_the_data(options: dict[str, Any]) -> None:
-    levels, generator = sampling.levels(SCHEDULE, 120), torch.Generator().manual_seed(1)
-    x = sampling.heun(DENOISE, noise(8_000), levels, generator=generator, **options)
+    levels, generator = sampling.levels(SCHEDULE, 80), torch.Generator().manual_seed(1)
+    x = sampling.heun(DENOISE, noise(5_000), levels, generator=generator, **options)
     assert ((x.mean(0) - MEAN) / (VARIANCES / len(x)).sqrt()).abs().max() < 5
     torch.testing.assert_close(x.var(0), VARIANCES, rtol=0.1, atol=0)
 
@@ -96,9 +129,10 @@ def test_a_sampler_does_not_see_what_the_network_predicts(prediction: prediction
         return predictions.EPS.convert(ORACLE(z, logsnr), z, logsnr, prediction)
 
     levels = sampling.levels(SCHEDULE, 12)
-    expected = sampling.heun(DENOISE, noise(), levels)
-    found = sampling.heun(sampling.denoiser(network, prediction), noise(), levels)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for sampler in (sampling.ddim, sampling.heun, sampling.dpmpp_2m):
+        expected = sampler(DENOISE, noise(), levels)
+        found = sampler(sampling.denoiser(network, prediction), noise(), levels)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 # Published algorithms ------------------------------------------------------------------------------------------------
@@ -161,55 +195,24 @@ def test_heun_is_the_algorithm_of_edm(s_churn: float) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def diffusers_levels(scheduler: Any) -> Tensor:
-    return process.logsnr_from_alphas_cumprod(scheduler.alphas_cumprod[scheduler.timesteps].double())
+def dpm_solver_pp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, levels: Tensor) -> Tensor:
+    """Lu et al. 2022 (DPM-Solver++), Algorithm 2, line by line; their λ is log(α/σ), half of ours."""
+    lam, alphas, sigmas = levels / 2, process.alpha(levels), process.sigma(levels)
+    outputs = [denoise(x, levels[0].expand(len(x)))]
+    x = sigmas[1] / sigmas[0] * x - alphas[1] * (torch.exp(-(lam[1] - lam[0])) - 1) * outputs[0]
+    for i in range(2, len(levels)):
+        outputs.append(denoise(x, levels[i - 1].expand(len(x))))
+        h, r = lam[i] - lam[i - 1], (lam[i - 1] - lam[i - 2]) / (lam[i] - lam[i - 1])
+        d = (1 + 1 / (2 * r)) * outputs[i - 1] - 1 / (2 * r) * outputs[i - 2]
+        x = sigmas[i] / sigmas[i - 1] * x - alphas[i] * (torch.exp(-h) - 1) * d
+    return denoise(x, levels[-1].expand(len(x)))
 
 
-def test_ddim_is_that_of_diffusers() -> None:
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(25)
-    levels, trajectory = diffusers_levels(scheduler), []
-    theirs = noise()
-    for t, level in zip(scheduler.timesteps, levels, strict=True):
-        trajectory.append(theirs)
-        theirs = scheduler.step(ORACLE(theirs, level.expand(len(theirs))), t, theirs).prev_sample
-    ours: list[Tensor] = []
-    final = sampling.ddim(DENOISE, noise(), levels, callback=lambda index, logsnr, z, x_hat: ours.append(z))
-    for mine, other in zip(ours, trajectory, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)  # their coefficients are float32
-    torch.testing.assert_close(final, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_ddpm_is_that_of_diffusers_for_the_same_noise() -> None:
-    from diffusers import DDPMScheduler
-
-    scheduler = DDPMScheduler(clip_sample=False, variance_type="fixed_small")
-    scheduler.set_timesteps(25)
-    levels, generator, theirs = diffusers_levels(scheduler), torch.Generator().manual_seed(5), noise()
-    for t, level in zip(scheduler.timesteps, levels, strict=True):
-        eps_hat = ORACLE(theirs, level.expand(len(theirs)))
-        theirs = scheduler.step(eps_hat, t, theirs, generator=generator).prev_sample
-    ours = sampling.ddpm(DENOISE, noise(), levels, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "theirs"), [("ddim", "EulerDiscreteScheduler"), ("heun", "HeunDiscreteScheduler")])
-def test_steps_in_sigma_are_those_of_diffusers(name: str, theirs: str) -> None:
-    import diffusers
-
-    scheduler = getattr(diffusers, theirs)(use_karras_sigmas=True)
-    scheduler.set_timesteps(15)
-    sigmas = scheduler.sigmas.double()
-    levels = process.logsnr_from_sigma_ve(sigmas[:-1]).unique()
-    z = noise()
-    sample = process.to_ve(z, levels[0])
-    for t, sigma in zip(scheduler.timesteps, sigmas[:-1], strict=True):
-        level = process.logsnr_from_sigma_ve(sigma).expand(len(z))
-        eps_hat = ORACLE(scheduler.scale_model_input(sample, t).double(), level)
-        sample = scheduler.step(eps_hat, t, sample).prev_sample.double()
-    torch.testing.assert_close(sampling.SAMPLERS[name](DENOISE, z, levels), sample, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.EDMSampling(), schedules.LinearLogSNR(-9, 9)], ids=str)
+def test_dpmpp_2m_is_the_algorithm_of_dpm_solver(schedule: schedules.NoiseSchedule) -> None:
+    levels = sampling.levels(schedule, 11)
+    expected = dpm_solver_pp_2m(DENOISE, noise(), levels)
+    torch.testing.assert_close(sampling.dpmpp_2m(DENOISE, noise(), levels), expected, rtol=1e-10, atol=1e-10)
 
 
 # Guidance ------------------------------------------------------------------------------------------------------------
@@ -246,6 +249,31 @@ def test_guidance_moves_samples_away_from_the_other_class() -> None:
     assert (sign * (means[2] - means[1]) > 1).all()
 
 
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere(name: str) -> None:
+    """Against a denoiser that is told by hand, level by level, and takes the general way."""
+    guided, plain = (sampling.denoiser(conditional, predictions.EPS, LABEL, guidance) for guidance in (2.5, 1.0))
+    low, high = interval = (-3.0, 2.0)
+
+    def by_hand(z: Tensor, logsnr: Tensor) -> Tensor:
+        return guided(z, logsnr) if low <= logsnr[0] <= high else plain(z, logsnr)
+
+    levels, outcomes = sampling.levels(SCHEDULE, 12), []
+    limited = sampling.denoiser(conditional, predictions.EPS, LABEL, 2.5, interval)
+    for denoise in (limited, by_hand, guided, plain):
+        generator = torch.Generator().manual_seed(0)
+        outcomes.append(sampling.SAMPLERS[name](denoise, noise(4), levels, generator=generator))
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-9, atol=1e-9)
+    assert all((outcomes[0] - other).abs().max() > 0.1 for other in outcomes[2:])
+
+
+def test_examples_at_different_levels_are_guided_each_by_its_own() -> None:
+    z, logsnr = noise(4), torch.tensor([-5.0, -1.0, 1.0, 5.0], dtype=torch.float64)
+    limited = sampling.denoiser(conditional, predictions.EPS, LABEL, 3.0, (-2.0, 2.0))(z, logsnr)
+    guided, plain = (sampling.denoiser(conditional, predictions.EPS, LABEL, scale)(z, logsnr) for scale in (3.0, 1.0))
+    torch.testing.assert_close(limited, torch.stack([plain[0], guided[1], guided[2], plain[3]]))
+
+
 def test_no_guidance_costs_one_evaluation() -> None:
     calls: list[Tensor | None] = []
 
@@ -257,6 +285,10 @@ def test_no_guidance_costs_one_evaluation() -> None:
         calls.clear()
         sampling.denoiser(network, predictions.X, LABEL, guidance)(noise(4), torch.zeros(4, dtype=torch.float64))
         assert len(calls) == expected
+    levels = torch.tensor([-6.0, -2.0, 0.0, 2.0, 6.0])
+    calls.clear()
+    sampling.ddim(sampling.denoiser(network, predictions.X, LABEL, 2.0, (-1.0, 3.0)), noise(4), levels)
+    assert [label is None for label in calls] == [False, False, False, True, False, True, False]
 
 
 # What samplers share -------------------------------------------------------------------------------------------------
@@ -271,7 +303,7 @@ def test_the_callback_sees_every_level_once(name: str) -> None:
     assert [level for _, level in calls] == pytest.approx(levels.tolist())
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("ddpm", 10), ("ddim", 10), ("heun", 19)])
+@pytest.mark.parametrize(("name", "evaluations"), [("ddpm", 10), ("ddim", 10), ("heun", 19), ("dpmpp_2m", 10)])
 def test_the_number_of_evaluations(name: str, evaluations: int) -> None:
     calls = 0
 
@@ -286,7 +318,8 @@ def test_the_number_of_evaluations(name: str, evaluations: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("ddim", {}), ("heun", {}), ("heun", {"churn": 9.0, "churn_range": (20, 30)})]
+    ("name", "options"),
+    [("ddim", {}), ("heun", {}), ("heun", {"churn": 9.0, "churn_range": (20, 30)}), ("dpmpp_2m", {})],
 )
 def test_deterministic_samplers_draw_nothing(name: str, options: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -296,6 +329,49 @@ def test_deterministic_samplers_draw_nothing(name: str, options: dict[str, Any])
     sampling.SAMPLERS[name](DENOISE, noise(), sampling.levels(SCHEDULE, 5), generator=generator, **options)
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(torch.random.get_rng_state(), everywhere)
+
+
+def test_a_sampler_draws_as_much_noise_as_it_adds() -> None:
+    """One z a step that has noise, none for the last level, none outside the range of churn."""
+    levels, z = torch.linspace(-4, 4, 9, dtype=torch.float64), noise()
+    for sampler, options, draws in (
+        (sampling.ddpm, {}, 8),
+        (sampling.ddim, {"eta": 0.2}, 8),
+        (sampling.heun, {"churn": 9.0}, 8),
+        (sampling.heun, {"churn": 9.0, "churn_range": (-2.5, 1.5)}, 4),
+    ):
+        generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
+        sampler(DENOISE, z, levels, generator=generator, **options)
+        for _ in range(draws):
+            torch.randn(z.shape, generator=other, dtype=z.dtype)
+        assert torch.equal(generator.get_state(), other.get_state())
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_a_network_and_a_plain_function_give_the_same_samples(name: str) -> None:
+    """What is computed once a run for a network is computed at every call for a function."""
+    levels = sampling.levels(schedules.FlowMatchingOT(-9, 9), 10)
+    network = sampling.denoiser(lambda z, logsnr: torch.tanh(z) * logsnr[:, None], predictions.FPrediction(0.7))
+    found, expected = (
+        sampling.SAMPLERS[name](denoise, noise(), levels, generator=torch.Generator().manual_seed(0))
+        for denoise in (network, lambda z, logsnr: network(z, logsnr))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_nothing_that_a_sampler_is_given_or_gives_is_changed_later(name: str) -> None:
+    """Not the noise, and not what the callback was shown, even if the denoiser returns its argument."""
+    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    z, levels = noise(), sampling.levels(SCHEDULE, 5)
+    start, grid = z.clone(), levels.clone()
+    keep = lambda index, logsnr, z, x_hat: seen.append((z, z.clone(), x_hat, x_hat.clone()))  # noqa: E731
+    sampling.SAMPLERS[name](lambda z, logsnr: z, z, levels, callback=keep)
+    assert torch.equal(z, start)
+    assert torch.equal(levels, grid)
+    for one, copy, x_hat, its_copy in seen:
+        assert torch.equal(one, copy)
+        assert torch.equal(x_hat, its_copy)
 
 
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
@@ -316,7 +392,9 @@ def test_samples_have_the_shape_of_the_noise(shape: tuple[int, ...]) -> None:
 
 
 def test_levels_run_from_the_noisiest_to_the_cleanest_end() -> None:
-    for schedule in (SCHEDULE, schedules.EDMSampling(), schedules.LinearLogSNR(-4, 7)):
+    learned = AdaptiveSchedule(-6, 5, bins=20)
+    learned.update(torch.linspace(-6, 5, 50), torch.linspace(0.1, 4, 50))
+    for schedule in (SCHEDULE, schedules.EDMSampling(), schedules.LinearLogSNR(-4, 7), learned):
         levels = sampling.levels(schedule, 13)
         assert (levels[0].item(), levels[-1].item()) == schedule.ends
         assert (levels.diff() > 0).all()
@@ -356,6 +434,13 @@ def test_noise_that_is_not_finite_is_refused(name: str) -> None:
         sampling.SAMPLERS[name](DENOISE, torch.tensor([[0.0, math.nan]]), torch.tensor([0.0, 1.0]))
 
 
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_a_denoiser_of_another_shape_is_refused(name: str) -> None:
+    for denoise in (lambda z, logsnr: z[:, :1], sampling.denoiser(lambda z, logsnr: z[:, :1], predictions.V)):
+        with pytest.raises(ValueError, match=r"has shape \(16, 1\), but z has \(16, 4\)"):
+            sampling.SAMPLERS[name](denoise, noise(), sampling.levels(SCHEDULE, 2))
+
+
 def test_other_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown sampler 'euler'; choose one of ddpm, ddim, heun"):
         sampling.get("euler")
@@ -363,6 +448,11 @@ def test_other_arguments_out_of_range_are_refused() -> None:
         sampling.levels(SCHEDULE, 0)
     with pytest.raises(ValueError, match=r"guidance 2\.0 needs labels"):
         sampling.denoiser(conditional, predictions.EPS, guidance=2.0)
+    with pytest.raises(ValueError, match=r"interval must be \(lowest, highest\) log-SNR, got \(2\.0, -1\.0\)"):
+        sampling.denoiser(conditional, predictions.EPS, LABEL, 2.0, (2.0, -1.0))
+    for eta in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="eta must lie in"):
+            sampling.ddim(DENOISE, noise(), sampling.levels(SCHEDULE, 2), eta=eta)
     for options in ({"churn": -1.0}, {"churn_noise": 0.0}, {"churn": math.nan}):
         with pytest.raises(ValueError, match="churn must be 0 or more"):
             sampling.heun(DENOISE, noise(), sampling.levels(SCHEDULE, 2), **options)

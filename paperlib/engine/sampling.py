@@ -7,21 +7,30 @@ In VE scaling, :math:`\bar z = z/\alpha` and :math:`\bar\sigma = e^{-\lambda/2}`
 
 .. math:: \frac{d\bar z}{d\bar\sigma} = \frac{\bar z - \hat x(\bar z, \bar\sigma)}{\bar\sigma}
 
-(Karras et al. 2022, Equation 1).  DDIM is Euler's method for it, order one; Heun's method is of order two.  DDPM draws
-each z from the posterior q(z_s | z_t, x̂) instead.
+(Karras et al. 2022, Equation 1).  While x̂ stands still its solution from λ_t to λ_s, in VP scaling again, is
+
+.. math:: z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s\left(1 - e^{-h/2}\right)\hat x,
+          \qquad h = \lambda_s - \lambda_t,
+
+and the deterministic samplers differ in what they put for x̂ alone: DDIM (Euler's method, order one) takes x̂ at z_t;
+DPM-Solver++(2M) extrapolates from the last two x̂, and Heun's method mixes the x̂ of both ends, each of order two.  DDPM
+draws z_s from the posterior q(z_s | z_t, x̂) instead.
+
+Every step is linear in z, in x̂ and in the noise, with coefficients that depend on the levels alone: they are computed
+once a run, in float64.
 """
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from paperlib.checks import require_finite
+from paperlib.checks import require_finite, require_same_shape
 from paperlib.predictions import Prediction
-from paperlib.process import from_ve, logsnr_from_sigma_ve, posterior, sigma_ve_from_logsnr, to_ve
+from paperlib.process import alpha, expand, logsnr_from_sigma_ve, posterior, sigma, sigma_ve_from_logsnr
 from paperlib.schedules import NoiseSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +38,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 Callback = Callable[[int, Tensor, Tensor, Tensor], None]
 """Called once a level with its number, logsnr (), z and x̂ (B, *), for pictures and traces."""
+
+EVERYWHERE = (-math.inf, math.inf)
+"""All levels of log-SNR."""
 
 
 class Sampler(Protocol):
@@ -50,38 +62,81 @@ class Sampler(Protocol):
 # What a sampler starts from ------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
+    """The denoiser that a network is; made by :func:`denoiser`."""
+
+    network: Callable[..., Tensor]
+    prediction: Prediction
+    label: Tensor | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        if self.guidance != 1 and self.label is None:
+            raise ValueError(f"guidance {self.guidance} needs labels to guide to; pass label, or guidance=1.")
+        if not self.interval[0] <= self.interval[1]:
+            raise ValueError(f"interval must be (lowest, highest) log-SNR, got {self.interval}.")
+
+    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
+        guided, output = self._is_guided(logsnr), self._labelled(z, logsnr)
+        if guided.any():
+            output = torch.where(expand(guided, z), self._extrapolated(output, z, logsnr), output)
+        return self.prediction.to_x(output, z, logsnr)
+
+    def plan(self, levels: Tensor) -> list[tuple[float, float, bool]]:
+        """What :meth:`follow` needs at each of ``levels`` (E,): x̂ = a·output + b·z, and whether there is guidance."""
+        one, none = torch.ones_like(levels), torch.zeros_like(levels)
+        of_output = self.prediction.to_x(one, none, levels)
+        of_z = self.prediction.to_x(none, one, levels)
+        return list(zip(of_output.tolist(), of_z.tolist(), self._is_guided(levels).tolist(), strict=True))
+
+    def follow(self, step: tuple[float, float, bool], z: Tensor, logsnr: Tensor) -> Tensor:
+        """x̂ where all examples share a level that was planned."""
+        of_output, of_z, guided = step
+        output = self._labelled(z, logsnr)
+        if guided:
+            output = self._extrapolated(output, z, logsnr)
+        require_same_shape("output", output, "z", z)
+        return torch.add(z * of_z, output, alpha=of_output)
+
+    def _is_guided(self, logsnr: Tensor) -> Tensor:
+        low, high = self.interval
+        return (logsnr >= low) & (logsnr <= high) & (self.guidance != 1)
+
+    def _labelled(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.network(z, logsnr) if self.label is None else self.network(z, logsnr, self.label)
+
+    def _extrapolated(self, output: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
+        """The output with guidance; x̂ is linear in it, so either may be extrapolated."""
+        return torch.lerp(self.network(z, logsnr), output, self.guidance)
+
+
 def denoiser(
-    network: Callable[..., Tensor], prediction: Prediction, label: Tensor | None = None, guidance: float = 1.0
-) -> Denoiser:
+    network: Callable[..., Tensor],
+    prediction: Prediction,
+    label: Tensor | None = None,
+    guidance: float = 1.0,
+    interval: tuple[float, float] = EVERYWHERE,
+) -> NetworkDenoiser:
     r"""The denoiser that a network is, with classifier-free guidance.
 
-    :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Ho & Salimans 2022.)  Scaling x̂ − x̂_null or
-    the prediction is the same thing, as they are linear in each other.
+    :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Ho & Salimans 2022.)  Guidance may be left to
+    an interval of levels: at high noise it takes away variety, at low noise it does nothing (Kynkäänniemi et al. 2024).
 
     Args:
         network: ``network(z, logsnr, label)``, or ``network(z, logsnr)`` where no label is given.
         prediction: what the network predicts.
         label: classes, int64 (B,), or None for the null class.
         guidance: g; 1 is no guidance and costs one evaluation of the network, else each level costs two.
+        interval: lowest and highest log-SNR with guidance, −2 log σ_hi and −2 log σ_lo in the terms of EDM; outside it
+            g is 1.
 
     Raises:
-        ValueError: when guidance is asked for without a label.
+        ValueError: when guidance is asked for without a label, or the interval is reversed.
     """
-    if guidance != 1 and label is None:
-        raise ValueError(f"guidance {guidance} needs labels to guide to; pass label, or guidance=1.")
-
-    def conditional(z: Tensor, logsnr: Tensor, label: Tensor | None) -> Tensor:
-        output = network(z, logsnr) if label is None else network(z, logsnr, label)
-        return prediction.to_x(output, z, logsnr)
-
-    def guided(z: Tensor, logsnr: Tensor) -> Tensor:
-        x_hat = conditional(z, logsnr, label)
-        if guidance == 1:
-            return x_hat
-        x_null = conditional(z, logsnr, None)
-        return x_null + guidance * (x_hat - x_null)
-
-    return guided
+    return NetworkDenoiser(network, prediction, label, guidance, interval)
 
 
 def levels(schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -105,10 +160,9 @@ def prior(
     return torch.randn(shape, generator=generator, dtype=dtype, device=device)
 
 
-# Samplers ------------------------------------------------------------------------------------------------------------
+# Samplers of one evaluation a level ----------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def ddpm(
     denoise: Denoiser,
     z: Tensor,
@@ -129,15 +183,13 @@ def ddpm(
     Returns:
         x̂ at the last level, the shape of ``z``.
     """
-    evaluate = _Evaluation(denoise, callback)
     grid = _grid(z, levels)
-    for logsnr, following in pairwise(grid):
-        mean, std = posterior(z, evaluate(z, logsnr), logsnr, following)
-        z = mean + std * _noise(z, generator)
-    return evaluate(z, grid[-1])
+    one, none = torch.ones_like(grid[1:]), torch.zeros_like(grid[1:])
+    keep, std = posterior(one, none, grid[:-1], grid[1:])  # linear in z and x̂: its coefficients are its values at one
+    pull, _ = posterior(none, one, grid[:-1], grid[1:])
+    return _walk(denoise, z, grid, (keep, pull, none, std), generator, callback)
 
 
-@torch.no_grad()
 def ddim(
     denoise: Denoiser,
     z: Tensor,
@@ -145,19 +197,71 @@ def ddim(
     *,
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
+    eta: float = 0.0,
 ) -> Tensor:
-    r"""DDIM without noise (η = 0): Euler's method, one evaluation a level.  (Song et al. 2021.)
+    r"""DDIM: Euler's method, one evaluation a level, with fresh noise where η > 0.  (Song et al. 2021, Equation 12.)
 
-    :math:`\bar z_s = \hat x + (\bar\sigma_s/\bar\sigma_t)(\bar z_t - \hat x)`.  Arguments as in :func:`ddpm`; nothing
-    is drawn from ``generator``.
+    :math:`z_s = \alpha_s\hat x + \sqrt{\sigma_s^2 - \varsigma^2}\,\hat\epsilon + \varsigma\,noise`, :math:`\varsigma =
+    \eta\,\sigma_s\sqrt{1 - e^{-h}}`.  Arguments as in :func:`ddpm`, and
+
+    Args:
+        eta: η in [0, 1]: 0 is deterministic, and nothing is drawn from ``generator``; 1 is :func:`ddpm`.
     """
-    evaluate = _Evaluation(denoise, callback)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}.")
     grid = _grid(z, levels)
-    for logsnr, following in pairwise(grid):
-        x_hat = evaluate(z, logsnr)
-        shrink = torch.exp((logsnr - following) / 2)
-        z = from_ve(x_hat + shrink * (to_ve(z, logsnr) - x_hat), following)
-    return evaluate(z, grid[-1])
+    share = -(eta**2) * torch.expm1(-grid.diff())  # of the variance σ_s², made of fresh noise
+    decay = -grid.diff() / 2 + torch.log1p(-share) / 2
+    keep = alpha(grid[1:]) / alpha(grid[:-1]) * decay.exp()
+    pull, std = -alpha(grid[1:]) * torch.expm1(decay), sigma(grid[1:]) * share.sqrt()
+    return _walk(denoise, z, grid, (keep, pull, torch.zeros_like(std), std), generator, callback)
+
+
+def dpmpp_2m(
+    denoise: Denoiser,
+    z: Tensor,
+    levels: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    r"""DPM-Solver++(2M): order two at one evaluation a level.  (Lu et al. 2022, Algorithm 2.)
+
+    The exact step of a constant x̂, with :math:`\hat x_i + \frac{h_i}{2h_{i-1}}(\hat x_i - \hat x_{i-1})` for it; the
+    first step takes x̂ alone.  Arguments as in :func:`ddpm`; nothing is drawn from ``generator``.
+    """
+    grid = _grid(z, levels)
+    keep, pull = _still(grid[:-1], grid[1:])
+    step, beyond = grid.diff(), torch.zeros_like(pull)
+    beyond[1:] = step[1:] / (2 * step[:-1])
+    rows = keep, pull * (1 + beyond), -pull * beyond, torch.zeros_like(pull)
+    return _walk(denoise, z, grid, rows, generator, callback)
+
+
+@torch.no_grad()
+def _walk(
+    denoise: Denoiser,
+    z: Tensor,
+    grid: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor, Tensor],
+    generator: torch.Generator | None,
+    callback: Callback | None,
+) -> Tensor:
+    """z ← keep z + now x̂ + before x̂_before + std noise, one value of each of ``rows`` a step; then x̂ at the end."""
+    evaluate = _Evaluations(denoise, grid, z, callback)
+    x_before = z  # its coefficient is zero in the first step
+    for index, (keep, now, before, std) in enumerate(torch.stack(rows, 1).tolist()):
+        x_hat = evaluate(index, z, index)
+        z = (z * keep).add_(x_hat, alpha=now)
+        if before:
+            z.add_(x_before, alpha=before)
+        if std:
+            z.add_(_noise(z, generator), alpha=std)
+        x_before = x_hat
+    return evaluate(len(grid) - 1, z, len(grid) - 1)
+
+
+# Heun's method -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -170,12 +274,14 @@ def heun(
     callback: Callback | None = None,
     churn: float = 0.0,
     churn_noise: float = 1.0,
-    churn_range: tuple[float, float] = (-math.inf, math.inf),
+    churn_range: tuple[float, float] = EVERYWHERE,
 ) -> Tensor:
-    """EDM's sampler: Heun's method, two evaluations a step, with fresh noise where ``churn`` > 0.
+    r"""EDM's sampler: Heun's method, two evaluations a step, with fresh noise where ``churn`` > 0.
 
-    (Karras et al. 2022, Algorithms 1 and 2.)  Their last step, to no noise at all, is the x̂ at the last level that
-    every sampler here returns; no noise is added for it.  Arguments as in :func:`ddpm`, and
+    (Karras et al. 2022, Algorithms 1 and 2.)  Written like the others it is the exact step of a constant x̂, with
+    :math:`(1 - u)\hat x + u \hat x'`, :math:`u = \tfrac12 e^{h/2}`, for it; x̂′ is taken where the step with x̂ alone
+    arrives.  Their last step, to no noise at all, is the x̂ at the last level that every sampler here returns; no noise
+    is added for it.  Arguments as in :func:`ddpm`, and
 
     Args:
         churn: S_churn, noise added in total; a step raises its level by min(churn/(N + 1), √2 − 1).
@@ -184,29 +290,35 @@ def heun(
     """
     if not (churn >= 0 and churn_noise > 0):
         raise ValueError(f"churn must be 0 or more and churn_noise positive, got {churn} and {churn_noise}.")
-    evaluate = _Evaluation(denoise, callback)
     grid = _grid(z, levels)
-    growth = min(churn / len(levels), math.sqrt(2) - 1)
-    for level, following in pairwise(grid):
-        z_ve, logsnr = to_ve(z, level), level
-        if growth > 0 and churn_range[0] <= level <= churn_range[1]:
-            z_ve, logsnr = _raise_noise(z_ve, level, growth, churn_noise * _noise(z, generator))
-        sigma, sigma_next = sigma_ve_from_logsnr(logsnr), sigma_ve_from_logsnr(following)
-        slope = (z_ve - evaluate(from_ve(z_ve, logsnr), logsnr)) / sigma
-        euler = z_ve + (sigma_next - sigma) * slope
-        slope_next = (euler - denoise(from_ve(euler, following), following.expand(len(z)))) / sigma_next
-        z = from_ve(z_ve + (sigma_next - sigma) * (slope + slope_next) / 2, following)
-    return evaluate(z, grid[-1])
+    churned = (grid >= churn_range[0]) & (grid <= churn_range[1])
+    growth = min(churn / len(grid), math.sqrt(2) - 1) * churned[:-1].double()
+    start, lift, std = _raise_noise(grid[:-1], growth, churn_noise)
+    keep, pull = _still(start, grid[1:])
+    correct = pull * torch.exp((grid[1:] - start) / 2) / 2
+    evaluate = _Evaluations(denoise, torch.cat([torch.stack([start, grid[1:]], 1).flatten(), grid[-1:]]), z, callback)
+    for index, (up, noise, stay, move, turn) in enumerate(torch.stack([lift, std, keep, pull, correct], 1).tolist()):
+        if noise:
+            z = (z * up).add_(_noise(z, generator), alpha=noise)
+        x_hat = evaluate(2 * index, z, index)
+        euler = (z * stay).add_(x_hat, alpha=move)
+        x_next = evaluate(2 * index + 1, euler)
+        z = torch.add(euler, x_next, alpha=turn).sub_(x_hat, alpha=turn)
+    return evaluate(2 * len(growth), z, len(growth))
 
 
-def _raise_noise(z_ve: Tensor, logsnr: Tensor, growth: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Add noise so that σ̄ becomes (1 + growth) σ̄; the new z̄ and its log-SNR.  (Algorithm 2, lines 5 and 6)"""
-    raised = (1 + growth) * sigma_ve_from_logsnr(logsnr)
-    added = sigma_ve_from_logsnr(logsnr) * math.sqrt(growth * (2 + growth))
-    return z_ve + added * noise, logsnr_from_sigma_ve(raised)
+def _raise_noise(logsnr: Tensor, growth: Tensor, noise_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels at which σ̄ is (1 + growth) σ̄, and the factors of z and of noise that take z there; each (N,).
+
+    (Algorithm 2, lines 5 and 6, in VP scaling.)
+    """
+    sigma_ve = sigma_ve_from_logsnr(logsnr)
+    raised = torch.where(growth > 0, logsnr_from_sigma_ve((1 + growth) * sigma_ve), logsnr)
+    added = noise_scale * sigma_ve * (growth * (2 + growth)).sqrt()
+    return raised, alpha(raised) / alpha(logsnr), alpha(raised) * added
 
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "heun": heun}
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
 
 
 def get(name: str) -> Sampler:
@@ -220,22 +332,48 @@ def get(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-class _Evaluation:
-    """A denoiser that takes one level for the whole batch, and tells the callback of each."""
+# What they share -----------------------------------------------------------------------------------------------------
 
-    def __init__(self, denoise: Denoiser, callback: Callback | None) -> None:
-        self.denoise, self.callback, self.index = denoise, callback, 0
 
-    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        x_hat = self.denoise(z, logsnr.expand(len(z)))
-        if self.callback is not None:
-            self.callback(self.index, logsnr, z, x_hat)
-        self.index += 1
+class _Evaluations:
+    """A denoiser at levels that are known beforehand, each for the whole batch; tells the callback of those numbered.
+
+    Args:
+        denoise: the denoiser; of a :class:`NetworkDenoiser`, what depends on the levels alone is computed here.
+        levels: where it will be evaluated, shape (E,), float64.
+        z: what it will be evaluated on, for its shape, type and place.
+        callback: see :data:`Callback`.
+    """
+
+    def __init__(self, denoise: Denoiser, levels: Tensor, z: Tensor, callback: Callback | None) -> None:
+        self.denoise, self.callback = denoise, callback
+        self.levels = levels.to(z).unbind()
+        self.batches = [level.expand(len(z)) for level in self.levels]
+        self.plan = denoise.plan(levels) if isinstance(denoise, NetworkDenoiser) else None
+
+    def __call__(self, position: int, z: Tensor, index: int | None = None) -> Tensor:
+        """x̂ at the level of ``position``; ``index`` is the number that the callback is told, None for no call."""
+        x_hat = self._x_hat(position, z)
+        require_same_shape("x̂", x_hat, "z", z)
+        if self.callback is not None and index is not None:
+            self.callback(index, self.levels[position], z, x_hat)
         return x_hat
+
+    def _x_hat(self, position: int, z: Tensor) -> Tensor:
+        if self.plan is None:
+            return self.denoise(z, self.batches[position])
+        assert isinstance(self.denoise, NetworkDenoiser)
+        return self.denoise.follow(self.plan[position], z, self.batches[position])
+
+
+def _still(logsnr: Tensor, logsnr_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of z and x̂ in the probability flow while x̂ stands still, see above; each (N,)."""
+    pull = -alpha(logsnr_next) * torch.expm1((logsnr - logsnr_next) / 2)
+    return sigma(logsnr_next) / sigma(logsnr), pull
 
 
 def _grid(z: Tensor, levels: Tensor) -> Tensor:
-    """The levels in type and place of ``z``, checked."""
+    """The levels, checked, in float64 and where numbers are cheap."""
     require_finite("z", z)
     require_finite("levels", levels)
     if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() > 0).all():
@@ -243,7 +381,7 @@ def _grid(z: Tensor, levels: Tensor) -> Tensor:
             f"levels must be increasing log-SNR, shape (N + 1,), N ≥ 1, from sampling.levels(schedule, N); got shape "
             f"{tuple(levels.shape)} from {levels.flatten()[0].item():g} to {levels.flatten()[-1].item():g}."
         )
-    return levels.to(z)
+    return levels.double().cpu()
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
