@@ -167,13 +167,13 @@ def test_attention_is_softmax_attention() -> None:
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=generator)
     x = torch.randn(2, 8, 3, 2, generator=generator, dtype=torch.float64)
-    q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, dim=1)
+    q, k, v = attention.qkv(attention.norm(x).flatten(2).mT).mT.chunk(3, dim=1)
     heads = []
     for head in range(2):
         rows = slice(4 * head, 4 * head + 4)
         weight = torch.softmax(q[:, rows].mT @ k[:, rows] / math.sqrt(4), dim=-1)
         heads.append((weight @ v[:, rows].mT).mT)
-    expected = x + attention.out(torch.cat(heads, dim=1).reshape(x.shape))
+    expected = x + attention.out(torch.cat(heads, dim=1).mT).mT.reshape(x.shape)
     torch.testing.assert_close(attention(x), expected)
 
 

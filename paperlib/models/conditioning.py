@@ -148,7 +148,7 @@ class ConditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def sharding_units(self) -> list[nn.Module]:
-        """The modules to shard one by one (``fully_shard``), in the order of the forward pass; the root has the rest."""
+        """The modules to shard one by one (``fully_shard``), in the order of use; the root has the rest."""
 
     def _require_shapes(self, z: Tensor, logsnr: Tensor) -> None:
         flat = (math.prod(self.image_shape),)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, scaled_dot_product_attention
 
 from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
 
@@ -26,9 +26,36 @@ def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
 
 def resample(x: Tensor, how: Resample) -> Tensor:
     """Double the resolution by repetition, halve it by averages, or neither."""
-    if how == "up":
-        return interpolate(x, scale_factor=2, mode="nearest")
-    return avg_pool2d(x, 2) if how == "down" else x
+    if how is None:
+        return x
+    if x.device.type == "cpu":
+        return _resample_by_convolution(x, how)
+    return interpolate(x, scale_factor=2, mode="nearest") if how == "up" else avg_pool2d(x, 2)
+
+
+def _resample_by_convolution(x: Tensor, how: Resample) -> Tensor:
+    """The same by a convolution of each channel, which on a CPU takes a quarter of the time of what is made for it."""
+    channels = x.shape[1]
+    square = x.new_full((channels, 1, 2, 2), 1.0 if how == "up" else 0.25)
+    return (conv_transpose2d if how == "up" else conv2d)(x, square, stride=2, groups=channels)
+
+
+def modulated(norm: nn.GroupNorm, x: Tensor, modulation: Tensor) -> Tensor:
+    """``scale_shift(norm(x), modulation)``, in a single pass over ``x`` where its channels lie one after the other.
+
+    Group normalisation scales and shifts by channel.  Taken as one example of B · C channels, a batch has its own scale
+    and shift for every channel of every example.
+
+    Args:
+        norm: a group normalisation without parameters.
+        x: (B, C, H, W).
+        modulation: scale and shift, (B, 2 C).
+    """
+    if not x.is_contiguous():
+        return scale_shift(norm(x), modulation)
+    scale, shift = modulation.chunk(2, dim=1)
+    groups, together = len(x) * norm.num_groups, x.reshape(1, -1, *x.shape[2:])
+    return nn.functional.group_norm(together, groups, (1 + scale).flatten(), shift.flatten(), norm.eps).reshape(x.shape)
 
 
 class ResidualBlock(nn.Module):
@@ -58,7 +85,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """``x`` (B, channels_in, H, W) to (B, channels_out, H', W')."""
         h = self.conv_in(resample(nn.functional.silu(self.norm_in(x)), self.how))
-        h = scale_shift(self.norm_out(h), self.modulation(condition))
+        h = modulated(self.norm_out, h, exactly(self.modulation, condition))
         return self.skip(resample(x, self.how)) + self.conv_out(self.dropout(nn.functional.silu(h)))
 
 
@@ -76,14 +103,15 @@ class Attention(nn.Module):
             raise ValueError(f"head_channels ({head_channels}) must divide the channels of attention ({channels}).")
         self.heads = channels // head_channels
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_initialised(nn.Conv2d(channels, channels, 1))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero_initialised(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (B, C, H, W), and so the result."""
-        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
-        attended = scaled_dot_product_attention(*qkv.unbind(1))
-        return x + self.out(attended.transpose(-1, -2).reshape(x.shape))
+        tokens = self.norm(x).flatten(2).mT
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(attended).mT.reshape(x.shape)
 
 
 class Stage(nn.Module):
