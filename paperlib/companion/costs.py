@@ -96,9 +96,10 @@ def row(profile: profiles.Profile) -> Row:
 
 def network(profile: profiles.Profile) -> models.ConditionedNetwork:
     """The network of a profile without values, on the meta device; its data need not be there."""
-    traits = data.TRAITS[profile.data.name]
+    shape: dict[str, Any] = asdict(data.TRAITS[profile.data.name])
+    options: dict[str, Any] = profile.model.options
     with torch.device("meta"):
-        return models.build(profile.model.name, **asdict(traits), **profile.model.options)
+        return models.build(profile.model.name, **shape, **options)
 
 
 COLUMNS = {

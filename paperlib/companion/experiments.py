@@ -7,7 +7,7 @@ batches, their noise and their levels, so that differences between weightings ar
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from paperlib import models, predictions
 from paperlib.companion import files, profiles, provenance
 from paperlib.engine import checkpoints, data, training
+from paperlib.engine.parallel import EngineName
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
 from paperlib.predictions import Prediction
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from paperlib.companion.run import Run
 
 WEIGHTS = "weights.safetensors"
-FILES = (WEIGHTS, "log.jsonl")
+FILES = ("log.jsonl", "MODEL_CARD.md", "weights-*.safetensors", WEIGHTS)
 """What a finished run consists of."""
+RECIPE = {field.name for field in fields(training.TrainingConfig)}
+"""What a profile states of a recipe by the names that :class:`paperlib.engine.training.TrainingConfig` has for it."""
 
 
 @dataclass(frozen=True)
@@ -81,21 +84,11 @@ class Experiment:
     @property
     def config(self) -> training.TrainingConfig:
         """The budget: that of the profile, or of its pictures."""
-        shared = self.profile.training
-        budget = self._pictures if self.pictures else shared
-        return training.TrainingConfig(
-            steps=budget.steps,
-            batch_size=budget.batch_size,
-            learning_rate=budget.learning_rate,
-            ema_decays=tuple(budget.ema_decays),
-            warmup_steps=shared.warmup_steps,
-            grad_clip=shared.grad_clip,
-            label_dropout=shared.label_dropout,
-            precision=shared.precision,
-            checkpoint_every=shared.checkpoint_every,
-            log_every=shared.log_every,
-            seed=self.seed,
-        )
+        stated = self.profile.training.model_dump(include=RECIPE)
+        if self.pictures:
+            stated |= self._pictures.model_dump(include=RECIPE)
+        stated = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
+        return training.TrainingConfig(**stated | {"seed": self.seed})
 
     def data(self, split: data.Split) -> data.ImageData:
         """A split of the profile's data."""
@@ -113,7 +106,7 @@ class Experiment:
             **self._model.options,
         )
 
-    def train(self, directory: Path, progress: bool = True, engine: str = "auto") -> training.TrainResult:
+    def train(self, directory: Path, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
         """Train it in ``directory``, go on there, or return what is finished there."""
         card = {"profile": self.profile.name, "run": self.name, **provenance.revision(files.root())}
         return training.train(
@@ -124,7 +117,7 @@ class Experiment:
             directory,
             card=card,
             progress=progress,
-            **({} if engine == "auto" else {"engine": engine}),
+            engine=engine,
         )
 
     def is_finished(self, directory: Path) -> bool:
@@ -240,5 +233,5 @@ def _workplace(run: "Run", experiment: Experiment) -> Path:
 
 def keep(source: Path, destination: Path) -> None:
     """Copy a finished run, the weights last: where they are, the run is whole."""
-    for name in reversed(FILES):
-        files.write_whole(destination / name, partial(shutil.copyfile, source / name))
+    for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+        files.write_whole(destination / file.name, partial(shutil.copyfile, file))

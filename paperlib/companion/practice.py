@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paperlib.companion import experiments, files, notebooks, profiles, provenance
 from paperlib.companion.experiments import Experiment
+from paperlib.engine.parallel import EngineName
 
 
 def select(
@@ -53,11 +54,13 @@ def interactive(profile: profiles.Profile) -> Path:
     return files.root() / "results" / "interactive" / profile.name / notebooks.TRAINING / "runs"
 
 
-def train(chosen: list[Experiment], engine: str = "auto") -> None:
+def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:
     """Train, go on with what was interrupted, pass over what is finished; a folder an experiment.
 
     It happens in the cache in which the training notebook looks too; what is finished is copied to
-    :func:`interactive`.  Under ``torchrun`` every process calls this, and the first one speaks and copies.
+    :func:`interactive`.  A run that is asked to stop saves its state and raises
+    :class:`paperlib.engine.interruption.TrainingInterrupted`.  Under ``torchrun`` every process calls this, and the
+    first one speaks and copies.
     """
     first = os.environ.get("RANK", "0") == "0"
     for one in chosen:
