@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import cli, notebooks, provenance
+from paperlib.companion import claims, cli, notebooks, provenance
 from paperlib.companion.doctor import pins
 
 
@@ -87,12 +87,27 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (checkout / "claims.yaml").write_text(CLAIMS)
     records = checkout / "results" / "small" / "01_first" / "claims"
     records.mkdir(parents=True)
-    (records / "C1.json").write_text(json.dumps({"id": "C1", "verdict": "PASS"}))
+    test = claims.Test(claims.load()["C1"], records / "C1.json")
+    test.check(1.0, 1.0 + 2e-9, "both sides", tolerance=1e-8)
+    test.falsify(1.0, 1.5, "not so", tolerance=1e-8)
+    capsys.readouterr()
     assert cli.main(["claims", "--profile", "small", "--json"]) == 0
-    ledger = json.loads(capsys.readouterr().out)["claims"]
+    ledger = json.loads(capsys.readouterr().out)
     assert [(entry["id"], entry["verdict"]) for entry in ledger] == [("C1", "PASS"), ("C2", "NOT RUN")]
+    assert [set(entry) for entry in ledger] == [set(ledger[0])] * 2
+    assert ledger[0]["falsifier"] == "not so"
+    assert ledger[0]["margin"] == pytest.approx(5)
+    assert ledger[0]["missed"] == ledger[0]["falsifiers"]["not so"] == pytest.approx(1e8 / 3)
+    assert ledger[1]["margin"] is ledger[1]["missed"] is None
     assert cli.main(["claims", "--profile", "small"]) == 0
-    assert re.search(r"C1 +PASS +it holds +here +01_first", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"C1 +PASS +×5\.0 +×3e\+07 +it holds +01_first", shown)
+    assert re.search(r"C2 +NOT RUN +– +– +so too +02_second", shown)
+
+
+def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
 def test_a_changed_result_does_not_verify(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,9 +156,9 @@ def test_train_sample_and_evaluate(checkout: Path, capsys: pytest.CaptureFixture
         assert arrays["labels"].tolist() == [*range(10), *range(10)]
     assert cli.main(["evaluate", "small", "--count", "300"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"real training images +–", shown)
-    assert re.search(r"sigmoid-seed0 +heun +300", shown)
-    assert "not FID" in shown
+    assert re.search(r"^real images +digits/test \w{6} +300 ", shown, re.MULTILINE)
+    assert re.search(r"^sigmoid-seed0 heun +digits/train \w{6} +300 ", shown, re.MULTILINE)
+    assert re.search(r"^\[3\] Fréchet distance, digits classifier \w{6}: 300 samples by heun", shown, re.MULTILINE)
     shutil.rmtree(runs)
     assert cli.main(["sample", "small"]) == 1
     assert "sigmoid-seed0" in capsys.readouterr().err

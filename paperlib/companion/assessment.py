@@ -6,7 +6,7 @@ samples, drawn how, compared with what, seen through what; and beside the floor,
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from paperlib import models, predictions
-from paperlib.companion import files, profiles
+from paperlib.companion import experiments, files, profiles
 from paperlib.companion.experiments import Experiment
 from paperlib.engine import checkpoints, evaluation, sampling
 from paperlib.engine.data import ImageData, scale, to_uint8
@@ -66,6 +66,19 @@ def judge(data: str, inception: bool, weights: Path | None = None, mode: Mode = 
     if weights is not None:
         raise ValueError(f"{weights} is for Inception; ask for it with --features inception.")
     return classifier_of(data)
+
+
+def networks(
+    profile: profiles.Profile, chosen: Sequence[Experiment], runs: Path, weights: Path | None = None
+) -> Iterator[Checkpoint]:
+    """The network in a file of weights, or those of the chosen experiments, loaded one by one.
+
+    Raises:
+        FileNotFoundError: at once, when one of them has no weights.
+    """
+    for path in [weights] if weights else [runs / one.name / experiments.WEIGHTS for one in chosen]:
+        checkpoints.read_card(path)
+    return iter([stored(weights, profile)]) if weights else (trained(one, runs) for one in chosen)
 
 
 def trained(one: Experiment, runs: Path) -> Checkpoint:
@@ -219,8 +232,6 @@ def evaluate(
         count: samples of each network by each sampler.
         guidance: strength of classifier-free guidance.
     """
-    for sampler in samplers:
-        sampling.get(sampler)  # refused before a network is looked for
     train, test = profile.data.load("train"), profile.data.load("test")
     references = [Reference.of(data, judge) for data in (test, train)]
     judged = _floors(references, (train, test), judge, count)

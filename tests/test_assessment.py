@@ -1,0 +1,126 @@
+"""What ``paperlib sample`` and ``paperlib evaluate`` do with networks of a profile and with files of weights."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from paperlib import models, objectives, predictions, schedules, weightings
+from paperlib.companion import assessment, cli, profiles
+from paperlib.engine import checkpoints, training
+
+
+@pytest.fixture
+def profile(checkout: Path) -> profiles.Profile:
+    return profiles.load("small")
+
+
+def weights(path: Path, prediction: predictions.Prediction, size: int = 8, width: int = 16) -> Path:
+    """A file of weights as training leaves it, of another width than the profile's network."""
+    network = models.build(
+        "mlp", image_shape=(1, size, size), num_classes=10, sigma_data=0.75, seed=0, width=width, blocks=1
+    )
+    loss = objectives.WeightedLoss(weightings.ELBO(), schedules.Cosine(-8, 8), prediction)
+    card = {"network": network.config, "loss": {"prediction": repr(loss.prediction)}, "data": {"name": "digits/train"}}
+    checkpoints.save_weights(path, network, card)
+    return path
+
+
+@pytest.mark.parametrize("name", ["eps", "v", "x", "flow", "F"])
+def test_a_file_of_weights_says_what_its_network_is(profile: profiles.Profile, tmp_path: Path, name: str) -> None:
+    wanted = predictions.get(name, **({"sigma_data": 0.75} if name == "F" else {}))
+    found = assessment.stored(weights(tmp_path / "mine.safetensors", wanted), profile)
+    assert found.prediction == wanted
+    assert (found.name, found.network.config["width"], found.network.training) == ("mine", 16, False)
+    assert found.sha256 == checkpoints.read_card(tmp_path / "mine.safetensors")["weights_sha256"]
+
+
+def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_path: Path) -> None:
+    from paperlib.companion import experiments
+
+    one = next(iter(experiments.grid(profile)))
+    described = training.describe(one.network(), one.loss, one.data("train"), one.config)
+    checkpoints.save_weights(tmp_path / "a.safetensors", one.network(), described)
+    found = assessment.stored(tmp_path / "a.safetensors", profile)
+    assert found.prediction == one.prediction
+    for mine, theirs in zip(found.network.parameters(), one.network().parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_files_that_do_not_fit_are_refused(profile: profiles.Profile, tmp_path: Path) -> None:
+    large = weights(tmp_path / "large.safetensors", predictions.V, size=16)
+    with pytest.raises(ValueError, match=r"shape \(1, 16, 16\), profile 'small' has \(1, 8, 8\).*digits/train"):
+        assessment.stored(large, profile)
+    bare = tmp_path / "bare.safetensors"
+    checkpoints.save_weights(bare, torch.nn.Linear(2, 2), {"name": "somebody's"})
+    with pytest.raises(ValueError, match="does not say how its network is built"):
+        assessment.stored(bare, profile)
+    network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, blocks=1)
+    checkpoints.save_weights(bare, network, {"network": network.config, "loss": {"prediction": "Unknown()"}})
+    with pytest.raises(ValueError, match=r"names the prediction 'Unknown\(\)'; known are EpsPrediction\(\)"):
+        assessment.stored(bare, profile)
+
+
+def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Profile, tmp_path: Path) -> None:
+    one = assessment.stored(weights(tmp_path / "a.safetensors", predictions.V), profile)
+    sheet = assessment.sample(one, profile, "heun", 20, 1.0)
+    assert sheet.images.shape == sheet.nearest.shape == (20, 1, 8, 8)
+    train = profile.data.load("train")
+    copies = (train.images[None] == sheet.nearest[:, None]).flatten(2).all(2).any(1)
+    assert copies.all()
+    difference = (sheet.images.double() - sheet.nearest.double()) * 2 / 16
+    torch.testing.assert_close(sheet.distance, difference.flatten(1).norm(dim=1), rtol=1e-6, atol=1e-6)
+    assert sheet.caption.startswith("20 samples of a by heun, 9 evaluations each, guidance 1, seed 0; median distance")
+    assert (sheet.real > 0).all()
+
+
+def test_the_commands_take_a_file_of_weights(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(weights(tmp_path / "mine.safetensors", predictions.V))
+    assert cli.main(["sample", "small", "--weights", path, "--count", "10"]) == 0
+    assert (checkout / "results/interactive/small/samples/mine-heun.npz").is_file()
+    output = tmp_path / "numbers.csv"
+    arguments = ["--weights", path, "--count", "300", "--sampler", "ddim", "--output", str(output)]
+    assert cli.main(["evaluate", "small", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^mine ddim +digits/test \w{6} +300 ", shown, re.MULTILINE)
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["checkpoint"] for row in rows] == ["real images", "real images", "mine", "mine"]
+    assert {row["reference"].split("/")[1][:4] for row in rows} == {"test", "trai"}
+    assert float(rows[2]["frechet"]) > 3 * float(rows[0]["frechet"])
+    assert rows[2]["checkpoint_sha256"] == checkpoints.read_card(Path(path))["weights_sha256"]
+    assert rows[2]["evaluations"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--weights", "none.safetensors"], "there is no file none.safetensors"),
+        (["--inception", "inception-2015-12-05.pt"], "ask for it with --features inception"),
+        (["--features", "inception", "--inception", "none.pt"], "there is no file none.pt; download https://"),
+    ],
+)
+def test_wrong_use_is_explained(
+    checkout: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert cli.main(["evaluate", "small", *arguments]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_protocols_are_numbered_below_the_table(profile: profiles.Profile, tmp_path: Path) -> None:
+    from paperlib.engine import features
+
+    one = assessment.stored(weights(tmp_path / "a.safetensors", predictions.V), profile)
+    judged = assessment.evaluate([one], profile, features.digits_classifier(), ["ddim", "heun"], 280)
+    lines = assessment.table(judged).splitlines()
+    notes = [line for line in lines if line.startswith("[")]
+    assert len(judged) == 6
+    assert [note[:3] for note in notes] == ["[1]", "[2]", "[3]", "[4]", "[5]", "[6]"]
+    assert "280 real images" in notes[0]
+    assert "280 samples by ddim, 5 evaluations each" in notes[2]
+    assert "280 samples by heun, 9 evaluations each" in notes[5]
+    assert lines[-7].endswith("[6]")
