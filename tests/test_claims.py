@@ -128,6 +128,89 @@ def test_remarks_are_the_verdict_unless_something_failed(claim: claims.Test) -> 
     assert claim.verdict == Verdict.FAIL
 
 
+# How clear the outcome was -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "margin"),
+    [
+        ("check", (1.0, 1.0 + 1e-10), 100),
+        ("check_below", ([0.5, 2.0], 4.0), 2),
+        ("check_below", ([-5.0, -1.0], 4.0), 4 / claims.ROUNDING),
+        ("check_below", (0, 0), None),
+        ("check_within", ([5.0, 5.5, 4.9], 4.0, 6.0), 2),
+        ("check_within", ([30.0, 20.0], 10.0, math.inf), 2),
+        ("check_within", ([30.0, 20.0], 0.0, math.inf), None),
+        ("check_true", (True,), None),
+    ],
+)
+def test_the_margin_is_the_factor_by_which_the_limit_was_kept(
+    claim: claims.Test, check: str, arguments: tuple, margin: float | None
+) -> None:
+    getattr(claim, check)(*arguments, what="this")
+    found = claims.Record.read(claim.path)
+    assert found.margin == (None if margin is None else pytest.approx(margin, rel=1e-5))
+    assert found.tightest == (None if margin is None else "this")
+    assert found.missed is None
+
+
+@pytest.mark.parametrize(
+    ("falsify", "arguments", "missed"),
+    [
+        ("falsify", (1.0, 0.5), 0.5e8),
+        ("falsify", (1.0, math.inf), math.inf),
+        ("falsify_below", ([1.0, 12.0], 4.0), 3),
+        ("falsify_within", ([5.0, 9.0], 4.0, 6.0), 4),
+        ("falsify_within", (0.5, 10.0, math.inf), 20),
+        ("falsify_true", (False,), None),
+    ],
+)
+def test_a_falsifier_misses_by_a_factor_of_the_limit(
+    claim: claims.Test, falsify: str, arguments: tuple, missed: float | None
+) -> None:
+    getattr(claim, falsify)(*arguments, what="broken")
+    found = claims.Record.read(claim.path)
+    assert found.missed == (None if missed is None else pytest.approx(missed))
+    assert found.falsifiers == {"broken": found.missed}
+    assert found.margin is None
+
+
+def test_the_tightest_check_and_the_weakest_falsifier_count(claim: claims.Test) -> None:
+    claim.check(1.0, 1.0, "exact")
+    claim.check_below(3.0, 4.0, "close")
+    claim.check_true(True, "yes")
+    claim.falsify(1.0, 2.0, "far")
+    claim.falsify_below(6.0, 4.0, "not so far")
+    claim.partial("half of it")
+    found = claims.Record.read(claim.path)
+    assert (found.verdict, found.tightest) == ("PARTIAL", "close")
+    assert (found.margin, found.missed) == (pytest.approx(4 / 3), pytest.approx(1.5))
+    assert found.remarks == {"PARTIAL": "half of it"}
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
+def test_a_margin_is_above_one_exactly_when_the_check_holds(value: float, limit: float) -> None:
+    outcome = claims.Test._below(None, value, limit, "")  # type: ignore[arg-type]
+    assert outcome.used is not None
+    assert (outcome.used <= 1) == outcome.holds
+
+
+def test_an_older_record_has_a_verdict_and_no_margin(tmp_path: Path) -> None:
+    path = tmp_path / "C1.json"
+    path.write_text('{"id": "C1", "verdict": "PASS", "checks": [{"what": "a", "value": 1.0}], "falsifiers": []}')
+    found = claims.Record.read(path)
+    assert (found.verdict, found.margin, found.missed) == ("PASS", None, None)
+
+
+def test_factors_as_they_are_shown() -> None:
+    assert [claims.factor(value) for value in (None, 1.04, 99.9, 1234.0, 4e7, math.inf)] == [
+        *("–", "×1.0", "×99.9", "×1e+03", "×4e+07", "×∞")
+    ]
+
+
+# Comparing and reading -----------------------------------------------------------------------------------------------
+
+
 @given(st.floats(-1e300, 1e300), st.floats(1e-12, 0.5))
 def test_relative_error_is_symmetric_and_free_of_scale(value: float, error: float) -> None:
     other = value * (1 - error)
@@ -171,12 +254,44 @@ def test_an_id_given_twice_is_refused(tmp_path: Path) -> None:
 # The claims of this checkout -----------------------------------------------------------------------------------------
 
 
-def test_every_claim_is_tested_where_it_says(repository: Path) -> None:
-    for claim in claims.load(repository / "claims.yaml").values():
-        notebook = nbformat.read(repository / "notebooks" / f"{claim.notebook}.ipynb", as_version=4)
-        tagged = [cell.source for cell in notebook.cells if claim.cell in cell.metadata.get("tags", [])]
-        assert tagged, f"{claim.id}: no cell of {claim.notebook} has the tag {claim.cell!r}"
-        assert any(f'"{claim.id}"' in source or "claim" in source for source in tagged), claim.id
+def code_cells(repository: Path) -> list[tuple[str, nbformat.NotebookNode]]:
+    """Every code cell of every notebook, with the notebook's name."""
+    paths = sorted((repository / "notebooks").glob("[0-9]*.ipynb"))
+    return [
+        (path.stem, cell)
+        for path in paths
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+    ]
+
+
+def test_claims_and_cells_belong_together_one_to_one(repository: Path) -> None:
+    """Each claim is tested in one cell, the one that it names, and each cell that tests has one claim, a listed one."""
+    stated = {claim.id: (claim.notebook, claim.cell) for claim in claims.load(repository / "claims.yaml").values()}
+    assert len(set(stated.values())) == len(stated), "two claims name the same cell"
+    found: dict[str, tuple[str, str]] = {}
+    for name, cell in code_cells(repository):
+        tested = re.findall(r"run\.claim\(\s*\"([^\"]+)\"", cell.source)
+        assert len(tested) <= 1, f"one claim a cell: {name} has {tested} in one"
+        for identifier in tested:
+            assert identifier in stated, f"{name} tests {identifier}, which claims.yaml does not list"
+            assert identifier not in found, f"{identifier} is tested twice"
+            tags = [tag for tag in cell.metadata.get("tags", []) if tag != "nbval-ignore-output"]
+            assert len(tags) == 1, f"{name}, {identifier}: the cell needs one tag of its own, it has {tags}"
+            found[identifier] = (name, tags[0])
+    assert found == stated
+    tags = [(name, tag) for name, cell in code_cells(repository) for tag in cell.metadata.get("tags", [])]
+    assert all(tags.count(place) == 1 for place in stated.values()), "a tag of a claim stands in several cells"
+
+
+def test_every_claim_has_one_falsifier_and_every_falsifier_one_claim(repository: Path) -> None:
+    known = claims.load(repository / "claims.yaml").values()
+    texts = [claim.falsifier for claim in known]
+    assert not {text for text in texts if texts.count(text) > 1}, "a falsifier says what is broken in *this* check"
+    cells = {(name, tag): cell.source for name, cell in code_cells(repository) for tag in cell.metadata.get("tags", [])}
+    for claim in known:
+        source = cells[claim.notebook, claim.cell]
+        assert "falsify" in source or (claim.kind == "experiment" and ".not_run(" in source), claim.id
 
 
 def test_every_claim_has_a_check_and_a_falsifier_in_its_notebook(repository: Path) -> None:
@@ -190,11 +305,3 @@ def test_every_claim_has_a_check_and_a_falsifier_in_its_notebook(repository: Pat
             assert re.search(rf"^{claim.id} falsifier fails, as it must", outputs, flags=re.M), (
                 f"{claim.id}: no falsifier"
             )
-
-
-def test_every_claim_that_a_notebook_makes_is_listed(repository: Path) -> None:
-    known = claims.load(repository / "claims.yaml")
-    for path in sorted((repository / "notebooks").glob("[0-9]*.ipynb")):
-        source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
-        for identifier in re.findall(r"run\.claim\(\s*\"([^\"]+)\"", source):
-            assert identifier in known, f"{path.name} tests {identifier}, which claims.yaml does not list"

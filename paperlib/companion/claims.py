@@ -6,6 +6,11 @@ notebook tests one with ``run.claim("C1")``, whose checks print one line each an
 
 Every check has a *falsifier*, the same comparison on a broken assumption, which must fail.  One that does not fail
 shows that the check could not have found anything, and makes the claim VACUOUS.
+
+How clear the outcome was is told by factors of the limit.  The *margin* of a claim is that of its tightest check,
+limit / value: 1 at the limit, 1000 when the value is a thousandth of what was allowed.  By how much a falsifier
+*missed* is value / limit, and the one that missed by least counts.  Where a check has no scale (yes or no, a count that
+must be zero, an interval from 0 to infinity) there is neither.
 """
 
 import json
@@ -67,15 +72,24 @@ def load(path: Path | None = None) -> dict[str, Claim]:
 # Testing -------------------------------------------------------------------------------------------------------------
 
 
+ROUNDING = 2.0**-52
+"""The least error that a margin counts: one of zero is a rounding error that happened to be none."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """One comparison: what was compared, the limit it had to keep, the value it had, and whether it held."""
+    """One comparison: what was compared, the limit it had to keep, the value it had, and whether it held.
+
+    ``used`` is the share of the limit that the value takes, below 1 where it holds and above where not; None where the
+    comparison has no scale.
+    """
 
     what: str
     measure: str
     limit: float | str | None
     value: float | None
     holds: bool
+    used: float | None = None
 
 
 @dataclass
@@ -157,17 +171,19 @@ class Test:
         if limit is None:
             raise ValueError(f"claim {self.claim.id} has no tolerance; give it one in claims.yaml, or pass tolerance=…")
         error = relative_error(lhs, rhs, scale)
-        return Outcome(what, "relative error ≤", limit, error, error <= limit)
+        return Outcome(what, "relative error ≤", limit, error, error <= limit, _share(error, limit))
 
     def _below(self, value: Any, limit: float, what: str) -> Outcome:
         largest = float(np.max(_array(value)))
-        return Outcome(what, "at most", limit, largest, largest <= limit)
+        return Outcome(what, "at most", limit, largest, largest <= limit, _share(largest, limit))
 
     def _within(self, value: Any, low: float, high: float, what: str) -> Outcome:
-        values = _array(value)
+        values = _array(value).ravel()
         inside = (values >= low) & (values <= high)
-        shown = values.ravel()[0] if inside.all() else values[~inside].ravel()[0]
-        return Outcome(what, "within", f"[{low:g}, {high:g}]", float(shown), bool(inside.all()))
+        used = _share_of_interval(values, low, high)
+        worst = int(inside.argmin() if used is None else used.argmax())
+        share = None if used is None else float(used[worst])
+        return Outcome(what, "within", f"[{low:g}, {high:g}]", float(values[worst]), bool(inside.all()), share)
 
     def _record(self, outcomes: dict[str, Outcome], outcome: Outcome) -> None:
         falsifier = outcomes is self.falsifiers
@@ -214,8 +230,75 @@ class Test:
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     """The outcome for JSON, which has no word for NaN and infinity."""
-    value = outcome.value
-    return {**asdict(outcome), "value": value if value is None or math.isfinite(value) else str(value)}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(outcome).items()
+    }
+
+
+def _share(value: float, limit: float) -> float | None:
+    """``value`` over ``limit``; None for a limit of zero, which has no inside."""
+    return max(value, ROUNDING) / limit if limit > 0 else None
+
+
+def _share_of_interval(values: np.ndarray, low: float, high: float) -> np.ndarray | None:
+    """Distance from the middle over half the width; low / value for [low, ∞), low > 0; None without such a scale."""
+    if math.isfinite(low) and math.isfinite(high):
+        return np.abs(values - (low + high) / 2) / ((high - low) / 2)
+    return low / np.maximum(values, ROUNDING) if low > 0 else None
+
+
+# The record, read again ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a notebook left about a claim: the verdict, and how clear it was.
+
+    Attributes:
+        verdict: as printed.
+        margin: limit / value of the tightest check; None where no check has a scale.
+        tightest: what that check compared.
+        missed: value / limit of the falsifier that missed by least; infinite where all did.
+        falsifiers: each falsifier by what it broke, with the factor by which it missed.
+        remarks: why a claim is PARTIAL or NOT RUN.
+    """
+
+    verdict: str
+    margin: float | None
+    tightest: str | None
+    missed: float | None
+    falsifiers: dict[str, float | None]
+    remarks: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """The record of a claim, ``claims/<id>.json`` of a result; what an older one lacks is None or empty."""
+        record = json.loads(path.read_text(encoding="utf-8"))
+        used = {outcome["what"]: share for outcome in record.get("checks", []) if (share := _used(outcome)) is not None}
+        tightest = max(used, key=lambda what: used[what], default=None)
+        falsifiers = {outcome["what"]: _used(outcome) for outcome in record.get("falsifiers", [])}
+        return cls(
+            verdict=record["verdict"],
+            margin=None if tightest is None else 1 / used[tightest],
+            tightest=tightest,
+            missed=min((miss for miss in falsifiers.values() if miss is not None), default=None),
+            falsifiers=falsifiers,
+            remarks=record.get("remarks", {}),
+        )
+
+
+def _used(outcome: dict[str, Any]) -> float | None:
+    """The share of the limit that was used, where it is recorded."""
+    share = outcome.get("used")
+    return None if share is None else float(share)
+
+
+def factor(value: float | None) -> str:
+    """A margin or a miss as tables show it: ×3.2, ×4e+07, – where there is none."""
+    if value is None:
+        return "–"
+    return "×∞" if math.isinf(value) else f"×{value:.1f}" if 0.1 <= value < 100 else f"×{value:.0e}"
 
 
 def relative_error(lhs: Any, rhs: Any, scale: Any = None) -> float:

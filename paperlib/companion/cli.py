@@ -2,30 +2,29 @@
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlib.companion import provenance
 
 if TYPE_CHECKING:
-    from paperlib.companion.assessment import Checkpoint
-    from paperlib.companion.experiments import Experiment
     from paperlib.companion.profiles import Profile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 interrupted."""
+    """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 or 143 asked to stop."""
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"paperlib {options.command}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"paperlib {options.command}: interrupted; what was finished is kept.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"paperlib {options.command}: {error or 'interrupted; what was finished is kept.'}", file=sys.stderr)
+        return 128 + getattr(error, "signal", signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,10 +122,11 @@ def _sample(options: argparse.Namespace) -> int:
     profile = profiles.load(options.profile)
     sampler = options.sampler or profile.sampling.samplers[-1]
     sampling.get(sampler)
-    one = next(_networks(options, practice.select(profile, options.weighting, options.seed, options.pictures)[:1]))
+    if options.output and options.output.suffix != ".png":
+        raise ValueError(f"--output must name a .png file, got {options.output}.")
+    chosen = practice.select(profile, options.weighting, options.seed, options.pictures)[:1]
+    one = next(assessment.networks(profile, chosen, practice.trained(profile), options.weights))
     path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
-    if path.suffix != ".png":
-        raise ValueError(f"--output must name a .png file, got {path}.")
     sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
     assessment.save(sheet, path)
     print(f"{sheet.caption} → {path}")
@@ -135,11 +135,15 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from paperlib.companion import assessment, files, practice, profiles
+    from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
-    networks = _networks(options, practice.select(profile, options.weighting, options.seed))
     samplers = [options.sampler] if options.sampler else profile.sampling.samplers
+    for sampler in samplers:
+        sampling.get(sampler)
     judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
+    chosen = practice.select(profile, options.weighting, options.seed)
+    networks = assessment.networks(profile, chosen, practice.trained(profile), options.weights)
     count = options.count or profile.sampling.count
     path = options.output or files.root() / "results/interactive" / profile.name / "evaluation.csv"
     judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
@@ -152,29 +156,22 @@ def _guidance(options: argparse.Namespace, profile: "Profile") -> float:
     return profile.sampling.guidance if options.guidance is None else options.guidance
 
 
-def _networks(options: argparse.Namespace, chosen: "list[Experiment]") -> "Iterator[Checkpoint]":
-    """The network in the file that is asked for, or those of the chosen experiments, one by one."""
-    from paperlib.companion import assessment, practice, profiles
-
-    profile = profiles.load(options.profile)
-    if options.weights:
-        yield assessment.stored(options.weights, profile)
-    else:
-        yield from (assessment.trained(one, practice.trained(profile)) for one in chosen)
-
-
 def _claims(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     from paperlib.companion import profiles, workflow
+    from paperlib.companion.claims import factor
 
     ledger = workflow.ledger(profiles.load(options.profile))
     if options.json:
-        print(json.dumps({"profile": options.profile, "claims": ledger}, indent=1, ensure_ascii=False))
-    else:
-        columns = ["id", "verdict", "statement", "place", "notebook"]
-        rows = [[entry[column] for column in columns] for entry in ledger]
-        print(tabulate(rows, columns, maxcolwidths=[None, 12, 60, 24, None]))
+        print(json.dumps(ledger, indent=1, ensure_ascii=False))
+        return 0
+    columns = ["claim", "verdict", "margin", "falsifier\nmisses by", "what is claimed", "tested in"]
+    rows = [
+        [one["id"], one["verdict"], factor(one["margin"]), factor(one["missed"]), one["statement"], one["notebook"]]
+        for one in ledger
+    ]
+    print(tabulate(rows, columns, maxcolwidths=[None, 11, None, None, 46, None]))
     return 0
 
 

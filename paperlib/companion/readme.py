@@ -12,6 +12,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from paperlib.companion import files, profiles, provenance, workflow
+from paperlib.companion.claims import factor
 
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -33,17 +34,20 @@ def weightings(profile: profiles.Profile) -> str:
 
 
 def claims(profile: profiles.Profile) -> str:
-    """The ledger: every claim, its verdict and where it is tested."""
+    """The ledger: every claim, its verdict and how clear it was, and where it is tested."""
     rows = [
         [
             entry["id"],
             entry["statement"].replace("|", r"\|"),
             entry["verdict"],
+            factor(entry["margin"]),
+            factor(entry["missed"]),
             f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)",
         ]
         for entry in workflow.ledger(profile)
     ]
-    return tabulate(rows, ["id", "claim, in our words", "verdict", "tested in"], tablefmt="github")
+    columns = ["id", "claim, in our words", "verdict", "margin", "falsifier misses by", "tested in"]
+    return tabulate(rows, columns, tablefmt="github")
 
 
 def source(profile: profiles.Profile) -> str:

@@ -7,13 +7,14 @@ by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of it
 import fcntl
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,12 @@ def _row(profile: profiles.Profile, name: str) -> Row:
 
 def verdicts(directory: Path) -> dict[str, str]:
     """Verdict by claim, from the records in a result."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((directory / "claims").glob("*.json"))]
-    return {record["id"]: record["verdict"] for record in records}
+    return {identifier: record.verdict for identifier, record in records(directory).items()}
+
+
+def records(directory: Path) -> dict[str, claims.Record]:
+    """What a result says about each claim that its notebook tests, by id."""
+    return {path.stem: claims.Record.read(path) for path in sorted((directory / "claims").glob("*.json"))}
 
 
 def report(profile: profiles.Profile) -> str:
@@ -213,10 +218,37 @@ def _relative(path: Path) -> str:
     return path.relative_to(files.root()).as_posix()
 
 
+UNTESTED = claims.Record("NOT RUN", None, None, None, {}, {})
+"""Stands for the record of a claim whose notebook has no result at this profile."""
+
+
 def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
-    """Every claim of ``claims.yaml`` as plain values, with the verdict that the results of this profile give it."""
-    found = {name: verdicts(notebooks.result_path(profile.name, name)) for name in profile.notebooks}
+    """Every claim of ``claims.yaml`` as plain values, with what the results of this profile say of it.
+
+    Beside what the file states, an entry has ``profile``, ``verdict`` and ``remarks``; ``margin``, the factor by which
+    the ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
+    ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
+    """
+    found = {name: records(notebooks.result_path(profile.name, name)) for name in profile.notebooks}
     return [
-        {**claim.model_dump(), "verdict": found.get(claim.notebook, {}).get(claim.id, "NOT RUN")}
+        {
+            "profile": profile.name,
+            **claim.model_dump(),
+            **_clarity(found.get(claim.notebook, {}).get(claim.id, UNTESTED)),
+        }
         for claim in claims.load().values()
     ]
+
+
+def _clarity(record: claims.Record) -> dict[str, Any]:
+    return {
+        **asdict(record),
+        "margin": _finite(record.margin),
+        "missed": _finite(record.missed),
+        "falsifiers": {what: _finite(miss) for what, miss in record.falsifiers.items()},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """The value for JSON, which has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
