@@ -13,8 +13,9 @@ from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.mlp import MLP
 from paperlib.models.presets import PRESETS, Preset
 from paperlib.models.unet import UNet
+from paperlib.models.uvit import UViT
 
-MODELS: dict[str, type[ConditionedNetwork]] = {"mlp": MLP, "unet": UNet}
+MODELS: dict[str, type[ConditionedNetwork]] = {"mlp": MLP, "unet": UNet, "uvit": UViT}
 """Models by name; :data:`PRESETS` are these with options."""
 
 
@@ -77,4 +78,15 @@ def option_names(name: str) -> list[str]:
     return [option for option in taken if option not in ("image_shape", "num_classes", "sigma_data")]
 
 
-__all__ = ["MLP", "MODELS", "PRESETS", "ConditionedNetwork", "Preset", "UNet", "build", "option_names", "resolve"]
+__all__ = [
+    "MLP",
+    "MODELS",
+    "PRESETS",
+    "ConditionedNetwork",
+    "Preset",
+    "UNet",
+    "UViT",
+    "build",
+    "option_names",
+    "resolve",
+]

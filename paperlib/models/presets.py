@@ -28,6 +28,22 @@ class Preset:
     published: int | None = None
 
 
+def _uvit(size: int, patch: int) -> Preset:
+    """Simple diffusion's U-ViT for ``size`` × ``size`` images: 2 billion parameters, the transformer at 16 × 16."""
+    options = {
+        "channels": 128,
+        "multipliers": (1, 2, 4, 16),
+        "blocks": 2,
+        "transformer_blocks": 36,
+        "head_channels": 128,
+        "patch": patch,
+        "folding": "wavelet",
+        "dropout": 0.2,
+        "condition_width": 1024,
+    }
+    return Preset("uvit", options, (3, size, size), 1000, published=2_000_000_000)
+
+
 DIGITS, CIFAR = ((1, 8, 8), 10), ((3, 32, 32), 10)
 
 PRESETS: dict[str, Preset] = {
@@ -69,6 +85,20 @@ PRESETS: dict[str, Preset] = {
     "unet_cifar_small": Preset(
         "unet",
         {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)},
+        *CIFAR,
+    ),
+    # Simple diffusion's U-ViT; what of it is the paper's and what ours is said in paperlib/models/uvit.py.
+    "uvit_imagenet128": _uvit(128, patch=1),
+    "uvit_imagenet256": _uvit(256, patch=2),
+    "uvit_imagenet512": _uvit(512, patch=4),
+    "vit_digits": Preset(
+        "uvit",
+        {"channels": 128, "transformer_blocks": 4, "patch": 2, "condition_width": 64},
+        *DIGITS,
+    ),
+    "vit_cifar_small": Preset(
+        "uvit",
+        {"channels": 128, "transformer_blocks": 5, "patch": 4, "condition_width": 64},
         *CIFAR,
     ),
 }
