@@ -3,8 +3,8 @@ r"""The U-ViT of simple diffusion (Hoogeboom, Heek & Salimans 2023): convolution
 The image is folded to fewer, deeper pixels (below); levels of residual convolutions halve the resolution, as a U-Net's
 do; a transformer works at the lowest; and the levels come back, each block joined to its mirror.  Nearly all parameters
 and computation lie in the transformer, where activations are small.  Dropout acts in the transformer alone: at high
-resolutions it hurts.  Every block is scaled and shifted by level and class.  With no level of convolutions it is a plain
-transformer on patches, which on a CPU is faster than a U-Net.
+resolutions it hurts.  Every block is scaled and shifted by level and class.  With no level of convolutions it is a
+plain transformer on patches, which on a CPU is faster than a U-Net.
 
 Folding p × p pixels into channels is either a rearrangement, with which a convolution of stride p is meant, or a 5/3
 wavelet transform, log₂ p times: linear and invertible, its bands being the channels.
@@ -133,7 +133,9 @@ class TransformerBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = scaled_dot_product_attention(self.norm_query(q).to(v.dtype), self.norm_key(k).to(v.dtype), v)
+        attended = scaled_dot_product_attention(
+            exactly(self.norm_query, q).to(v.dtype), exactly(self.norm_key, k).to(v.dtype), v
+        )
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
