@@ -137,6 +137,17 @@ def test_the_caption_holds_everything_that_a_number_depends_on() -> None:
     assert "evaluations" not in real.protocol.caption
 
 
+def test_guidance_may_be_left_to_an_interval() -> None:
+    everywhere, nowhere, some = (
+        samples(guidance=3.0, interval=interval)[0] for interval in ((-9.0, 9.0), (20.0, 30.0), (0.0, 9.0))
+    )
+    assert torch.equal(everywhere, samples(guidance=3.0)[0])
+    assert torch.equal(nowhere, samples()[0])
+    assert not any(torch.equal(some, other) for other in (everywhere, nowhere))
+    drawn = Drawn.by("ddim", LEVELS, guidance=3.0, interval=(0.0, 9.0))
+    assert drawn.sampler == "ddim, guidance at log-SNR 0 to 9"
+
+
 def test_a_caution_of_the_data_is_part_of_the_caption() -> None:
     careful = data.ImageData("x/test", TEST.images, TEST.labels, 17, 0.75, caution="re-encoded by somebody")
     found = evaluation.compare(draw(100, 8), Reference.of(careful, Pixels()))
@@ -158,7 +169,7 @@ def test_an_evaluation_is_a_row_of_a_csv_file() -> None:
     assert next(csv.DictReader(io.StringIO(text.getvalue()))) == {name: str(value) for name, value in row.items()}
 
 
-@pytest.mark.parametrize(("sampler", "expected"), [("ddpm", 7), ("ddim", 7), ("heun", 13)])
+@pytest.mark.parametrize(("sampler", "expected"), [("ddpm", 7), ("ddim", 7), ("dpmpp_2m", 7), ("heun", 13)])
 def test_evaluations_are_counted_as_they_happen(sampler: str, expected: int) -> None:
     levels = sampling.levels(schedules.Cosine(-8, 8), 6)
     calls = 0

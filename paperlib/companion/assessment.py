@@ -137,7 +137,7 @@ def draw(
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    return batches, Drawn.by(sampler, levels, guidance, settings.seed)
+    return batches, Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed)
 
 
 # paperlib sample -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ def generate(
     *,
     sampler: str = "heun",
     guidance: float = 1.0,
+    interval: tuple[float, float] = sampling.EVERYWHERE,
     batch_size: int = 256,
     seed: int = 0,
     **options: Any,
@@ -41,6 +42,7 @@ def generate(
         levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
         sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
         guidance: strength of classifier-free guidance, 1 for none.
+        interval: log-SNR between which there is guidance.
         batch_size: images at once.
         seed: of the noise; a batch depends on it and on its own number alone.
         options: what else the sampler takes.
@@ -53,7 +55,7 @@ def generate(
     for number, label in enumerate(labels.to(device).split(batch_size)):
         generator = seeded(seed, "samples", number, device=device)
         z = sampling.prior((len(label), *network.image_shape), generator, device=device)
-        denoise = sampling.denoiser(network, prediction, label, guidance)
+        denoise = sampling.denoiser(network, prediction, label, guidance, interval)
         yield sample(denoise, z, levels, generator=generator, **options)
 
 
@@ -77,10 +79,21 @@ class Drawn:
     seed: int = 0
 
     @classmethod
-    def by(cls, sampler: str, levels: Tensor, guidance: float = 1.0, seed: int = 0, **options: Any) -> "Drawn":
+    def by(
+        cls,
+        sampler: str,
+        levels: Tensor,
+        *,
+        guidance: float = 1.0,
+        interval: tuple[float, float] = sampling.EVERYWHERE,
+        seed: int = 0,
+        **options: Any,
+    ) -> "Drawn":
         """How :func:`generate` draws with these arguments."""
-        named = ", ".join([sampler, *(f"{name} {value}" for name, value in options.items())])
-        return cls(named, count_evaluations(sampler, levels, **options), guidance, seed)
+        named = [sampler, *(f"{name} {value}" for name, value in options.items())]
+        if interval != sampling.EVERYWHERE:
+            named.append(f"guidance at log-SNR {interval[0]:g} to {interval[1]:g}")
+        return cls(", ".join(named), count_evaluations(sampler, levels, **options), guidance, seed)
 
 
 def count_evaluations(sampler: str, levels: Tensor, **options: Any) -> int:
