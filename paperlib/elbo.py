@@ -41,10 +41,8 @@ from paperlib.weightings import ELBO, Weighting, augmentation_density, clean_mas
 LevelFunction = Callable[[Tensor], Tensor]
 """A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
 
-ROWS = 16384
-"""Noisy examples that are evaluated at a time."""
-POSTERIORS = 256
-"""Posteriors over a finite set that are held at a time: few enough to stay in the processor's cache."""
+ROWS, ELEMENTS = 16384, 2**20
+"""Noisy examples, and values in them, that are evaluated at a time."""
 MOST_PANELS = 4096
 """Panels that an integral may still have to halve: beyond it the integrand is noise, not a function with kinks."""
 
@@ -96,6 +94,11 @@ class Noise:
         return values.std(-1) / math.sqrt(values.shape[-1])
 
 
+def _rows(dim: int) -> int:
+    """How many noisy examples of ``dim`` values are evaluated at a time."""
+    return max(2, min(ROWS, ELEMENTS // dim))
+
+
 def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
     """``value(z, λ, ε)`` at every pair of a level and an ε, a piece of the pairs at a time.
 
@@ -110,7 +113,7 @@ def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, log
     """
     data, count = x.expand_as(noise.eps), len(noise.eps)
     pieces = []
-    for level in logsnr.split(max(1, ROWS // count)):
+    for level in logsnr.split(max(1, _rows(noise.eps[0].numel()) // count)):
         eps = noise.eps.repeat(len(level), *[1] * (noise.eps.ndim - 1))
         repeated = data.repeat(len(level), *[1] * (data.ndim - 1))
         each = level.repeat_interleave(count)
@@ -404,7 +407,7 @@ def _pair_errors(oracle: Empirical, logsnr: Tensor, pairs: int, generator: torch
     """E[‖ε − ε̂*‖² | z] at one level, averaged over ε and −ε, pass after pass over the images; shape (pairs,)."""
     order = torch.randperm(len(oracle.images), generator=generator)
     values = []
-    for index in order.repeat(-(-pairs // len(order)))[:pairs].split(POSTERIORS // 2):
+    for index in order.repeat(-(-pairs // len(order)))[:pairs].split(_rows(oracle.dim) // 2):
         x = oracle.images[index].double()
         eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         z = process.diffuse(torch.cat([x, x]), torch.cat([eps, -eps]), logsnr)

@@ -22,7 +22,7 @@ Shapes: ``z (B, *)``, ``logsnr ()`` or ``(B,)``.  Data live in float64 unless no
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,8 @@ from paperlib.checks import require_finite, require_positive
 from paperlib.process import alpha, expand, sigma
 
 LOG_2PI = math.log(2 * math.pi)
+PIECE = 256
+"""Posteriors over a finite set that are held at a time."""
 
 
 class Oracle(ABC):
@@ -285,9 +287,9 @@ class Empirical(Oracle):
               \propto \exp\left(\frac{\alpha\, z \cdot x_i - \tfrac12 \alpha^2 \|x_i\|^2}{\sigma^2}\right),
               \qquad \hat x = \sum_i r_i x_i,
 
-    taken by matrix products over chunks of the set: memory is B×N for the posterior and chunk×D for the images, never
-    B×N×D.  The set is kept in its own dtype (float32 is enough) and every product is accumulated in float64, because at
-    high log-SNR the exponents are differences of large numbers.
+    taken by matrix products over chunks of the set, a piece of the batch at a time: memory is 256×N for the posterior
+    and chunk×D for the images, never B×N×D.  The set is kept in its own dtype (float32 is enough) and every product is
+    accumulated in float64, because at high log-SNR the exponents are differences of large numbers.
 
     Args:
         images: shape (N, *), finite, floating point.
@@ -346,10 +348,19 @@ class Empirical(Oracle):
         """log r_i(z), which of the images it was, shape (B, N), float64."""
         return self._logits(z, logsnr).log_softmax(1)
 
+    def _piecewise(self, take: Callable[[Tensor, Tensor], Tensor], z: Tensor, logsnr: Tensor) -> Tensor:
+        """``take(z, logsnr)``, a piece of the batch at a time: its posterior stays in the processor's cache."""
+        pieces = zip(z.split(PIECE), logsnr.expand(len(z)).split(PIECE), strict=True)
+        return torch.cat([take(*piece) for piece in pieces])
+
     def posterior_entropy(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """Entropy of which image it was, in nats, shape (B,); I(x; z_λ) = log N − its mean, for N distinct images."""
-        log_r = self.log_posterior(z, logsnr)
-        return -(log_r.exp() * log_r).sum(1)
+
+        def entropy(z: Tensor, level: Tensor) -> Tensor:
+            log_r = self.log_posterior(z, level)
+            return -(log_r.exp() * log_r).sum(1)
+
+        return self._piecewise(entropy, z, logsnr)
 
     def _mean(self, posterior: Tensor) -> Tensor:
         """Σ r_i x_i, shape (B, D), float64."""
@@ -360,16 +371,20 @@ class Empirical(Oracle):
         return total
 
     def denoise(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        return self._mean(self._logits(z, logsnr).softmax(1)).reshape(z.shape).to(z.dtype)
+        mean = self._piecewise(lambda z, level: self._mean(self._logits(z, level).softmax(1)), z, logsnr)
+        return mean.reshape(z.shape).to(z.dtype)
 
     def posterior_error(self, z: Tensor, logsnr: Tensor) -> Tensor:
         r"""E[‖ε − ε̂‖² | z] = :math:`e^\lambda\, tr\, Cov(x \mid z)`, shape (B,), float64.
 
         The mean over z is that of ‖ε − ε̂‖²; what is left of its variance is that of z alone.
         """
-        posterior = self._logits(z, logsnr).softmax(1)
-        spread = posterior @ self._squares - self._mean(posterior).square().sum(1)
-        return torch.exp(logsnr.double()) * spread.clamp(min=0)
+
+        def variance(z: Tensor, level: Tensor) -> Tensor:
+            posterior = self._logits(z, level).softmax(1)
+            return posterior @ self._squares - self._mean(posterior).square().sum(1)
+
+        return torch.exp(logsnr.double()) * self._piecewise(variance, z, logsnr).clamp(min=0)
 
     def log_prob(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """Log-density of z_λ, in nats, shape (B,), float64."""
@@ -377,7 +392,8 @@ class Empirical(Oracle):
         log_sigma2 = F.logsigmoid(-level)
         own = self._flatten(z).square().sum(1) * torch.exp(-log_sigma2)
         constant = math.log(len(self.images)) + 0.5 * self.dim * (LOG_2PI + log_sigma2)
-        return torch.logsumexp(self._logits(z, logsnr), 1) - 0.5 * own - constant
+        evidence = self._piecewise(lambda z, level: torch.logsumexp(self._logits(z, level), 1), z, logsnr)
+        return evidence - 0.5 * own - constant
 
 
 # A denoiser that is wrong --------------------------------------------------------------------------------------------
