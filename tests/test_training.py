@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from paperlib import models, predictions, schedules, weightings
+from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import checkpoints, data, states, training
 from paperlib.engine.batching import batch_indices
 from paperlib.engine.files import UnwritableError
@@ -144,6 +145,96 @@ def test_states_of_another_configuration_are_not_resumed(tmp_path: Path, monkeyp
     assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
 
 
+@pytest.mark.parametrize("change", [{"accumulate": 4}, {"workers": 1}, {"checkpoint_every": 2}, {"keep_states": 1}])
+def test_a_run_goes_on_where_only_its_housekeeping_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    whole = train(tmp_path / "whole")
+    interrupt(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts")
+    parts = train(tmp_path / "parts", replace(CONFIG, **change))
+    assert without_seconds(parts.history)[:3] == without_seconds(whole.history)[:3]
+    assert [entry["loss"] for entry in parts.history] == pytest.approx([e["loss"] for e in whole.history], rel=1e-5)
+
+
+class Dropping(models.MLP):
+    """An MLP that drops out half of its input."""
+
+    def body(self, x: Tensor, condition: Tensor) -> Tensor:
+        return super().body(torch.nn.functional.dropout(x, 0.5, self.training), condition)
+
+
+def dropping() -> ConditionedNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Dropping(image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, hidden=16, blocks=1)
+
+
+def test_dropout_is_resumed_exactly_and_leaves_the_generator_of_torch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, before = [dropping() for _ in range(4)], torch.get_rng_state()
+    whole = train(tmp_path / "whole", network=start[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    interrupt(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", network=start[1])
+    torch.manual_seed(99)
+    parts = train(tmp_path / "parts", network=start[2])
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    monkeypatch.setattr(training, "seed_dropout", lambda *_: None)  # the masks matter: others give other weights
+    other = train(tmp_path / "other", network=start[3])
+    assert not torch.equal(weights(other)["inward.weight"], weights(whole)["inward.weight"])
+
+
+# The adaptive schedule -----------------------------------------------------------------------------------------------
+
+
+def adaptive_loss() -> tuple[WeightedLoss, AdaptiveSchedule]:
+    schedule = AdaptiveSchedule(-10, 10, bins=20, decay=0.5)
+    return replace(LOSS, schedule=schedule), schedule
+
+
+def test_an_adaptive_schedule_is_part_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, weights_precision="fp32")
+    losses, found = zip(*(adaptive_loss() for _ in range(3)), strict=True)
+    whole = train(tmp_path / "whole", config, loss=losses[0])
+    interrupt(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", config, loss=losses[1])
+    found[2].update(torch.tensor([3.0]), torch.tensor([9.0]))  # what it learned elsewhere is forgotten
+    parts = train(tmp_path / "parts", config, loss=losses[2])
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, found[2].state_dict()[key]) for key, value in found[0].state_dict().items())
+    assert whole.card["learned_schedule"]["average"] == found[0].average.tolist()
+    assert len(found[0].average.unique()) > 10
+
+
+def test_a_finished_run_gives_its_adaptive_schedule_back(tmp_path: Path) -> None:
+    (loss, trained), (other, fresh) = adaptive_loss(), adaptive_loss()
+    first = train(tmp_path, loss=loss)
+    assert train(tmp_path, loss=other).card == first.card
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    assert torch.equal(trained.logsnr(t), fresh.logsnr(t))
+
+
+def test_an_adaptive_schedule_sees_every_step_once_and_errors_not_divided_by_p() -> None:
+    loss, schedule = adaptive_loss()
+    trainer = Trainer(network(), loss, DIGITS, replace(CONFIG, batch_size=40, accumulate=4))
+    other, expected = adaptive_loss()
+    for step in range(3):
+        draws, index = Draws.of(0, step, 40), batch_indices(0, step, 40, len(DIGITS))
+        label = DIGITS.labels[index].masked_fill(draws.drop < 0.1, 10)
+        x, eps = DIGITS.scaled()[index], noise(0, step, range(40), (1, 8, 8))
+        with torch.no_grad():
+            parts = other(trainer.network, x, t=draws.t, eps=eps, label=label)
+        trainer.advance()
+        expected.update(parts.logsnr, parts.weighted_error)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(schedule.state_dict()[name], tensor, rtol=1e-4, atol=0)
+
+
 # A step --------------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +265,17 @@ def test_what_is_saved_is_the_moving_average_of_the_weights(
         for following in after_each_step[1:]:
             average = decay * average + (1 - decay) * following[key]
         torch.testing.assert_close(value, average)
+
+
+def test_several_averages_are_kept_at_once_each_in_a_file_of_its_own(tmp_path: Path) -> None:
+    config = replace(CONFIG, weights_precision="fp32")
+    both = train(tmp_path / "both", replace(config, ema_decays=(0.6, 0.95)))
+    for decay, file in ((0.6, "weights.safetensors"), (0.95, "weights-0.95.safetensors")):
+        alone, found = train(tmp_path / str(decay), replace(config, ema_decays=(decay,))), network(seed=5)
+        card = checkpoints.load_weights(tmp_path / "both" / file, found)
+        assert (card["ema_decay"], card["weights"]) == (decay, f"exponential moving average, decay {decay}")
+        assert all(torch.equal(value, found.state_dict()[key]) for key, value in weights(alone).items())
+    assert not torch.equal(weights(both)["inward.weight"], weights(alone)["inward.weight"])
 
 
 def test_the_network_that_is_returned_holds_the_rounded_weights_of_the_file(tmp_path: Path) -> None:
@@ -242,6 +344,57 @@ def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     norm = torch.stack([p.grad.norm() for p in trainer.network.parameters() if p.grad is not None]).norm().item()
     assert norm == pytest.approx(1e-3, rel=1e-3)
     assert trainer.history[0]["grad_norm"] > 1e-2  # the log has the norm before
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("name", ["mlp", "unet"])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    gradients, losses = [], []
+    for accumulate in (1, 2, 5, 40):
+        config = replace(CONFIG, batch_size=40, accumulate=accumulate, horizontal_flip=True, grad_clip=1e9, log_every=1)
+        perturbed = network(name).to(dtype)
+        for parameter in perturbed.parameters():  # what begins at zero hides mistakes behind it
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        trainer = Trainer(perturbed, LOSS, DIGITS, config)
+        trainer.advance()
+        found = [parameter.grad for parameter in perturbed.parameters() if parameter.grad is not None]
+        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+        losses.append(trainer.history[0]["loss"])
+    assert len(found) == len(list(perturbed.parameters()))
+    for gradient, loss in zip(gradients[1:], losses[1:], strict=True):
+        assert (gradient - gradients[0]).norm() <= tolerance * gradients[0].norm()
+        assert loss == pytest.approx(losses[0], rel=tolerance)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size \(8\) must be a multiple of processes × accumulate = 1 × 3"):
+        Trainer(network(), LOSS, DIGITS, replace(CONFIG, accumulate=3))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_every_second_picture_is_mirrored_where_asked(flips: bool) -> None:
+    noiseless = replace(LOSS, schedule=schedules.LinearLogSNR(29, 30))
+    config = replace(CONFIG, batch_size=1000, horizontal_flip=flips)
+    trainer, seen = Trainer(network(), noiseless, DIGITS, config), list[Tensor]()
+    trainer.network.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    trainer.advance()
+    x = DIGITS.scaled()[batch_indices(config.seed, 0, 1000, len(DIGITS))]
+    same, mirrored = ((seen[0] - y).abs().amax((1, 2, 3)) < 1e-3 for y in (x, x.flip(-1)))
+    assert (same | mirrored).all()
+    assert same.float().mean().item() == pytest.approx(0.5 if flips else 1, abs=0.05)
+
+
+def test_the_optimiser_is_adamw_with_the_numbers_of_the_recipe() -> None:
+    trainer = Trainer(network(), LOSS, DIGITS, replace(CONFIG, betas=(0.8, 0.95), weight_decay=0.2))
+    group = trainer.optimiser.param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.2)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_that_are_fetched_ahead_are_the_same_images(tmp_path: Path, workers: int) -> None:
+    first, other = train(tmp_path / "a"), train(tmp_path / "b", replace(CONFIG, workers=workers))
+    assert all(torch.equal(value, weights(other)[key]) for key, value in weights(first).items())
+    assert first.card["key"] == other.card["key"]
 
 
 @pytest.mark.parametrize("name", weightings.WEIGHTINGS)

@@ -34,7 +34,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -121,14 +121,18 @@ def _require_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no file {path}; train the network first, or correct the path.")
 
 
+@torch.no_grad()
 def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put whole tensors into a network, of which each process may hold a share only."""
-    if any(hasattr(parameter, "full_tensor") for parameter in network.parameters()):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    for name, wanted in network.state_dict().items():
+        wanted.copy_(_share(tensors[name], wanted) if hasattr(wanted, "full_tensor") else tensors[name])
 
-        set_model_state_dict(network, dict(tensors), options=StateDictOptions(full_state_dict=True))
-    else:
-        network.load_state_dict(tensors)
+
+def _share(tensor: Tensor, like: Any) -> Tensor:
+    """The part of ``tensor`` that this process holds of ``like``; every process cuts out its own."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(like.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
 
 
 # The card for people -------------------------------------------------------------------------------------------------

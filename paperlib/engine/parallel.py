@@ -8,6 +8,7 @@
 All three compute the same, up to the order in which floating-point numbers are added.
 """
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -78,9 +79,7 @@ class Replicated(Single):
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [self.group.device] if self.group.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(self.network, device_ids=ids, gradient_as_bucket_view=True)
 
     def accumulating(self, last: bool) -> AbstractContextManager[object]:
         return nullcontext() if last else self.model.no_sync()  # type: ignore[operator]
@@ -99,10 +98,11 @@ class Sharded(Single):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view", UserWarning)  # changed by nobody
         mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         policy = mixed if self.precision == "bf16" else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.group.device.type, (self.group.size,))
-        for unit in (*sharding_units(self.network), self.network):
+        for unit in (*self.network.sharding_units(), self.network):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
         return self.network
 
@@ -112,18 +112,6 @@ class Sharded(Single):
 
 
 ENGINES: dict[str, type[Single]] = {engine.name: engine for engine in (Single, Replicated, Sharded)}
-
-
-def sharding_units(network: nn.Module) -> list[nn.Module]:
-    """The blocks that FSDP gathers one at a time: what the network says, else its direct children with parameters."""
-    if hasattr(network, "sharding_units"):
-        return network.sharding_units()  # type: ignore[operator]
-    return [child for child in network.children() if any(True for _ in child.parameters()) and _is_called(child)]
-
-
-def _is_called(module: nn.Module) -> bool:
-    """Whether it has a forward pass of its own; lists of modules have none."""
-    return not isinstance(module, nn.ModuleList | nn.ModuleDict)
 
 
 def choose(engine: EngineName, device: torch.device) -> tuple[type[Single], Group]:
