@@ -159,7 +159,7 @@ def test_an_evaluation_is_a_row_of_a_csv_file() -> None:
     judge = features.digits_classifier()
     gathered = evaluation.gather([TEST.images], judge, 17)
     row = evaluation.compare(gathered, Reference.of(TRAIN, judge), Drawn.by("ddim", LEVELS)).row()
-    assert (row["sampler"], row["evaluations"], row["seed"], row["guidance"]) == ("ddim", 5, 0, 1.0)
+    assert (row["sampler"], row["evaluations"], row["sampling_seed"], row["guidance"]) == ("ddim", 5, 0, 1.0)
     assert (row["reference_sha256"], row["network_sha256"]) == (TRAIN.sha256, judge.sha256)
     assert 5 < float(row["score"]) < 10
     text = io.StringIO()

@@ -200,7 +200,7 @@ class Protocol:
         sampler: of the samples; empty for real images.
         evaluations: of the denoiser for each sample.
         guidance: strength of classifier-free guidance.
-        seed: of the noise of the samples.
+        sampling_seed: of the noise of the samples.
         distance: what the Fréchet distance is called, "FID" in Inception's features alone.
         reference: name and hash of the reference.
         reference_images: number of images in it.
@@ -216,7 +216,7 @@ class Protocol:
     sampler: str
     evaluations: int
     guidance: float
-    seed: int
+    sampling_seed: int
     distance: str
     reference: str
     reference_images: int
@@ -230,10 +230,13 @@ class Protocol:
     @classmethod
     def of(cls, samples: int, reference: Reference, drawn: Drawn | None = None) -> "Protocol":
         """That of comparing so many samples, or real images where ``drawn`` is None, with a reference."""
-        how = asdict(drawn or Drawn(sampler="", evaluations=0))
+        drawn = drawn or Drawn(sampler="", evaluations=0)
         return cls(
             samples=samples,
-            **how,
+            sampler=drawn.sampler,
+            evaluations=drawn.evaluations,
+            guidance=drawn.guidance,
+            sampling_seed=drawn.seed,
             distance=reference.distance,
             reference=f"{reference.data} {reference.sha256[:6]}",
             reference_images=reference.statistics.count,
@@ -249,7 +252,7 @@ class Protocol:
     def caption(self) -> str:
         """All of it in one line."""
         guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.seed}"
+        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed}"
         return (
             f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
             f"{self.reference_images:,} images, {self.reference}; {self.features:,} features of the {self.network}; "
