@@ -1,12 +1,17 @@
-"""Images: the digits and their split, scaling and its inverse, refusals."""
+"""Images: the data sets and their splits, scaling and its inverse, what is said of them, refusals."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import encode, noise, real_images, write_shards
 
 from paperlib.engine import data
 
@@ -112,3 +117,141 @@ def test_unknown_names_are_refused_with_the_choices() -> None:
         data.load("mnist", "train")
     with pytest.raises(ValueError, match="unknown split 'valid'; choose train or test"):
         data.load("digits", "valid")  # type: ignore[arg-type]
+
+
+# What is said of the data --------------------------------------------------------------------------------------------
+
+
+def test_a_hash_that_is_known_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = images()
+    known = replace(original, digest="0123")
+    assert (known.sha256, known.provenance()["sha256"]) == ("0123", "0123")
+    assert replace(original, name="other").sha256 == original.sha256
+
+
+def test_files_of_8_bits_are_not_read_to_look_for_greater_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = images().images
+    monkeypatch.setattr(torch.Tensor, "max", None)
+    data.ImageData("many gigabytes", pixels, torch.zeros(4, dtype=torch.int64), 256, 0.5)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_provenance_is_plain_and_complete(split: data.Split) -> None:
+    digits = data.load("digits", split)
+    said = json.loads(json.dumps(digits.provenance()))
+    assert (said["name"], said["images"], said["shape"], said["levels"]) == (digits.name, len(digits), [1, 8, 8], 17)
+    assert said["sha256"] == data.DIGITS_SHA256[split]
+    assert all(said[part] for part in ("licence", "preprocessing", "source"))
+    assert said["caution"] == ""
+
+
+def test_images_of_two_splits_that_are_equal_are_found() -> None:
+    first, second = images(), images(6)
+    other = second.images.clone()
+    other[:4] ^= 1
+    other[1], other[5] = first.images[3], first.images[0]
+    second = replace(second, images=other, levels=256)
+    assert data.shared_images(first, second) == [(3, 1), (0, 5)]
+    assert data.shared_images(first, first) == [(index, index) for index in range(4)]
+
+
+# CIFAR-10 and ImageNet, made up --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders cifar10 and imagenet of a few pictures of noise, and an empty cache."""
+    monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path))
+    small = [encode(pixels) for pixels in noise(6, 32)]
+    large = [encode(pixels, "JPEG") for pixels in noise(4, 70)]
+    for split in ("train", "test"):
+        write_shards(tmp_path / "cifar10", small, [0, 9, 1, 2, 3, 4], 2, split, image="img")
+    for split in ("train", "validation"):
+        write_shards(tmp_path / "imagenet", large, [0, 999, 5, 6], 2, split)
+    return tmp_path
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("name", "size"), [("cifar10", 32), ("cifar10-16", 16), ("cifar10-8", 8)])
+def test_cifar10_and_its_reductions_have_names_and_cautions(
+    made_up: Path, split: data.Split, name: str, size: int
+) -> None:
+    found, original = data.load(name, split), noise(6, 32).transpose(0, 3, 1, 2)
+    boxes = original.reshape(6, 3, size, 32 // size, size, 32 // size).mean((3, 5))
+    assert np.array_equal(found.images.numpy(), np.rint(boxes))  # numpy rounds halves to even as well
+    assert found.labels.tolist() == [0, 9, 1, 2, 3, 4]
+    assert (found.name, found.levels, found.sigma_data, found.num_classes) == (f"{name}/{split}", 256, 0.5, 10)
+    assert found.caution.startswith("6 of the ")
+    assert "unknown variant of CIFAR-10" in found.caution
+    assert ("reduced to" in found.caution) == (size < 32)
+    assert found.sha256 == data.ImageData("", found.images, found.labels, 256, 0.5).sha256
+
+
+@pytest.mark.parametrize("name", [name for name in data.DATASETS if name.startswith("imagenet")])
+def test_imagenet_comes_in_every_size_and_way(made_up: Path, name: str) -> None:
+    found = data.load(name, "test")
+    size = int(name.removeprefix("imagenet").split("-")[0])
+    assert found.image_shape == (3, size, size)
+    assert found.num_classes == 1000
+    assert f"{size}×{size}" in found.preprocessing
+    assert ("ADM" in found.preprocessing) == ("area" not in name)
+    assert found.caution.startswith("4 of the 50,000 images of ImageNet")
+    assert ("hence enlarged: 4" in found.caution) == (size > 70)
+
+
+def test_what_is_said_of_the_data_names_no_folder_of_this_machine(made_up: Path) -> None:
+    for name in ("cifar10", "imagenet64"):
+        said = json.dumps(data.load(name, "train").provenance())
+        assert str(made_up) not in said
+        assert "train-00000-of-00002.parquet" in said
+
+
+def test_a_root_may_be_given_and_a_cache_verified(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made_up / "cifar10"
+    monkeypatch.delenv("PAPERLIB_DATA")
+    data.load("cifar10", "train", folder)
+    (images,) = made_up.glob("cache/cifar10-train-*/images.npy")
+    images.write_bytes(images.read_bytes()[:-1] + b"\x00")
+    with pytest.warns(UserWarning, match="its hash differs"):
+        found = data.load("cifar10", "train", folder, verify=True)
+    assert np.array_equal(found.images.numpy(), noise(6, 32).transpose(0, 3, 1, 2))
+
+
+# CIFAR-10 itself -----------------------------------------------------------------------------------------------------
+
+REDUCED = {
+    ("cifar10-16", "train"): "a045df026fd3e172eda0fe6ad5c6f1f252334d059c9ddb8e7de7e6ade94f6e98",
+    ("cifar10-16", "test"): "ebcc6bf4e962309a78a2377ea9aa5c322968409285ef17f6abf6fd507e5cf947",
+    ("cifar10-8", "train"): "a2ad438532406cc30f5c02653bb99cfde8335a67584c11072cb2164f5f5e3bfc",
+    ("cifar10-8", "test"): "4db942046680775511e7fb2f83d2b971f0b18cb7587b794f825435a9d16edf1c",
+}
+"""Hashes of the reductions of the copy that was re-encoded as JPEG."""
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> dict[str, data.ImageData]:
+    """Both splits of whatever copy there is."""
+    return {split: data.load("cifar10", split, real_images() / "cifar10") for split in ("train", "test")}
+
+
+def test_cifar10_is_whole(cifar10: dict[str, data.ImageData]) -> None:
+    assert {split: len(part) for split, part in cifar10.items()} == {"train": 50_000, "test": 10_000}
+    for part in cifar10.values():
+        assert (part.images.dtype, part.image_shape) == (torch.uint8, (3, 32, 32))
+        assert part.labels.bincount().tolist() == [len(part) // 10] * 10
+        assert len(part.images[:1000].unique()) == 256
+        assert part.images.float().std().item() * 2 / 255 == pytest.approx(part.sigma_data, abs=0.01)
+
+
+def test_no_image_of_cifar10_is_in_both_splits(cifar10: dict[str, data.ImageData]) -> None:
+    assert data.shared_images(cifar10["train"], cifar10["test"]) == []
+
+
+def test_the_copy_that_was_re_encoded_is_recognised(cifar10: dict[str, data.ImageData]) -> None:
+    known = [part.sha256 in data.CIFAR10_VARIANTS for part in cifar10.values()]
+    if not all(known):
+        pytest.skip(f"another copy of CIFAR-10, or another JPEG decoder: {cifar10['test'].caution}")
+    assert {part.caution for part in cifar10.values()} == {data.JPEG_CAUTION}
+    for (name, split), digest in REDUCED.items():
+        assert data.load(name, split, real_images() / "cifar10").sha256 == digest  # type: ignore[arg-type]

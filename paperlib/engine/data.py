@@ -134,7 +134,7 @@ def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> Imag
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
     )
-    return replace(data, caution=CIFAR10_VARIANTS.get(data.sha256, unknown))
+    return replace(data, caution="; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)])))
 
 
 def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, **options: Any) -> ImageData:

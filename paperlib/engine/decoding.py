@@ -44,8 +44,8 @@ CACHE_VARIABLE = "PAPERLIB_CACHE"
 FORMAT = 1
 """Raised when the same source and preprocessing give other files."""
 
-BATCH = 64
-"""Pictures decoded by a thread at a time."""
+BATCH = 16
+"""Pictures decoded by a thread at a time; twice as many for every thread lie in memory."""
 
 
 class DamagedCacheError(ValueError):
@@ -133,7 +133,7 @@ def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decod
 class _Squares(NamedTuple):
     """A batch of decoded pictures."""
 
-    pixels: NDArray[np.uint8]
+    pixels: bytes
     labels: list[int]
     encoded: bytes
     """The hash of each picture as it was encoded, and its label."""
@@ -176,10 +176,9 @@ def _write(
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for batch in batches:
-            content = batch.pixels.tobytes()
             with _remedied(path.parent):
-                file.write(content)
-            pixels.update(content)
+                file.write(batch.pixels)
+            pixels.update(batch.pixels)
             encoded.update(batch.encoded)
             labels += batch.labels
             enlarged += batch.enlarged
@@ -198,18 +197,18 @@ def _decode(batch: tuple[list[Encoded], list[int]], crop: Crop) -> _Squares:
     """
     from PIL import Image
 
-    pixels, digests, enlarged = [], [], 0
+    squares, digests, enlarged = [], [], 0
     for encoded, label in zip(*batch, strict=True):
         digest = hashlib.sha256(encoded["bytes"] + str(label).encode()).digest()
         try:
             with Image.open(io.BytesIO(encoded["bytes"])) as image:
-                pixels.append(crop(image))
+                squares.append(crop(image).tobytes())
                 enlarged += min(image.size) < crop.size
         except (OSError, ValueError) as error:
             name = encoded["path"] or f"with hash {digest.hex()[:12]}"
             raise ValueError(f"the picture {name} of class {label} cannot be read: {error}") from error
         digests.append(digest)
-    return _Squares(np.stack(pixels), batch[1], b"".join(digests), enlarged)
+    return _Squares(b"".join(squares), batch[1], b"".join(digests), enlarged)
 
 
 def _require_labels(labels: NDArray[np.int64], source: Source) -> None:

@@ -1,6 +1,6 @@
 """Encoded images in the columns of the public Hugging Face copies: from parquet files on a disk, or from the hub.
 
-Both come as streams through ``datasets``: what lies in memory is a row group, whatever the size of the data set, and
+Both come as streams through ``datasets``: no more than one file of a set lies in memory, however many there are, and
 nothing is copied to the disk.
 """
 
@@ -152,8 +152,11 @@ def _open(source: Source) -> "IterableDataset":
         raise ImportError(
             f"{source.collection.title} is read with the package datasets; pip install 'paperlib[datasets]'."
         ) from error
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    one_by_one = ParquetFragmentScanOptions(pre_buffer=False)  # else a file lies in memory twice
     try:
-        found = datasets.load_dataset(**_arguments(source), streaming=True)
+        found = datasets.load_dataset(**_arguments(source), streaming=True, fragment_scan_options=one_by_one)
     except Exception as error:  # offline, gated, not found, no such repository: each library below has its own
         raise MissingDataError(
             f"{source.collection.title} ({source.split}) cannot be read from {source.description}: {error} "

@@ -1,0 +1,125 @@
+"""Where encoded images are found, and their way from files or from the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import COLLECTION, encode, noise, write_shards
+
+from paperlib.engine import shards
+from paperlib.engine.shards import MissingDataError, Source, find
+
+CONTENTS = [encode(pixels) for pixels in noise(12)]
+LABELS = [number % 7 for number in range(12)]
+
+
+def rows(source: Source, batch_size: int = 5) -> tuple[list[bytes], list[int]]:
+    """All images and labels of a source."""
+    contents, labels = [], []
+    for images, numbers in shards.stream(source, batch_size):
+        assert len(images) == len(numbers) <= batch_size
+        contents += [image["bytes"] for image in images]
+        labels += numbers
+    return contents, labels
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PAPERLIB_DATA", raising=False)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_images_come_in_the_order_of_the_files(tmp_path: Path, number: int, batch_size: int) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS, number)
+    source = find(COLLECTION, "train", tmp_path)
+    assert rows(source, batch_size) == (CONTENTS, LABELS)
+    assert shards.count(source) == 12
+
+
+def test_files_are_read_as_the_stream_reaches_them(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, CONTENTS, LABELS, 4)
+    source = find(COLLECTION, "train", tmp_path)
+    stream = shards.stream(source, 3)
+    assert next(stream)[1] == LABELS[:3]
+    paths[-1].write_bytes(b"no parquet at all")
+    assert next(stream)[1] == LABELS[3:6]
+    with pytest.raises(Exception, match=r"(?i)parquet"):
+        list(stream)
+
+
+def test_a_root_comes_before_the_data_folder_and_that_before_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find(COLLECTION, "train").files == ()
+    monkeypatch.setenv("PAPERLIB_DATA", str(tmp_path))
+    assert find(COLLECTION, "train").files == ()  # there is no folder noise
+    configured = write_shards(tmp_path / "noise", CONTENTS, LABELS)
+    assert find(COLLECTION, "train").files == tuple(configured)
+    given = write_shards(tmp_path / "other" / "data", CONTENTS, LABELS, 3)  # as the hub lays them out
+    assert find(COLLECTION, "train", tmp_path / "other").files == tuple(given)
+
+
+def test_our_test_split_has_the_name_of_the_published_one(tmp_path: Path) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS)
+    paths = write_shards(tmp_path, CONTENTS[:5], LABELS[:5], split="validation")
+    assert find(COLLECTION, "test", tmp_path).files == tuple(paths)
+
+
+def test_a_folder_without_the_files_is_refused_with_what_to_fetch(tmp_path: Path) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS)
+    with pytest.raises(MissingDataError, match=r"has no validation.parquet or validation-\*.parquet") as caught:
+        find(COLLECTION, "test", tmp_path)
+    assert "hf download nobody/noise --repo-type dataset --local-dir DIR/noise" in str(caught.value)
+    assert "set PAPERLIB_DATA to DIR" in str(caught.value)
+    assert "accept its terms" not in str(caught.value)
+
+
+def test_the_hub_and_files_go_through_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    paths = write_shards(tmp_path, CONTENTS, LABELS, 2)
+    load, asked = datasets.load_dataset, []
+
+    def hub(**arguments: Any) -> Any:
+        asked.append([arguments[name] for name in ("path", "split", "streaming")])
+        return load("parquet", data_files={"x": [str(path) for path in paths]}, split="x", streaming=True)
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    source = find(COLLECTION, "test")
+    assert rows(source) == (CONTENTS, LABELS)
+    assert asked == [["nobody/noise", "validation", True]]
+    assert shards.count(source) == COLLECTION.counts["test"]
+    assert source.description == "nobody/noise on the Hugging Face hub"
+
+
+def test_a_hub_that_is_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(MissingDataError, match=r"ImageNet \(train\) cannot be read from ILSVRC.*no route") as caught:
+        rows(find(shards.IMAGENET, "train"))
+    for part in ("accept its terms at", "hf auth login", "hf download ILSVRC/imagenet-1k", "set PAPERLIB_DATA"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_files_with_other_columns_are_refused(tmp_path: Path, column: str) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS, **{column: "other"})
+    with pytest.raises(ValueError, match=rf"columns must be image and label, found .*other.* and no {column}"):
+        rows(find(COLLECTION, "train", tmp_path))
+
+
+def test_sources_are_told_apart_and_described_without_their_folders(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", CONTENTS, LABELS, 3)
+    write_shards(tmp_path / "b", CONTENTS[::-1], LABELS, 3)
+    sources = [find(COLLECTION, "train", tmp_path / name) for name in "ab"] + [find(COLLECTION, "train")]
+    assert len({source.identity for source in sources}) == 3
+    description = sources[0].description
+    assert description == "train-00000-of-00003.parquet … train-00002-of-00003.parquet in the columns of nobody/noise"
+    before = sources[0].identity
+    write_shards(tmp_path / "a", CONTENTS[:-1], LABELS, 3)
+    assert find(COLLECTION, "train", tmp_path / "a").identity != before
