@@ -1,11 +1,15 @@
 """Costs of networks: FLOPs and memory against what can be counted by hand."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from pictures import real_images
 from torch import nn
 
 from paperlib import models
+from paperlib.companion import costs as profile_costs
 from paperlib.engine import costs, data
 
 SHAPE = {"image_shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.75}
@@ -19,13 +23,15 @@ def test_flops_of_a_perceptron_are_those_of_its_matrices(width: int, hidden: int
     assert costs.network_cost(network).forward_flops == 2 * (matrices + conditioning)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_the_meta_device_counts_what_a_real_one_does(name: str) -> None:
+@pytest.mark.parametrize(("name", "apart"), [("mlp", 0.0), ("unet", 0.1)])
+def test_the_meta_device_counts_what_a_real_one_does(name: str, apart: float) -> None:
+    """But for what networks do in another way on a CPU: the U-Net resamples there by convolutions, which count."""
     with torch.device("meta"):
-        there = models.build(name, **SHAPE)
-    here = models.build(name, **SHAPE)
-    assert costs.network_cost(there) == costs.network_cost(here)
-    assert costs.network_cost(here).parameters == sum(parameter.numel() for parameter in here.parameters())
+        there = costs.network_cost(models.build(name, **SHAPE))
+    here = costs.network_cost(network := models.build(name, **SHAPE))
+    assert here.parameters == there.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert here.forward_flops == pytest.approx(there.forward_flops, rel=0.2 * apart)
+    assert here.activation_bytes == pytest.approx(there.activation_bytes, rel=apart)
 
 
 def test_activations_are_those_that_autograd_keeps() -> None:
@@ -86,3 +92,33 @@ def test_what_is_known_of_data_without_their_files_is_so(name: str, monkeypatch:
 
 def test_every_data_set_is_described() -> None:
     assert data.TRAITS.keys() == data.DATASETS.keys()
+
+
+# The table of the profiles -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return profile_costs.table().set_index("profile")
+
+
+def test_every_profile_fits_its_gpus(table: pd.DataFrame) -> None:
+    wanting = table[table.gpus > 0]
+    assert len(wanting) >= 4
+    assert (wanting.memory * 1e9 < 0.9 * costs.H100.memory_bytes).all(), wanting.memory
+
+
+def test_the_numbers_follow_from_one_another(table: pd.DataFrame) -> None:
+    paper = table.loc["imagenet64"]
+    assert paper.parameters == pytest.approx(296, rel=0.01), "the paper's U-Net"
+    flops = 3 * paper.gflops * 1e9 * paper.images * 1e6
+    assert paper.gpu_days == pytest.approx(flops / (0.25 * 989e12) / 86400)
+    assert paper.days == paper.gpu_days / paper.gpus
+    assert table[table.gpus == 0].gpu_days.isna().all(), "a profile without GPUs has no GPU-days"
+
+
+def test_the_committed_table_is_the_one_that_is_measured(table: pd.DataFrame, repository: Path) -> None:
+    written = pd.read_csv(repository / "results" / "costs.csv").set_index("profile")
+    pd.testing.assert_frame_equal(written, table, check_dtype=False, rtol=1e-5)
+    text = profile_costs.markdown(table.reset_index())
+    assert (repository / "docs" / "costs.md").read_text(encoding="utf-8") == text, "run: paperlib costs --write"
