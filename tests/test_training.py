@@ -161,14 +161,27 @@ def test_a_run_goes_on_where_only_its_housekeeping_has_changed(
 class Dropping(models.MLP):
     """An MLP that drops out half of its input."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dropout = torch.nn.Dropout(0.5)
+
     def body(self, x: Tensor, condition: Tensor) -> Tensor:
-        return super().body(torch.nn.functional.dropout(x, 0.5, self.training), condition)
+        return super().body(self.dropout(x), condition)
 
 
-def dropping() -> ConditionedNetwork:
+def dropping() -> Dropping:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Dropping(image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, hidden=16, blocks=1)
+
+
+def test_every_micro_batch_of_every_step_drops_out_something_else() -> None:
+    trainer = Trainer(network := dropping(), LOSS, DIGITS, replace(CONFIG, accumulate=2))
+    masks = list[Tensor]()
+    network.dropout.register_forward_hook(lambda module, arguments, output: masks.append(output == 0))
+    for _ in range(3):
+        trainer.advance()
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == len(masks) == 6
 
 
 def test_dropout_is_resumed_exactly_and_leaves_the_generator_of_torch_alone(
@@ -199,11 +212,12 @@ def adaptive_loss() -> tuple[WeightedLoss, AdaptiveSchedule]:
 def test_an_adaptive_schedule_is_part_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, weights_precision="fp32")
     losses, found = zip(*(adaptive_loss() for _ in range(3)), strict=True)
+    for schedule in found[1:]:
+        schedule.update(torch.tensor([3.0]), torch.tensor([9.0]))  # what it learned elsewhere is forgotten
     whole = train(tmp_path / "whole", config, loss=losses[0])
     interrupt(monkeypatch, 7)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", config, loss=losses[1])
-    found[2].update(torch.tensor([3.0]), torch.tensor([9.0]))  # what it learned elsewhere is forgotten
     parts = train(tmp_path / "parts", config, loss=losses[2])
     assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
     assert all(torch.equal(value, found[2].state_dict()[key]) for key, value in found[0].state_dict().items())

@@ -384,8 +384,8 @@ def train(
         loss: the weighted loss; an adaptive schedule in it holds what it learned in this run when the run is finished.
         data: what is trained on.
         config: how.
-        directory: the folder of this run alone.  A run of another configuration in it is started anew: its states are
-            removed, its finished weights replaced when this run finishes.
+        directory: the folder of this run alone, where all processes see it.  A run of another configuration in it is
+            started anew: its states are removed, its finished weights replaced when this run finishes.
         card: anything that the card of the weights shall say besides, for example profile, commit and licence.
         progress: show a bar.
         engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
@@ -504,7 +504,12 @@ def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
         "seconds": round(trainer.seconds, 3),
         "learned_schedule": trainer.learned_schedule(),
         "torch": torch.__version__,
-        "engine": {"name": trainer.engine.name, "processes": trainer.group.size},
+        "engine": {
+            "name": trainer.engine.name,
+            "processes": trainer.group.size,
+            "micro_batch": trainer.micro_batch,
+            "device": trainer.group.device.type,
+        },
     }
     files = {_file_name(trainer.config, decay): _average_name(decay) for decay in trainer.config.ema_decays}
     if trainer.group.is_first:
