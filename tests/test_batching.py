@@ -168,6 +168,21 @@ def test_threads_end_with_the_results_that_nobody_takes() -> None:
     assert threading.active_count() == threads
 
 
+def test_work_that_nobody_waits_for_is_not_begun() -> None:
+    begun, gate = [], threading.Event()
+
+    def wait(item: int) -> None:
+        begun.append(item)
+        if item:
+            gate.wait()
+
+    results = ordered(wait, itertools.count(), 1, ahead=10)
+    next(results)
+    threading.Timer(0.1, gate.set).start()
+    results.close()  # type: ignore[attr-defined]
+    assert begun in ([0], [0, 1])
+
+
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
         ordered(abs, [1], -1)

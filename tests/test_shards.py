@@ -1,5 +1,6 @@
 """Where encoded images are found, and their way from files or from the hub."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ def test_sources_are_told_apart_and_described_without_their_folders(tmp_path: Pa
     assert len({source.identity for source in sources}) == 3
     description = sources[0].description
     assert description == "train-00000-of-00003.parquet … train-00002-of-00003.parquet in the columns of nobody/noise"
+    for number, path in enumerate((*sources[0].files, *sources[1].files)):
+        path.write_bytes(bytes(100))
+        os.utime(path, (number % 3, number % 3))
+    assert sources[0].identity != sources[1].identity  # by their folders alone
     before = sources[0].identity
     write_shards(tmp_path / "a", CONTENTS[:-1], LABELS, 3)
     assert find(COLLECTION, "train", tmp_path / "a").identity != before
