@@ -1,6 +1,7 @@
 """Networks: shapes, conditioning, initialisation, gradients, refusals."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -8,8 +9,7 @@ import torch
 from torch import Tensor
 
 from paperlib import models, process
-from paperlib.models import ConditionedNetwork
-from paperlib.models.unet import Attention, UNet
+from paperlib.models import PRESETS, ConditionedNetwork
 
 CLASSES = 5
 NETWORKS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
@@ -26,20 +26,37 @@ NETWORKS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
         (2, 5, 7),
         {"channels": 8, "multipliers": (1,), "attention": (), "head_channels": 8},
     ),
+    "unet, patches": ("unet", (1, 8, 8), {"channels": 8, "blocks": 1, "head_channels": 8, "patch": 2}),
+    "uvit": (
+        "uvit",
+        (3, 8, 16),
+        {"channels": 8, "multipliers": (1, 2), "blocks": 2, "transformer_blocks": 2, "head_channels": 8},
+    ),
+    "uvit, wavelets": (
+        "uvit",
+        (1, 16, 8),
+        {"channels": 8, "multipliers": (1, 1), "blocks": 1, "patch": 4, "folding": "wavelet", "head_channels": 4},
+    ),
+    "uvit, no convolutions": (
+        "uvit",
+        (3, 8, 8),
+        {"channels": 16, "transformer_blocks": 3, "patch": 2, "head_channels": 8, "condition_width": 24},
+    ),
 }
 every_network = pytest.mark.parametrize("case", NETWORKS, ids=list(NETWORKS))
 
 
-def make(case: str, seed: int | None = 0, sigma_data: float = 0.75) -> ConditionedNetwork:
+def make(case: str, seed: int | None = 0, sigma_data: float = 0.75, **more: Any) -> ConditionedNetwork:
     name, shape, options = NETWORKS[case]
+    options = options | more
     return models.build(
         name, image_shape=shape, num_classes=CLASSES, sigma_data=sigma_data, seed=seed, **options
     ).double()
 
 
-def stirred(case: str) -> ConditionedNetwork:
+def stirred(case: str, **more: Any) -> ConditionedNetwork:
     """The network with random weights everywhere, also where it starts at zero."""
-    network, generator = make(case), torch.Generator().manual_seed(1)
+    network, generator = make(case, **more), torch.Generator().manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=generator)
     return network
@@ -50,6 +67,22 @@ def batch(network: ConditionedNetwork, size: int = 6) -> tuple[Tensor, Tensor, T
     z = torch.randn(size, *network.image_shape, generator=generator, dtype=torch.float64)
     logsnr = torch.linspace(-12, 12, size, dtype=torch.float64)
     return z, logsnr, torch.arange(size) % CLASSES
+
+
+def of_preset(name: str, **options: Any) -> ConditionedNetwork:
+    """The network of a preset, for the data that it was made for."""
+    preset = PRESETS[name]
+    return models.build(name, image_shape=preset.image_shape, num_classes=preset.num_classes, sigma_data=0.5, **options)
+
+
+def count(parameters: Iterable[Tensor]) -> int:
+    """How many numbers there are in them."""
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def shapes(network: ConditionedNetwork) -> dict[str, torch.Size]:
+    """The shape of every parameter."""
+    return {name: parameter.shape for name, parameter in network.named_parameters()}
 
 
 @every_network
@@ -137,6 +170,114 @@ def test_the_configuration_builds_the_network_again(case: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_its_options_and_those_beside_go_first(preset: str) -> None:
+    options = PRESETS[preset].options
+    with torch.device("meta"):
+        network = of_preset(preset)
+        other = of_preset(preset, channels=2 * options["channels"])
+        again = models.build(**other.config)
+    assert network.config["name"] == PRESETS[preset].model
+    assert options.items() <= network.config.items()
+    assert other.config == network.config | {"channels": 2 * options["channels"]}
+    assert shapes(again) == shapes(other) != shapes(network)
+
+
+def test_options_have_names() -> None:
+    assert models.option_names("adm_cifar10") == models.option_names("unet")
+    assert {"channels", "multipliers", "attention", "dropout"} <= set(models.option_names("unet"))
+    assert not {"image_shape", "num_classes", "sigma_data"} & set(models.option_names("mlp"))
+    with pytest.raises(ValueError, match=r"choose one of mlp, unet, uvit, adm_cifar10"):
+        models.option_names("resnet")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nearly_all_parameters_lie_in_units_that_can_be_sharded_each(preset: str) -> None:
+    with torch.device("meta"):
+        network = of_preset(preset)
+    units = [set(unit.parameters()) for unit in network.sharding_units()]
+    sharded = set[torch.nn.Parameter]().union(*units)
+    assert sum(map(len, units)) == len(sharded), "no parameter twice"
+    assert sharded <= set(network.parameters())
+    share = count(sharded) / count(network.parameters())
+    assert share > (0.99 if count(network.parameters()) > 1e7 else 0.85)
+    assert all(units), "no unit is empty"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs_on_the_meta_device(preset: str) -> None:
+    with torch.device("meta"):
+        network = of_preset(preset)
+        z = torch.empty(2, *network.image_shape)
+    assert network.body(z, z.new_empty(2, network.conditioning.level[-1].out_features)).shape == z.shape
+
+
+@pytest.mark.parametrize("preset", [name for name, preset in PRESETS.items() if preset.published])
+def test_parameters_beside_the_published_number(preset: str) -> None:
+    with torch.device("meta"):
+        ours = count(of_preset(preset).parameters())
+    published = PRESETS[preset].published
+    print(f"{preset}: {ours:,} parameters, published {published:,}: {ours / published - 1:+.2%}")
+    assert ours == pytest.approx(published, rel=0.01 if preset.startswith("adm") else 0.1)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith(("small", "digits", "cpu"))])
+def test_presets_for_a_cpu_are_small(preset: str) -> None:
+    with torch.device("meta"):
+        assert count(of_preset(preset).parameters()) <= 1.5e6
+
+
+@pytest.mark.parametrize("case", ["unet", "uvit", "uvit, no convolutions"])
+def test_dropout_acts_in_training_alone(case: str) -> None:
+    network, without = stirred(case, dropout=0.3), stirred(case)
+    arguments = batch(network)
+    assert not torch.equal(network(*arguments), network(*arguments))
+    network.eval()
+    assert torch.equal(network(*arguments), without(*arguments))
+    assert torch.equal(without(*arguments), without(*arguments)), "nor anywhere where it is not asked for"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@every_network
+def test_features_of_the_level_are_exact_whatever_the_parameters_are(case: str, dtype: torch.dtype) -> None:
+    network = make(case).to(dtype)
+    logsnr = torch.linspace(-15, 15, 301)
+    features = network.conditioning.features(logsnr)
+    assert features.dtype == torch.float32
+    frequencies = torch.logspace(-5, 1, 16, base=2, dtype=torch.float64)
+    phase = logsnr.double()[:, None] * frequencies
+    expected = torch.cat([phase.cos(), phase.sin()], dim=1)
+    torch.testing.assert_close(features.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["autocast", "parameters"])
+@every_network
+def test_bfloat16_changes_the_prediction_by_two_per_cent_at_most(case: str, how: str) -> None:
+    network = stirred(case).float()
+    for parameter in network.parameters():
+        parameter.data *= 0.5  # weights of usual size: at 0.2 the modulations alone multiply rounding errors
+    z, logsnr, label = batch(network)
+    z, logsnr = z.float(), logsnr.float()
+    exact = network(z, logsnr, label)
+    if how == "parameters":
+        network.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        output = network(z, logsnr, label)
+    assert output.dtype == exact.dtype == torch.float32
+    error = (output - exact).norm() / exact.norm()
+    print(f"{case}, {how}: {error:.2%}")
+    assert 0 < error < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["mlp", "unet", "uvit, wavelets"])
+def test_a_network_compiles_to_a_single_graph(case: str) -> None:
+    network = stirred(case)
+    arguments = batch(network)
+    compiled = torch.compile(network, fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments), network(*arguments), rtol=1e-8, atol=1e-8)
+
+
 def test_networks_for_digits_are_as_small_as_their_weights_must_be() -> None:
     for name, most in (("mlp", 0.6e6), ("unet", 1.4e6)):
         network = models.build(name, image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75)
@@ -144,44 +285,17 @@ def test_networks_for_digits_are_as_small_as_their_weights_must_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "layers"),
-    # one in the middle, and at a chosen resolution one after each of 2 blocks down and 3 up
-    [((), 1), ((8,), 6), ((8, 16), 11), ((32,), 6), ((7,), 1)],
-)
-def test_attention_stands_at_the_chosen_resolutions(attention: tuple[int, ...], layers: int) -> None:
-    network = UNet(
-        image_shape=(3, 32, 32),
-        num_classes=0,
-        sigma_data=0.5,
-        channels=8,
-        multipliers=(1, 2, 2),
-        attention=attention,
-        head_channels=8,
-    )
-    assert sum(isinstance(module, Attention) for module in network.modules()) == layers
-
-
-def test_attention_is_softmax_attention() -> None:
-    attention = Attention(8, head_channels=4).double()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in attention.parameters():
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-    x = torch.randn(2, 8, 3, 2, generator=generator, dtype=torch.float64)
-    q, k, v = attention.qkv(attention.norm(x).flatten(2).mT).mT.chunk(3, dim=1)
-    heads = []
-    for head in range(2):
-        rows = slice(4 * head, 4 * head + 4)
-        weight = torch.softmax(q[:, rows].mT @ k[:, rows] / math.sqrt(4), dim=-1)
-        heads.append((weight @ v[:, rows].mT).mT)
-    expected = x + attention.out(torch.cat(heads, dim=1).mT).mT.reshape(x.shape)
-    torch.testing.assert_close(attention(x), expected)
-
-
-@pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"name": "resnet"}, ValueError, "unknown model 'resnet'; choose one of mlp, unet"),
         ({"depth": 3}, TypeError, "depth"),
+        ({"name": "vit_digits", "depth": 3}, TypeError, "depth"),
+        ({"patch": 3}, ValueError, "power of two"),
+        ({"multipliers": ()}, ValueError, "one multiplier"),
+        ({"dropout": 1.5}, ValueError, "dropout"),
+        ({"name": "uvit", "patch": 16}, ValueError, "divisible by 16, got 8 × 8"),
+        ({"name": "uvit", "folding": "fourier"}, ValueError, "folding must be 'patch' or 'wavelet', got 'fourier'"),
+        ({"name": "uvit", "head_channels": 48}, ValueError, "head_channels"),
         ({"image_shape": (8, 8)}, ValueError, "image_shape must be"),
         ({"image_shape": (1, 0, 8)}, ValueError, "image_shape must be"),
         ({"image_shape": (1, 9, 8)}, ValueError, "divisible by 2, got 9 × 8"),

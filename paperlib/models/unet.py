@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, scaled_dot_product_attention
 
 from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
+from paperlib.models.folding import fold, require_foldable, unfold
 
 Resample = Literal["up", "down"] | None
 
@@ -135,16 +136,17 @@ class UNet(ConditionedNetwork):
     """ADM's U-Net.  Its output starts at zero.
 
     Args:
-        image_shape: (C, H, W) of the data; H and W divisible by 2^(len(multipliers) − 1).
+        image_shape: (C, H, W) of the data; H and W divisible by patch · 2^(len(multipliers) − 1).
         num_classes: number of classes; 0 for data without.
         sigma_data: standard deviation of the data.
-        channels: channels at full resolution.
+        channels: channels at the highest resolution.
         multipliers: channels at each resolution, each half the one before, in multiples of ``channels``.
         blocks: residual blocks at each resolution on the way down; one more on the way up.
         attention: heights of the feature maps at which every block attends; the middle always does.
         head_channels: channels of one attention head.
         condition_width: length of the vector that carries level and class; 4 · channels when None, as in ADM.
         dropout: probability of dropout in every residual block, in training.
+        patch: side of the square of pixels that is folded into one before and unfolded after; 1 in ADM.
     """
 
     def __init__(
@@ -160,25 +162,27 @@ class UNet(ConditionedNetwork):
         head_channels: int = 32,
         condition_width: int | None = None,
         dropout: float = 0.0,
+        patch: int = 1,
     ) -> None:
         width = 4 * channels if condition_width is None else condition_width
         super().__init__(image_shape, num_classes, sigma_data, width)
-        self._require_divisible(len(multipliers))
+        require_foldable(image_shape, patch, len(multipliers))
+        self.patch, folded = patch, image_shape[0] * patch**2
         self._attention, self._head_channels = attention, head_channels
         self._block = partial(ResidualBlock, condition_width=width, dropout=dropout)
-        sizes = [image_shape[1] // 2**level for level in range(len(multipliers))]
+        sizes = [image_shape[1] // (patch * 2**level) for level in range(len(multipliers))]
         widths = [channels * multiplier for multiplier in multipliers]
-        self.inward = nn.Conv2d(image_shape[0], widths[0], 3, padding=1)
+        self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, skips = self._make_down(widths, sizes, blocks)
         first, second = (self._block(widths[-1], widths[-1]) for _ in range(2))
         self.middle = nn.ModuleList([Stage(first, Attention(widths[-1], head_channels)), Stage(second)])
         self.up, self._joins = self._make_up(widths, sizes, blocks, skips)
         self.outward = nn.Sequential(
-            group_norm(widths[0]), nn.SiLU(), zero_initialised(nn.Conv2d(widths[0], image_shape[0], 3, padding=1))
+            group_norm(widths[0]), nn.SiLU(), zero_initialised(nn.Conv2d(widths[0], folded, 3, padding=1))
         )
 
     def body(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.inward(x)
+        h = self.inward(fold(x, self.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, condition)
@@ -187,7 +191,7 @@ class UNet(ConditionedNetwork):
             h = stage(h, condition)
         for stage, joins in zip(self.up, self._joins, strict=True):
             h = stage(torch.cat([h, skips.pop()], dim=1) if joins else h, condition)
-        return exactly(self.outward, h)
+        return unfold(exactly(self.outward, h), self.patch)
 
     def sharding_units(self) -> list[nn.Module]:
         return [*self.down, *self.middle, *self.up]
@@ -226,12 +230,3 @@ class UNet(ConditionedNetwork):
                 stages.append(Stage(self._block(channels, channels, how="up")))
                 joins.append(False)
         return stages, joins
-
-    def _require_divisible(self, levels: int) -> None:
-        factor = 2 ** (levels - 1)
-        _, height, width = self.image_shape
-        if levels < 1 or height % factor or width % factor:
-            raise ValueError(
-                f"{levels} resolutions need height and width divisible by {factor}, got {height} × {width}; "
-                f"give fewer multipliers."
-            )

@@ -1,20 +1,18 @@
 r"""The U-ViT of simple diffusion (Hoogeboom, Heek & Salimans 2023): convolutions around a transformer, in pixel space.
 
-The image is folded to fewer, deeper pixels (below); levels of residual convolutions halve the resolution, as a U-Net's
-do; a transformer works at the lowest; and the levels come back, each block joined to its mirror.  Nearly all parameters
-and computation lie in the transformer, where activations are small.  Dropout acts in the transformer alone: at high
-resolutions it hurts.  Every block is scaled and shifted by level and class.  With no level of convolutions it is a
-plain transformer on patches, which on a CPU is faster than a U-Net.
+The image is folded to fewer, deeper pixels (:mod:`paperlib.models.folding`).  Levels of residual convolutions halve the
+resolution, as a U-Net's do; a transformer works at the lowest; and the levels come back, each block joined to its
+mirror.  Nearly all parameters and computation lie in the transformer, where activations are small.  Dropout acts in the
+transformer alone: at high resolutions it hurts.  Every block is scaled and shifted by level and class.  With no level
+of convolutions it is a plain transformer on patches.
 
-Folding p × p pixels into channels is either a rearrangement, with which a convolution of stride p is meant, or a 5/3
-wavelet transform, log₂ p times: linear and invertible, its bands being the channels.
-
-What comes from the paper, as quoted by public reviews of it: 128 channels times 1, 2, 4 on three levels of two blocks,
-1024 for the condition, 36 transformer blocks of 16 · 128 = 2048 channels at 16 × 16 with plain residual connections and
-dropout 0.2, no folding at 128 × 128, one wavelet transform at 256 × 256, two (5/3) at 512 × 512.  What is ours, since
-the paper's text was not at hand: ADM's residual block, average pooling or repetition with a 1 × 1 convolution between
-levels, as many joins as blocks, learned positions, normalised queries and keys, heads of 128 channels (the review says
-four heads; 512 channels a head are more than fused attention takes), a hidden layer of four times the width.
+What comes from the paper, as a public review quotes it: 128 channels times 1, 2, 4 on three levels of two blocks, 1024
+for the condition, 36 transformer blocks of 16 · 128 = 2048 channels at 16 × 16 with plain residual connections and
+dropout 0.2, no folding at 128 × 128, one wavelet transform at 256 × 256, two (5/3) at 512 × 512, "2B" parameters.  What
+is ours, since the paper's text was not at hand: ADM's residual block, average pooling or repetition with a 1 × 1
+convolution between levels, as many joins as blocks, learned positions, normalised queries and keys, a hidden layer of
+four times the width, and heads of 128 channels (the review says four heads, but 512 channels a head are more than fused
+attention takes).
 """
 
 from collections.abc import Sequence
@@ -24,74 +22,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from paperlib.models.conditioning import ConditionedNetwork, exactly, zero_initialised
+from paperlib.models.folding import Folding, fold, require_foldable, unfold
 from paperlib.models.unet import ResidualBlock, group_norm, resample
-
-Folding = Literal["patch", "wavelet"]
-
-
-# The 5/3 wavelet -----------------------------------------------------------------------------------------------------
-
-
-def wavelet(x: Tensor) -> Tensor:
-    """The 5/3 wavelet transform in both directions: (B, C, H, W) to (B, 4 C, H/2, W/2), bands outermost."""
-    for dim in (3, 2):
-        x = torch.cat(_split(x, dim), dim=1)
-    return x
-
-
-def inverse_wavelet(bands: Tensor) -> Tensor:
-    """What :func:`wavelet` transformed: (B, 4 C, H/2, W/2) to (B, C, H, W)."""
-    for dim in (2, 3):
-        low, high = bands.chunk(2, dim=1)
-        bands = _join(low, high, dim)
-    return bands
-
-
-def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Low and high band along a dimension, by lifting (Le Gall & Tabatabai 1988; JPEG 2000 without its rounding).
-
-    high = odd − (its two even neighbours) / 2, low = even + (its two high neighbours) / 4, mirrored at the ends.
-    """
-    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
-    high = odd - (even + _next(even, dim)) / 2
-    return even + (_previous(high, dim) + high) / 4, high
-
-
-def _join(low: Tensor, high: Tensor, dim: int) -> Tensor:
-    even = low - (_previous(high, dim) + high) / 4
-    odd = high + (even + _next(even, dim)) / 2
-    return torch.stack([even, odd], dim=dim + 1).flatten(dim, dim + 1)
-
-
-def _next(x: Tensor, dim: int) -> Tensor:
-    """Each element's right neighbour, the last one's being itself."""
-    size = x.shape[dim]
-    return torch.cat([x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)], dim)
-
-
-def _previous(x: Tensor, dim: int) -> Tensor:
-    """Each element's left neighbour, the first one's being itself."""
-    return torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, x.shape[dim] - 1)], dim)
-
-
-def fold(x: Tensor, factor: int, folding: Folding) -> Tensor:
-    """Pixels into channels: (B, C, H, W) to (B, factor² C, H/factor, W/factor)."""
-    if folding == "patch":
-        return pixel_unshuffle(x, factor)
-    return x if factor == 1 else fold(wavelet(x), factor // 2, folding)
-
-
-def unfold(x: Tensor, factor: int, folding: Folding) -> Tensor:
-    """The inverse of :func:`fold`."""
-    if folding == "patch":
-        return pixel_shuffle(x, factor)
-    return x if factor == 1 else inverse_wavelet(unfold(x, factor // 2, folding))
-
-
-# Blocks --------------------------------------------------------------------------------------------------------------
 
 
 class TransformerBlock(nn.Module):
@@ -195,12 +130,12 @@ class UViT(ConditionedNetwork):
     ) -> None:
         super().__init__(image_shape, num_classes, sigma_data, condition_width)
         self.patch, self.folding = patch, folding
-        side = self._require_foldable(len(multipliers))
+        height, width = require_foldable(image_shape, patch, len(multipliers), folding)
         widths = [channels * multiplier for multiplier in multipliers]
         folded = image_shape[0] * patch**2
         self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.up = self._levels(widths, blocks, condition_width)
-        self.positions = nn.Parameter(0.02 * torch.randn(side[0] * side[1], widths[-1]))
+        self.positions = nn.Parameter(0.02 * torch.randn(height * width, widths[-1]))
         block = partial(TransformerBlock, widths[-1], head_channels, condition_width, dropout=dropout)
         self.transformer = nn.ModuleList(block() for _ in range(transformer_blocks))
         self.outward = nn.Sequential(
@@ -241,22 +176,3 @@ class UViT(ConditionedNetwork):
             back = [ResidualBlock(2 * width, width, condition_width) for _ in range(blocks)]
             up = [Transition(lower, width, "up"), *back, *up]
         return nn.ModuleList(down), nn.ModuleList(up)
-
-    def _require_foldable(self, levels: int) -> tuple[int, int]:
-        """Height and width of what the transformer sees.
-
-        Raises:
-            ValueError: where folding and levels do not divide the image.
-        """
-        if self.folding not in ("patch", "wavelet"):
-            raise ValueError(f"folding must be 'patch' or 'wavelet', got {self.folding!r}.")
-        if levels < 1 or self.patch < 1 or self.patch & (self.patch - 1):
-            raise ValueError(f"patch must be a power of two and there must be a level, got {self.patch} and {levels}.")
-        factor = self.patch * 2 ** (levels - 1)
-        _, height, width = self.image_shape
-        if height % factor or width % factor:
-            raise ValueError(
-                f"patch {self.patch} and {levels} levels need height and width divisible by {factor}, got {height} × "
-                f"{width}; give a smaller patch or fewer multipliers."
-            )
-        return height // factor, width // factor
