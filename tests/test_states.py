@@ -209,6 +209,14 @@ def test_remnants_are_removed_with_the_states(tmp_path: Path) -> None:
     assert listing(tmp_path) == []
 
 
+def test_half_a_removed_state_is_not_taken_for_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a process is killed while it removes one."""
+    save(tmp_path, 1)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    save(tmp_path, 2, keep=1)
+    assert [path.name for path in states.states(tmp_path)] == ["step_000000002"]
+
+
 def test_at_least_one_state_must_be_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1"):
         save(tmp_path, 1, keep=0)

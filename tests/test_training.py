@@ -68,7 +68,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stops: tuple[int, ...]
 ) -> None:
-    config = replace(CONFIG, weights_precision="fp32")
+    config = replace(CONFIG, weights_precision="fp32", ema_decays=(0.6, 0.95))
     whole = train(tmp_path / "whole", config, network=network(name))
     interrupt(monkeypatch, *stops)
     for _ in stops:
@@ -78,8 +78,24 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
     start = network(name) if stops == (1,) else network(name, seed=5)  # nor, once there is a state, on the start
     parts = train(tmp_path / "parts", config, network=start)
     assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    slower = [checkpoints.read_card(tmp_path / run / "weights-0.95.safetensors") for run in ("whole", "parts")]
+    assert slower[0]["weights_sha256"] == slower[1]["weights_sha256"]
     assert without_seconds(parts.history) == without_seconds(whole.history)
     assert training.read_log(tmp_path / "parts" / "log.jsonl") == parts.history
+
+
+def test_a_trainer_goes_back_to_a_state(tmp_path: Path) -> None:
+    trainer, after = Trainer(network(), LOSS, DIGITS, CONFIG), list[Tensor]()
+    for _ in range(2):
+        trainer.advance()
+    path = states.save_state(tmp_path, trainer.tensors(), trainer.values())
+    for _ in range(2):
+        trainer.advance()
+        trainer.advance()
+        after.append(torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()]))
+        trainer.restore(path, states.read_values(path))
+    assert trainer.step == 2
+    assert torch.equal(*after)
 
 
 def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
