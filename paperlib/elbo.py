@@ -1,7 +1,7 @@
 r"""The evidence lower bound: L(t; x), the bound in its three terms, and the weighted loss as ELBOs of noisy data.
 
 With :math:`L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1}))` and the error of a network at x,
-:math:`e(\lambda) = E_\epsilon\|\hat\epsilon - \epsilon\|^2`, the Theorem and its Corollary (Section 3 of the paper) say
+:math:`e(\lambda) = E_\epsilon\|\hat\epsilon - \epsilon\|^2`, the Theorem and its Corollary (Section 3) say
 
 .. math::
     \frac{d}{dt} L(t; x) &= \tfrac12 f'(t)\, e(\lambda_t), \\
@@ -155,7 +155,7 @@ def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Ten
     r"""log q(z|x) − log p(z) at every level and every ε, whose mean is :math:`KL(q(z_\lambda|x) \| p(z_\lambda))`.
 
     For a model that is the oracle of *some* data, the wrong ones included, this mean is L(t; x): a way to it that does
-    not pass through the integral of the error.  (Section 3, equality in the Theorem's inequality)
+    not pass through the integral of the error.  (Section 3, the inequality)
 
     Args:
         oracle: the model; p is its density.
@@ -256,7 +256,7 @@ def path_kl(
     r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
 
     The error is evaluated once, on Gauss–Legendre panels; L is then the antiderivative of its Legendre expansion, so
-    any number of levels costs nothing more.  (Section 3, the Theorem)
+    any number of levels costs nothing more.  (Section 3, the path KL; Section 3, the Theorem)
 
     Args:
         eps_error: e(λ) = E_ε‖ε̂ − ε‖² at levels (N,), shape (N,); not necessarily of one x: averages of L are had alike.
@@ -301,7 +301,7 @@ def _antiderivative(order: int) -> Tensor:
 def path_kl_rate(eps_error: LevelFunction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
     r"""dL/dt = :math:`\tfrac12 f'(t)\,e(\lambda_t)`, with :math:`f'(t) = -1/p(\lambda_t)`; shape of ``t``, (N,).
 
-    (Section 3, the Theorem.)
+    (Section 3, the Theorem)
     """
     logsnr = schedule.logsnr(t)
     return -0.5 * eps_error(logsnr) / schedule.density(logsnr)
@@ -311,6 +311,8 @@ def conditional_entropy(dim: int, logsnr: Tensor) -> Tensor:
     r"""H(q(z_λ|x)) = :math:`\tfrac D2 \log(2\pi e\sigma^2)`, in nats, shape of ``logsnr``.
 
     :math:`-E_q[ELBO_t(z_t)] = L(t; x) + H(q(z_t|x))`: the bound on noisy data, and why L is it but for a constant.
+
+    (Section 3, the ELBO of noisy data)
     """
     return 0.5 * dim * (LOG_2PI + 1 + F.logsigmoid(-logsnr))
 
@@ -319,7 +321,9 @@ def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int
     r"""Diffusion term with T steps, :math:`\tfrac12 \sum_i \mathrm{expm1}(\lambda_s - \lambda_t)\,e(\lambda_t)`.
 
     Here t = i/T and s = (i − 1)/T: the error is taken at the noisier end of each step.  It is the exact KL of T steps
-    of ancestral sampling and falls to the integral as T → ∞.  (Kingma et al. 2021, Section 3.3; Appendix here)
+    of ancestral sampling and falls to the integral as T → ∞.
+
+    (Appendix, discrete time; Kingma et al. 2021, Section 3.3)
 
     Args:
         eps_error: e(λ) at levels (N,), shape (N,).
@@ -368,7 +372,7 @@ def information(
               + \tfrac12 \int_{\lambda_{min}}^\lambda E\|\epsilon - \hat\epsilon^*\|^2\, d\lambda',
               \qquad I \to \log N.
 
-    (Guo, Shamai & Verdú 2005: the Theorem of Section 3, averaged over the data.)  Three things keep the variance down.
+    (Section 3, the Theorem averaged over data; Guo, Shamai & Verdú 2005.)  Three things keep the variance down.
     The error of an example is its expectation given z, e^λ tr Cov(x|z), averaged over ε and −ε.  Draws go where it
     varies: a twentieth of them is a pilot that finds its standard deviation at each level, the others are shared out in
     proportion to it (Neyman's allocation), but for a tenth, spread evenly, because a pilot may miss what is rare.  And
@@ -426,7 +430,10 @@ def _variance_of_mean(values: Tensor, images: int) -> Tensor:
 
 
 def weighted_loss(eps_error: LevelFunction, weighting: Weighting, logsnr_min: float, logsnr_max: float) -> Tensor:
-    r"""L_w(x) by its definition, :math:`\tfrac12 \int w(\lambda)\,e(\lambda)\,d\lambda`, in nats.  (Equation 4)"""
+    r"""L_w(x) by its definition, :math:`\tfrac12 \int w(\lambda)\,e(\lambda)\,d\lambda`, in nats.
+
+    (Section 2, Equation 4)
+    """
     return integrate(lambda logsnr: 0.5 * weighting(logsnr) * eps_error(logsnr), logsnr_min, logsnr_max)
 
 
@@ -460,7 +467,8 @@ def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: flo
 def negative_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
     r"""Mass of the negative part of p_w, :math:`\int \max(0, -p_w)\,d\lambda`; zero for a monotone weighting.
 
-    (Section 3; the total of p_w, positive part, negative part and point mass, is one for every w.)
+    (Section 3, weightings that are not monotone; the total of p_w, positive part, negative part and point mass, is one
+    for every w.)
     """
 
     def negative_part(logsnr: Tensor) -> Tensor:
@@ -471,6 +479,8 @@ def negative_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) ->
 
 def augmentation_level(weighting: Weighting, upper: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
     r"""The level above which p_w has the probability ``upper``: p_w's inverse survival function.
+
+    (Section 3, monotone weightings)
 
     For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data included; so
     ``augmentation_level(w, torch.rand(n), …)`` draws noise levels, logsnr_max standing for clean data.
@@ -505,6 +515,8 @@ def augmentation_level(weighting: Weighting, upper: Tensor, logsnr_min: float, l
 @dataclass(frozen=True)
 class ElboTerms:
     """−ELBO(x) of each example, in its three terms, each of shape (B,), in nats.
+
+    (Section 2, the ELBO as a weighted loss)
 
     Attributes:
         prior_kl: KL(q(z_1|x) ‖ N(0, I)).

@@ -59,7 +59,7 @@ class ImpliedWeighting(Weighting):
 
 @dataclass(frozen=True)
 class PublishedLoss:
-    r"""Somebody's loss: :math:`E_{t \sim U}\, c(\lambda_t)\,\|target - prediction\|^2`.
+    r"""Somebody's loss: :math:`E_{t \sim U}\, c(\lambda_t)\,\|target - prediction\|^2`.  (Table 1, weightings)
 
     Args:
         prediction: what the network predicts.
@@ -190,7 +190,10 @@ class WeightedLoss:
             )
 
     def largest_importance(self, points: int = 2001) -> tuple[float, float]:
-        """The level where w/p is largest, and how many times its average under the schedule it is there."""
+        """The level where w/p is largest, and how many times its average under the schedule it is there.
+
+        (Section 2, importance sampling)
+        """
         low, high = self.schedule.ends
         grid = torch.linspace(low, high, points, dtype=torch.float64)
         log_w = self.weighting.log(grid)
@@ -271,6 +274,8 @@ def weighted_loss_by_quadrature(
     order: int = 16,
 ) -> Tensor:
     r"""L_w from a known error per level: :math:`½ \int_0^1 w(\lambda_t)\,(-d\lambda/dt)\, e(\lambda_t)\, dt`.
+
+    (Section 2, Equation 4)
 
     Args:
         eps_error: e(λ) = E_ε‖ε̂ − ε‖² at each of the levels it is given, shape (N,) to (N,).

@@ -10,7 +10,7 @@ for three kinds of data: :class:`Gaussian` (everything in closed form), :class:`
 :class:`Empirical`, a finite set of images.
 
 A model need not fit its data to be of use.  Given x from anywhere, an oracle of *other* data is still the exact time
-reversal of a forward chain, so that (Section 3 of the paper, the Theorem, with equality in its inequality)
+reversal of a forward chain, so that (Section 3, the inequality: it is an equality here)
 
 .. math:: L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1})) = KL(q(z_t \mid x) \,\|\, p(z_t)),
 
@@ -428,7 +428,7 @@ class ShrunkGaussian(Shrunk):
               V = (s + \nu)\left[a + (1 - a)\left(\frac{s + \nu}{s + \nu_1}\right)^{2\kappa - 1}\right], \quad
               a = \frac1{2\kappa - 1},
 
-    if it starts from the marginal of the data at λ_min.  (κ ≠ ½; Section 3, where the inequality is strict)
+    if it starts from the marginal of the data at λ_min.  (κ ≠ ½; Section 3, the inequality: it is strict here)
     """
 
     oracle: Gaussian

@@ -8,7 +8,7 @@ Two linear equations in two unknowns: with :math:`D = a\sigma - b\alpha`,
 
 .. math:: \epsilon = (a z - \alpha\,\text{target})/D, \qquad x = (\sigma\,\text{target} - b z)/D,
 
-and at a given z an error of the target is an error of ε times a factor (Section 2 and Appendix of the paper):
+and at a given z an error of the target is an error of ε times a factor (Section 2, predictions):
 
 .. math:: \|\text{target error}\|^2 = k(\lambda)\,\|\epsilon\text{ error}\|^2, \qquad k = (D/\alpha)^2.
 
@@ -60,7 +60,7 @@ class Prediction(ABC):
         return to.target(self.to_x(output, z, logsnr), self.to_eps(output, z, logsnr), logsnr)
 
     def mse_factor(self, logsnr: Tensor) -> Tensor:
-        """k(λ) in ‖target error‖² = k(λ) ‖ε error‖²."""
+        """k(λ) in ‖target error‖² = k(λ) ‖ε error‖².  (Section 2, predictions)"""
         return self.log_mse_factor(logsnr).exp()
 
     def log_mse_factor(self, logsnr: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ class FPrediction(Prediction):
     r"""EDM's F, :math:`\hat x = c_{skip}\,z/\alpha + c_{out} F`; :math:`k = 1 + e^{-\lambda}/s^2`.
 
     With :math:`c_{skip} = s^2/(e^{-\lambda}+s^2)` and :math:`c_{out} = s e^{-\lambda/2}/\sqrt{e^{-\lambda}+s^2}`
-    (Karras et al. 2022, Table 1).  The skip term takes z/α, EDM's own input: with α z, as printed in the paper, the
-    targets would not have unit variance (notebook 02).
+    (Appendix, F-prediction; Karras et al. 2022, Table 1).  The skip term takes z/α, EDM's own input: with α z, as
+    printed in the paper, the targets would not have unit variance (Erratum 2; notebook 02).
 
     Args:
         sigma_data: s, the standard deviation of the data.

@@ -48,7 +48,7 @@ def expand(level: Tensor, like: Tensor) -> Tensor:
 
 
 def diffuse(x: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
-    r"""Noisy data :math:`z_\lambda = \alpha x + \sigma \epsilon`.
+    r"""Noisy data :math:`z_\lambda = \alpha x + \sigma \epsilon`.  (Section 2, the forward process)
 
     Args:
         x: data, shape (B, *).

@@ -60,7 +60,10 @@ class NoiseSchedule(ABC):
         """log p(λ); −∞ outside the range."""
 
     def density(self, logsnr: Tensor) -> Tensor:
-        """p(λ) = −dt/dλ, in 1/nats; integrates to one over the range and vanishes outside it."""
+        """p(λ) = −dt/dλ, in 1/nats; integrates to one over the range and vanishes outside it.
+
+        (Section 2, noise schedules)
+        """
         return self.log_density(logsnr).exp()
 
 
@@ -184,7 +187,8 @@ def log_sech(x: Tensor) -> Tensor:
 class Cosine(TruncatedSchedule):
     r"""Cosine schedule, optionally shifted: :math:`f(t) = -2 \log\tan(\pi t/2) + 2s`, :math:`p = sech(λ/2 - s)/2π`.
 
-    (Nichol & Dhariwal 2021; the shift is Hoogeboom et al. 2023, *simple diffusion*; Table 1 and Section 2 here.)
+    (Nichol & Dhariwal 2021; the shift is Hoogeboom et al. 2023, *simple diffusion*.)
+    (Table of noise schedules, cosine)
 
     Args:
         logsnr_min: f(1), in nats.
@@ -219,7 +223,8 @@ class Cosine(TruncatedSchedule):
 class FlowMatchingOT(TruncatedSchedule):
     r"""Uniform time on the optimal-transport path: :math:`f(t) = 2\log((1-t)/t)`, :math:`p = sech^2(λ/4)/8`.
 
-    (Lipman et al. 2023; InDI, Delbracio & Milanfar 2023.)  A logistic distribution of scale 2.
+    (Table of noise schedules, flow matching; Lipman et al. 2023; InDI, Delbracio & Milanfar 2023.)  A logistic
+    distribution of scale 2.
     """
 
     def _sf(self, logsnr: Tensor) -> Tensor:
@@ -276,8 +281,8 @@ class EDMTraining(_NormalSchedule):
     r"""EDM's log-normal training schedule: :math:`f(t) = F^{-1}(1-t)`, F the normal distribution with density p.
 
     log σ_VE ~ N(p_mean, p_std²), hence :math:`p(\lambda) = N(\lambda; -2 p_{mean}, (2 p_{std})^2)`, by default
-    N(λ; 2.4, 2.4²).  (Karras et al. 2022, Table 1.)  The paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4: the
-    sign of the mean is wrong there (notebook 01).
+    N(λ; 2.4, 2.4²).  (Karras et al. 2022, Table 1; Table of noise schedules, EDM (training); Erratum 1)
+    The paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4: the sign of the mean is wrong there (notebook 01).
 
     Args:
         logsnr_min: f(1), in nats.
@@ -337,7 +342,8 @@ class EDMSampling(TruncatedSchedule):
 
     :math:`f(t) = -2ρ\log(\sigma_{max}^{1/ρ} + (1-t)(\sigma_{min}^{1/ρ} - \sigma_{max}^{1/ρ}))`,
     :math:`p(\lambda) = e^{-\lambda/2ρ} / (2ρ(\sigma_{max}^{1/ρ} - \sigma_{min}^{1/ρ}))` on
-    [−2 log σ_max, −2 log σ_min] = [−8.764, 12.429].  (Karras et al. 2022, Equation 5.)
+    [−2 log σ_max, −2 log σ_min] = [−8.764, 12.429].  (Karras et al. 2022, Equation 5; Table of noise schedules,
+    EDM (sampling))
 
     Args:
         logsnr_min: f(1), in nats; None for −2 log σ_max.

@@ -42,7 +42,10 @@ class Weighting(ABC):
         return self.log(logsnr).exp()
 
     def is_monotonic(self, logsnr_min: float, logsnr_max: float, points: int = 8193) -> bool:
-        """Whether w is non-increasing in λ on the range, decided on a grid in float64 to a relative 1e-12."""
+        """Whether w is non-increasing in λ on the range, decided on a grid in float64 to a relative 1e-12.
+
+        (Table 1, column monotone)
+        """
         require_range(logsnr_min, logsnr_max)
         grid = torch.linspace(logsnr_min, logsnr_max, points, dtype=torch.float64)
         return bool((self.log(grid).diff() <= 1e-12).all())
@@ -52,14 +55,17 @@ class Weighting(ABC):
         return Shifted(self, shift)
 
     def for_image_size(self, size: int) -> "Weighting":
-        """The weighting that gives ``size`` × ``size`` images what this one gives 64×64: shift 2 log(64/size)."""
+        """The weighting that gives ``size`` × ``size`` images what this one gives 64×64: shift 2 log(64/size).
+
+        (Section 5, high resolutions)
+        """
         require_positive("size", size)
         return self.shifted(2 * math.log(64 / size))
 
 
 @dataclass(frozen=True)
 class Shifted(Weighting):
-    """w(λ − shift).  (Section 5, high resolutions.)"""
+    """w(λ − shift).  (Section 5, high resolutions)"""
 
     base: Weighting
     shift: float
@@ -83,7 +89,7 @@ class Custom(Weighting):
 
 @dataclass(frozen=True)
 class ELBO(Weighting):
-    """w = 1: the evidence lower bound.  (Kingma et al. 2021; Song et al. 2021; monotone)"""
+    """w = 1: the evidence lower bound.  (Table 1, ELBO; Kingma et al. 2021; Song et al. 2021; monotone)"""
 
     def log(self, logsnr: Tensor) -> Tensor:
         return torch.zeros_like(logsnr)
@@ -91,7 +97,7 @@ class ELBO(Weighting):
 
 @dataclass(frozen=True)
 class IDDPM(Weighting):
-    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Nichol & Dhariwal 2021; peak at 0)"""
+    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Table 1, IDDPM; Nichol & Dhariwal 2021; peak at 0)"""
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2)
@@ -101,7 +107,7 @@ class IDDPM(Weighting):
 class EDM(Weighting):
     r"""F-MSE under log-normal σ: :math:`w = N(\lambda; -2 p_{mean}, (2 p_{std})^2)\,(e^{-\lambda} + s^2)`.
 
-    (Karras et al. 2022; with the defaults N(λ; 2.4, 2.4²)(e^{−λ} + 0.5²), not monotone, peak at −3.3078.)
+    (Table 1, EDM; Karras et al. 2022; with the defaults N(λ; 2.4, 2.4²)(e^{−λ} + 0.5²), not monotone, peak −3.3078.)
 
     Args:
         p_mean: mean of log σ_VE in training.
@@ -139,7 +145,7 @@ class EDM(Weighting):
 
 @dataclass(frozen=True)
 class VCosine(Weighting):
-    r"""v-MSE under the cosine schedule, :math:`w = e^{-\lambda/2}`.  (Salimans & Ho 2022; monotone)"""
+    r"""v-MSE under the cosine schedule, :math:`w = e^{-\lambda/2}`.  (Table 1, v-prediction; Salimans & Ho 2022)"""
 
     def log(self, logsnr: Tensor) -> Tensor:
         return -logsnr / 2
@@ -147,7 +153,10 @@ class VCosine(Weighting):
 
 @dataclass(frozen=True)
 class FlowMatchingOT(Weighting):
-    r"""Flow matching with the OT path, uniform t: :math:`w = e^{-\lambda/2}`.  (Lipman et al. 2023; monotone)"""
+    r"""Flow matching with the OT path, uniform t: :math:`w = e^{-\lambda/2}`.
+
+    (Table 1, flow matching; Lipman et al. 2023; monotone)
+    """
 
     def log(self, logsnr: Tensor) -> Tensor:
         return -logsnr / 2
@@ -157,7 +166,7 @@ class FlowMatchingOT(Weighting):
 class InDI(Weighting):
     r"""x-MSE with uniform t on the OT path, :math:`w = e^{-\lambda} sech^2(\lambda/4)`.
 
-    (Delbracio & Milanfar 2023; monotone)
+    (Table 1, InDI; Delbracio & Milanfar 2023; monotone)
     """
 
     def log(self, logsnr: Tensor) -> Tensor:
@@ -166,7 +175,9 @@ class InDI(Weighting):
 
 @dataclass(frozen=True)
 class P2(Weighting):
-    r"""Perception-prioritised: :math:`w = sech(\lambda/2)/(k + e^\lambda)^\gamma`, cosine schedule.  (Choi et al. 2022)
+    r"""Perception-prioritised: :math:`w = sech(\lambda/2)/(k + e^\lambda)^\gamma`, cosine schedule.
+
+    (Table 1, P2; Choi et al. 2022)
 
     Args:
         gamma: γ, how strongly high SNR is suppressed.
@@ -189,7 +200,7 @@ class P2(Weighting):
 class MinSNR(Weighting):
     r"""x-MSE · min(SNR, γ) under the cosine schedule: :math:`w = sech(\lambda/2)\min(1, \gamma e^{-\lambda})`.
 
-    (Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
+    (Table 1, Min-SNR; Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
     """
 
     gamma: float = 5.0
@@ -206,7 +217,7 @@ class MinSNR(Weighting):
 
 @dataclass(frozen=True)
 class Sigmoid(Weighting):
-    r"""Sigmoid weighting, w(λ) = sigmoid(bias − λ).  (Section 5; monotone)
+    r"""Sigmoid weighting, w(λ) = sigmoid(bias − λ).  (Section 5, sigmoid weighting; monotone)
 
     The noise augmentation that it implies is logistic in log-SNR, centred at ``bias`` with scale 1.
 
@@ -222,7 +233,9 @@ class Sigmoid(Weighting):
 
 @dataclass(frozen=True)
 class EDMMonotonic(Weighting):
-    """EDM's weighting, held at its maximum for λ below the peak λ* (−3.3078 with the defaults).  (Section 5; monotone)
+    """EDM's weighting, held at its maximum for λ below the peak λ* (−3.3078 with the defaults).
+
+    (Section 5, EDM-monotonic; monotone)
 
     Args:
         p_mean: as in :class:`EDM`.
@@ -270,7 +283,7 @@ class XCosine(Weighting):
 class SD3LogitNormal(Weighting):
     r"""Flow matching, logit-normal t: :math:`w = N(\lambda; -2m, (2s)^2)(1 + e^{-\lambda/2})^2`.
 
-    (Esser et al. 2024; not monotone, peak at −3.38 for m = 0, s = 1.)
+    (Section 2, objectives outside Table 1; Esser et al. 2024; not monotone, peak at −3.38 for m = 0, s = 1.)
     """
 
     mean: float = 0.0
@@ -388,7 +401,7 @@ def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float
     r"""p_w over log-SNR, :math:`-w'(\lambda)/w(\lambda_{min})`: the noise levels at which the ELBO is taken.
 
     Together with :func:`clean_mass` it adds up to one.  Negative values mean noise levels that are *un*-learned: w is
-    not monotone there.  (Section 3, the corollary of the Theorem.)
+    not monotone there.  (Section 3, the distribution of noise levels; Section 3, weightings that are not monotone)
 
     Args:
         weighting: w.
@@ -409,7 +422,10 @@ def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float
 
 
 def clean_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""The point mass of p_w on clean data (t = 0), :math:`w(\lambda_{max})/w(\lambda_{min})`."""
+    r"""The point mass of p_w on clean data (t = 0), :math:`w(\lambda_{max})/w(\lambda_{min})`.
+
+    (Section 3, the distribution of noise levels)
+    """
     require_range(logsnr_min, logsnr_max)
     return math.exp(_log_weight_at(weighting, logsnr_max) - _log_weight_at(weighting, logsnr_min))
 

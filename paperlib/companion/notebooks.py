@@ -61,10 +61,10 @@ def source_digest(notebook: Path) -> str:
 
 def library_files(notebook: Path) -> list[Path]:
     """The files of the library that a notebook imports, directly or not."""
-    code = [_python(source) for kind, source in cells(notebook) if kind == "code"]
+    code = [python(source) for kind, source in cells(notebook) if kind == "code"]
     return sources.dependencies("\n".join(code))
 
 
-def _python(source: str) -> str:
+def python(source: str) -> str:
     """Cell source without the lines that are IPython's."""
     return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
