@@ -23,7 +23,6 @@
 
 # %% tags=["parameters"]
 profile: str = "tiny"
-dataset: str = "digits"
 logsnr_min: float = -8.7
 logsnr_max: float = 12.4
 points: int = 401
@@ -41,8 +40,7 @@ import torch
 from scipy import stats
 
 from paperlib import companion, objectives, process, schedules
-from paperlib.companion import figures
-from paperlib.engine import data
+from paperlib.companion import figures, profiles
 
 run = companion.start("01_schedules", profile)
 generator = torch.Generator().manual_seed(seed)
@@ -61,7 +59,9 @@ grid = torch.linspace(logsnr_min, logsnr_max, points, dtype=torch.float64)
 # converts at its border.
 
 # %%
-x = data.load(dataset, "test").scaled(torch.float64)[[0, 1, 2]]
+pictures = profiles.load(profile).data.load("test")
+x = pictures.scaled(torch.float64, first=3)
+caution = f" {pictures.caution}." if pictures.caution else ""
 eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
 level = torch.tensor([-4.0, 0.0, 4.0], dtype=x.dtype)
 z = process.diffuse(x, eps, level)
@@ -80,7 +80,8 @@ levels = torch.linspace(-8, 8, 9, dtype=torch.float64)
 fig, axes = plt.subplots(len(x), len(levels), figsize=(figures.WIDTH, 2.75))
 for row, picture, noise in zip(axes, x, eps, strict=True):
     for ax, at in zip(row, levels, strict=True):
-        ax.imshow(process.diffuse(picture, noise, at)[0], cmap="gray", vmin=-1.5, vmax=1.5)
+        noisy = process.diffuse(picture, noise, at)
+        ax.imshow(figures.picture(noisy, reach=1.5), cmap="gray", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
 for ax, at in zip(axes[0], levels.tolist(), strict=True):
@@ -89,8 +90,9 @@ run.figure(
     fig,
     "noisy_images",
     data={"x": x, "eps": eps, "logsnr": levels},
-    caption="The forward process on three test images, one draw of noise each; log-SNR in nats above. At λ = 8 the "
-    "noise is invisible, around λ = 0 the class can just be told, at λ = −4 nothing can.",
+    caption=f"The forward process on three images of {pictures.name}, one draw of noise each; log-SNR in nats above. "
+    "At the right the noise is invisible, at the left nothing can be told. The more pixels a picture has, the further "
+    f"to the left it can still be recognised (notebook 05, section 5.5).{caution}",
 )
 
 # %% [markdown]
@@ -293,8 +295,8 @@ table = pd.DataFrame(rows)
 run.table(
     table,
     "schedule_table",
-    caption="Every noise schedule as a distribution over log-SNR: formula, support, moments in nats over the whole "
-    "support and cut to the common range, measured errors of normalisation and of the round trip.",
+    caption="Table of noise schedules, each as a distribution over log-SNR: formula, support, moments in nats over the "
+    "whole support and cut to the common range, measured errors of normalisation and of the round trip.",
 )
 errors = ["|∫p − 1|", "max |t(f(t)) − t|"]
 assert (table[errors] < 1e-9).all(axis=None)

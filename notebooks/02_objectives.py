@@ -26,11 +26,12 @@
 
 # %% tags=["parameters"]
 profile: str = "tiny"
-dataset: str = "digits"
 logsnr_min: float = -8.7
 logsnr_max: float = 12.4
 points: int = 401
 samples: int = 20000
+fitted_images: int = 1500
+elbo_draws: int = 20000
 seed: int = 0
 
 # %%
@@ -43,10 +44,12 @@ import sympy as sp
 import torch
 
 from paperlib import companion, objectives, oracles, predictions, process, schedules, weightings
-from paperlib.companion import figures
-from paperlib.engine import data
+from paperlib.companion import figures, profiles
 
 run = companion.start("02_objectives", profile)
+settings = profiles.load(profile)
+train, test = settings.data.load("train"), settings.data.load("test")
+caution = f" {test.caution}." if test.caution else ""
 generator = torch.Generator().manual_seed(seed)
 ends = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
 grid = torch.linspace(logsnr_min, logsnr_max, points, dtype=torch.float64)
@@ -480,12 +483,11 @@ run.figure(
 
 # %% [markdown]
 # What a loss attends to is $w(\lambda)$ *times* the error at that level. Take the error of the best Gaussian model of
-# the images (mean and covariance of the training set, with the variance of one grey level added so that constant pixels
-# do no harm) and normalise each product to one:
+# the images (mean and covariance of training images, with the variance of one grey level added so that constant pixels
+# and few images do no harm) and normalise each product to one:
 
 # %%
-train = data.load(dataset, "train")
-pixels = train.scaled(torch.float64).flatten(1)
+pixels = train.scaled(torch.float64, first=fitted_images).flatten(1)
 grey_level = (2 / (train.levels - 1)) ** 2 / 12
 covariance = torch.cov(pixels.T) + grey_level * torch.eye(pixels.shape[1], dtype=torch.float64)
 fitted = oracles.Gaussian(pixels.mean(0), covariance)
@@ -507,7 +509,8 @@ run.figure(
     data=pd.DataFrame(attention),
     caption="Where the loss comes from: w(λ) times the error of the best Gaussian model of the images, each curve of "
     "area one. The ELBO spends nearly everything on fine detail at high log-SNR; InDI and v-prediction on coarse "
-    "structure; the weightings that are used for image quality sit in between.",
+    f"structure; the weightings that are used for image quality sit in between. Fitted to {len(pixels)} images of "
+    f"{train.name}.{caution}",
 )
 
 # %% [markdown]
@@ -540,7 +543,7 @@ print("d KL/dλ − ½ E(ε̂ − ε)² =", sp.simplify(sp.diff(kl, lam) - error
 # posterior, which for a Gaussian is known: along each eigenvector, variance $C_i/(1+e^\lambda C_i)$.
 
 # %%
-test = data.load(dataset, "test").scaled(torch.float64).flatten(1)[:5]
+seen = test.scaled(torch.float64, first=5).flatten(1)
 eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
 low, high = (torch.tensor([end], dtype=torch.float64) for end in (logsnr_min, logsnr_max))
 
@@ -556,11 +559,15 @@ def minus_elbo(x, weighting):
     return torch.stack([fitted.kl(x, low)[0], diffusion, reconstruction])
 
 
-terms = torch.stack([minus_elbo(x, weightings.ELBO()) for x in test])
-exact = -torch.distributions.MultivariateNormal(fitted.mean, covariance).log_prob(test)
+terms = torch.stack([minus_elbo(x, weightings.ELBO()) for x in seen])
+exact = -torch.distributions.MultivariateNormal(fitted.mean, covariance).log_prob(seen)
 elbo = pd.DataFrame(terms.numpy(), columns=["prior", "diffusion", "reconstruction"])
 elbo["sum"], elbo["−log p(x)"] = terms.sum(1), exact
-run.table(elbo, "elbo_terms", caption="Three terms of −ELBO on five test images under the fitted Gaussian, in nats.")
+run.table(
+    elbo,
+    "elbo_terms",
+    caption=f"Three terms of −ELBO on five images of {test.name} under the fitted Gaussian, in nats.{caution}",
+)
 elbo.round(4)
 
 # %% [markdown]
@@ -570,10 +577,10 @@ elbo.round(4)
 # %% tags=["elbo-is-w-1"]
 loss = objectives.WeightedLoss(weightings.ELBO(), uniform, predictions.EPS)
 draws = loss(
-    fitted, test[0].expand(samples, -1), generator=generator, t=torch.rand(samples, generator=generator).double()
+    fitted, seen[0].expand(elbo_draws, -1), generator=generator, t=torch.rand(elbo_draws, generator=generator).double()
 )
-deviation = (draws.loss.mean() - terms[0, 1]) / (draws.loss.std() / math.sqrt(samples))
-iddpm = torch.stack([minus_elbo(x, weightings.IDDPM()) for x in test]).sum(1)
+deviation = (draws.loss.mean() - terms[0, 1]) / (draws.loss.std() / math.sqrt(elbo_draws))
+iddpm = torch.stack([minus_elbo(x, weightings.IDDPM()) for x in seen]).sum(1)
 claim = run.claim("C2")
 claim.check_true(sp.simplify(sp.diff(kl, lam) - error / 2) == 0, "by algebra: dKL/dλ is half the error")
 claim.check(terms.sum(1), exact, "prior + L₁ + reconstruction = −log p(x), 5 images")

@@ -33,13 +33,13 @@
 
 # %% tags=["parameters"]
 profile: str = "tiny"
-dataset: str = "digits"
 logsnr_min: float = -8.7
 logsnr_max: float = 12.4
 narrow: float = 8.0
 wide: float = 15.0
 samples: int = 20000
 pairs: int = 32
+oracle_images: int = 1500
 steps: int = 400
 seed: int = 0
 
@@ -53,10 +53,13 @@ import sympy as sp
 import torch
 
 from paperlib import companion, models, objectives, oracles, predictions, process, schedules, weightings
-from paperlib.companion import figures
-from paperlib.engine import data, training
+from paperlib.companion import figures, profiles
+from paperlib.engine import training
 
 run = companion.start("03_invariance", profile)
+settings = profiles.load(profile)
+train, test = settings.data.load("train"), settings.data.load("test")
+caution = f" {test.caution}." if test.caution else ""
 generator = torch.Generator().manual_seed(seed)
 
 
@@ -375,16 +378,15 @@ print(caught[0].message)
 # %% [markdown]
 # ## 3.5 On real images, through exact denoisers
 #
-# Two models whose denoiser is known exactly. The *fitted Gaussian* has mean and covariance of the training set, with
+# Two models whose denoiser is known exactly. The *fitted Gaussian* has mean and covariance of $N$ training images, with
 # the variance of one grey level added; it is asked about test images, which it has not seen, and its error at any $x$
-# has a closed form. The *empirical distribution* puts mass $1/N$ on each training image; its denoiser is a softmax over
-# the set, as far from linear as denoisers get. It is asked about images of the set, with a fixed draw of noise for
+# has a closed form. The *empirical distribution* puts mass $1/N$ on each of these images; its denoiser is a softmax
+# over the set, as far from linear as denoisers get. It is asked about images of the set, with a fixed draw of noise for
 # each, used at every level: (3.1) holds pair by pair.
 
 # %%
-train = data.load(dataset, "train")
-test = data.load(dataset, "test").scaled(torch.float64)
-stored = train.scaled(torch.float64)
+stored = train.scaled(torch.float64, first=oracle_images)
+unseen = test.scaled(torch.float64, first=pairs)
 pixels = stored.flatten(1)
 grey_level = (2 / (train.levels - 1)) ** 2 / 12
 covariance = torch.cov(pixels.T) + grey_level * torch.eye(pixels.shape[1], dtype=torch.float64)
@@ -394,7 +396,7 @@ memory = oracles.Empirical(stored)
 
 def fitted_error(logsnr):
     """e(λ) of the fitted Gaussian, in closed form, averaged over test images."""
-    return torch.stack([fitted.eps_error_at(image, logsnr) for image in test[:pairs].flatten(1)]).mean(0)
+    return torch.stack([fitted.eps_error_at(image, logsnr) for image in unseen.flatten(1)]).mean(0)
 
 
 def error_on_pairs(eps_hat, x, eps):
@@ -434,7 +436,9 @@ claim.falsify(shorter["cosine"], on_images["fitted Gaussian, test images"]["line
 # %%
 images_table = pd.concat(on_images, names=["model"])
 run.table(
-    images_table.reset_index(), "invariance_images", caption="L_w (nats an image) by quadrature in time, real images."
+    images_table.reset_index(),
+    "invariance_images",
+    caption=f"L_w (nats an image) by quadrature in time; {len(stored)} images of {train.name}.{caution}",
 )
 images_table.map("{:.6g}".format)
 
@@ -469,7 +473,7 @@ def network_eps(z, logsnr, told=None):
 # invariance is gone.
 
 # %% tags=["network"]
-x = test[:pairs]
+x = unseen
 eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
 cosine = all_schedules["cosine"]
 
@@ -496,7 +500,10 @@ claim.falsify(by_time, by_network[["linear_logsnr"]], "a network that is told th
 # %% tags=["nbval-ignore-output"]
 assert (by_network > 0).all(axis=None)
 run.table(
-    by_network, "invariance_network", caption="L_w (nats an image) of the trained network, by quadrature in time."
+    by_network,
+    "invariance_network",
+    caption="L_w (nats an image) of the trained network, by quadrature in time; "
+    f"{pairs} images of {test.name}.{caution}",
 )
 by_network.map("{:.6g}".format)
 
@@ -532,7 +539,7 @@ run.figure(
     data=pd.concat(visited, names=["schedule"]).reset_index("schedule"),
     caption="The error of the trained network at the levels that three schedules visit. Left: told λ, all fall on one "
     "curve; a schedule only chooses where along it to look. Right: told t, the error at one and the same level "
-    "depends on the schedule, and with it the objective.",
+    f"depends on the schedule, and with it the objective.{caution}",
 )
 
 # %% [markdown]

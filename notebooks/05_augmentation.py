@@ -26,7 +26,6 @@
 
 # %% tags=["parameters"]
 profile: str = "tiny"
-dataset: str = "digits"
 logsnr_min: float = -12.0
 logsnr_max: float = 12.0
 points: int = 481
@@ -44,10 +43,11 @@ import torch
 from scipy import stats
 
 from paperlib import companion, elbo, process, schedules, weightings
-from paperlib.companion import figures
-from paperlib.engine import data
+from paperlib.companion import figures, profiles
 
 run = companion.start("05_augmentation", profile)
+pictures = profiles.load(profile).data.load("test")
+caution = f" {pictures.caution}." if pictures.caution else ""
 generator = torch.Generator().manual_seed(seed)
 f64 = torch.float64
 low, high = logsnr_min, logsnr_max
@@ -171,8 +171,7 @@ run.figure(
 # the model of that weighting is a likelihood *of*. The first row is the ELBO: clean data at every quantile.
 
 # %%
-pictures = data.load(dataset, "test")
-x = pictures.scaled(f64)[image : image + 1]
+x = pictures.scaled(f64, first=image + 1)[image:]
 eps = torch.randn(x.shape, generator=generator, dtype=f64)
 shares = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], dtype=f64)
 rows = {
@@ -188,14 +187,14 @@ levels = {label: elbo.augmentation_level(w, 1 - shares, low, high) for label, w 
 
 
 def noisy(level):
-    """The image at a level, z as the network sees it (VP); averaged over colours."""
-    return process.diffuse(x, eps, level)[0].mean(0)
+    """The image at a level, z as the network sees it (VP)."""
+    return figures.picture(process.diffuse(x, eps, level)[0], reach=2)
 
 
 fig, axes = plt.subplots(len(rows), len(shares), figsize=(figures.WIDTH, 1.12 * len(rows)))
 for row, (label, at) in zip(axes, levels.items(), strict=True):
     for ax, level, share in zip(row, at, shares, strict=True):
-        ax.imshow(noisy(level), cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
+        ax.imshow(noisy(level), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_xlabel("clean" if level > high - 1e-6 else f"λ = {level:.1f}", fontsize=7, labelpad=1)
@@ -208,7 +207,7 @@ run.figure(
     data=pd.DataFrame({"share of p_w that is noisier": shares} | levels),
     caption="One image at the quantiles of each weighting's p_w; the number above a column is the share of augmented "
     "data that is noisier. The sigmoid weightings model lightly noisy pictures, EDM-monotonic and the debiased one a "
-    "mixture of light and heavy noise; w = exp(−λ/2) and InDI hardly ever see a picture.",
+    f"mixture of light and heavy noise; w = exp(−λ/2) and InDI hardly ever see a picture.{caution}",
 )
 
 # %% [markdown]
@@ -226,7 +225,7 @@ for name in ("iddpm", "edm", "min_snr"):
 fig, axes = plt.subplots(len(parts), len(shares), figsize=(figures.WIDTH, 1.12 * len(parts)))
 for row, (label, at) in zip(axes, parts.items(), strict=True):
     for ax, level, share in zip(row, at, shares, strict=True):
-        ax.imshow(noisy(level), cmap="gray", vmin=-2, vmax=2, interpolation="nearest")
+        ax.imshow(noisy(level), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_xlabel(f"λ = {level:.1f}", fontsize=7, labelpad=1)
@@ -239,7 +238,7 @@ run.figure(
     data=pd.DataFrame({"share of the part": shares} | {label.replace("\n", ", "): at for label, at in parts.items()}),
     caption="Three weightings that are not monotone: quantiles of the positive part of p_w (pictures whose likelihood "
     "is raised) and of the negative part (pictures whose likelihood is lowered). EDM un-learns what is nearly pure "
-    "noise; IDDPM and min-SNR also un-learn levels at which a picture can still be made out.",
+    f"noise; IDDPM and min-SNR also un-learn levels at which a picture can still be made out.{caution}",
 )
 
 # %% [markdown]
@@ -285,7 +284,7 @@ cut.round({"λ, 5 %": 2, "λ, median": 2, "λ, 99 %": 2, "grey levels at 99 %": 
 # that are cleaner.
 
 # %%
-flat = pictures.scaled(f64).flatten(1)
+flat = pictures.scaled(f64).flatten(1)  # all of them: the covariance wants more images than pixels
 spectrum = torch.linalg.eigvalsh(flat.T.cov()).clamp(min=0)
 error = (torch.exp(grid)[:, None] * spectrum / (torch.exp(grid)[:, None] * spectrum + 1)).sum(1)
 fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 2.8))
@@ -308,7 +307,7 @@ run.figure(
     data=pd.DataFrame(spent),
     caption="Where the loss comes from, for the best linear model of the images. Under the ELBO most of it is spent to "
     "the right of λ = 5, on differences of a few grey levels; the sigmoid and EDM-monotonic weightings spend it on "
-    "what can be seen.",
+    f"what can be seen. Covariance of {len(pictures)} images of {pictures.name}.{caution}",
 )
 
 # %% [markdown]
@@ -366,5 +365,5 @@ claim.falsify_below((pooled_variance(math.log(2)) - 1).abs() / standard_error, 4
 # * Where $w$ keeps rising towards noise, as $e^{-\lambda/2}$ does, $p_w$ moves with $\lambda_{\min}$: such augmented
 #   data are as noisy as the range allows. There "the ELBO with data augmentation" is true, and says little about
 #   pictures.
-# * At the profile `tiny` the images have 8×8 pixels and 17 grey levels; the numbers of 5.4 in 8-bit grey levels are
-#   about the weighting and hold for any data on $[-1,1]$.
+# * The numbers of 5.4 in 8-bit grey levels are about the weighting and hold for any data on $[-1,1]$, however many
+#   levels and pixels they have. What a picture still shows at a given noise does depend on its size (5.5).

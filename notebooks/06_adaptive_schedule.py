@@ -429,9 +429,9 @@ run.figure(
     fig,
     "trained_densities",
     data=pd.DataFrame({"λ (nats)": middles} | densities),
-    caption="What the adaptive schedule learns from trained networks on unseen digits, each with its own weighting. "
-    "Under the ELBO it goes to λ > 3, where only the last bits of the pixels are left; under the others to levels at "
-    "which a digit takes shape.",
+    caption="What the adaptive schedule learns from trained networks on unseen images, each with its own weighting. "
+    "Under the ELBO it goes to high λ, where only the last bits of the pixels are left; under the others to levels at "
+    "which a picture takes shape.",
 )
 
 # %% [markdown]

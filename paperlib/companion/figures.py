@@ -146,6 +146,17 @@ def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | N
     ax.set_xlim(min(left, right), max(left, right))
 
 
+def picture(x: Any, reach: float = 1.0) -> np.ndarray:
+    """One image of real values as ``imshow`` takes it: −reach … reach to 0 … 1, colours last.
+
+    Args:
+        x: shape (C, H, W), one or three channels, array or tensor; noisy images may lie outside [−1, 1].
+        reach: what is white; what lies beyond is cut.
+    """
+    values = (np.asarray(x) / (2 * reach) + 0.5).clip(0, 1)
+    return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+
+
 def image_grid(images: Any, columns: int, *, gap: int = 1, ax: Axes | None = None, title: str = "") -> Figure:
     """Show images in a grid, filled row by row.
 

@@ -110,9 +110,9 @@ class ImageData:
         """Hash of shape, images and labels."""
         return self.digest or pixels_sha256(self.images, self.labels)
 
-    def scaled(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """All images in [−1, 1], shape (N, C, H, W)."""
-        return scale(self.images, self.levels, dtype)
+    def scaled(self, dtype: torch.dtype = torch.float32, first: int | None = None) -> Tensor:
+        """The images in [−1, 1], shape (N, C, H, W): all of them, or the ``first`` so many."""
+        return scale(self.images[:first], self.levels, dtype)
 
     def provenance(self) -> dict[str, Any]:
         """What a manifest or a model card says of the data, as plain values."""
