@@ -88,9 +88,12 @@ def test_a_second_ctrl_c_ends_a_process_that_is_alone_and_not_one_of_many() -> N
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    with StopSignals(patient=True):
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGINT)
+    try:
+        with StopSignals(patient=True):
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pytest.fail("the second Ctrl-C was not waited for")
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
