@@ -1,0 +1,106 @@
+"""Comparison with others: no number without a source, our rows marked, reproductions read from their manifests."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from paperlib.companion import comparison, profiles, provenance
+
+TABLE = "resolution,model,guidance,fid,inception_score,from_the_paper,mark,source\n"
+
+
+@pytest.fixture
+def paper(checkout: Path) -> Path:
+    """The checkout's table 4, of two models at one resolution."""
+    path = checkout / "results" / "paper" / "table4.csv"
+    path.parent.mkdir(parents=True)
+    rows = "256,A,no,2.4,225.3,yes,seen,there\n256,A,yes,,,yes,,\n256,B,,3.6,,,seen,there\n"
+    path.write_text(TABLE + rows)
+    return path
+
+
+def test_what_is_not_verified_is_not_a_number(paper: Path) -> None:
+    assert comparison.published("table4").fid.isna().tolist() == [False, True, False]
+    shown = comparison.table_4()
+    assert shown.loc[(256, "A")].tolist() == ["2.40 / 225.3", comparison.NOT_VERIFIED, "–"]
+    assert shown.loc[(256, "B")].tolist() == ["–", "–", "3.60"]
+    assert shown.loc[(256, comparison.OURS)].tolist() == [comparison.NOT_RUN, "–", "–"]
+
+
+@pytest.mark.parametrize(
+    "row", ["256,C,no,1.0,,,recalled,there\n", "256,C,no,1.0,,,seen,\n", "256,C,no,,90.0,,,there\n"]
+)
+def test_a_number_without_source_or_mark_is_refused(paper: Path, row: str) -> None:
+    paper.write_text(paper.read_text() + row)
+    with pytest.raises(ValueError, match="1 numbers have no source or no mark 'seen', first for C"):
+        comparison.published("table4")
+
+
+def test_our_own_rows_stand_beside_the_published_ones(paper: Path) -> None:
+    ours = pd.DataFrame(
+        [
+            {
+                "resolution": 256,
+                "model": comparison.OURS,
+                "guidance": "yes",
+                "fid": 9.876,
+                "inception_score": float("nan"),
+            }
+        ]
+    )
+    assert comparison.table_4(ours).loc[(256, comparison.OURS)].tolist() == ["–", "9.88", "–"]
+
+
+def test_reproductions_are_read_from_their_manifests(checkout: Path) -> None:
+    assert comparison.reproductions().empty
+    result = checkout / "results" / "reproduced" / "somebody" / "small" / "01_first"
+    (result / "claims").mkdir(parents=True)
+    (result / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": "PASS"}))
+    (result / "table.csv").write_text("1\n")
+    provenance.write(result, {"profile": "small", "notebook": "01_first", "seconds": 90.0})
+    (result / "table.csv").write_text("2\n")
+    (row,) = comparison.reproductions().to_dict("records")
+    assert (row["who"], row["profile"], row["notebook"], row["claims"]) == ("somebody", "small", "01_first", "1 PASS")
+    assert (row["minutes"], row["files changed since"]) == (1.5, 1)
+
+
+def test_full_scale_rows_have_a_command_and_their_costs(checkout: Path, repository: Path) -> None:
+    small = checkout / "profiles" / "small.yaml"
+    small.write_text(small.read_text() + "launch: {gpus: 4, engine: fsdp}\n")
+    (row,) = comparison.full_scale().to_dict("records")
+    command = (
+        "torchrun --standalone --nproc-per-node=4 --no-python paperlib train small --weighting sigmoid --engine fsdp"
+    )
+    assert row == {"profile": "small", "command of one run": command}
+    (checkout / "results").mkdir(exist_ok=True)
+    shutil.copyfile(repository / "results" / "costs.csv", checkout / "results" / "costs.csv")
+    assert {"gpus", "gpu_days", "days", "dollars", "runs"} <= set(comparison.full_scale())
+
+
+def test_what_was_measured_names_its_profile_and_its_unit(checkout: Path) -> None:
+    assert comparison.measured().empty
+    tables = checkout / "results" / "small" / "08_sample_and_evaluate" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "weighting_by_sampler.csv").write_text("weighting,sampler,frechet\nedm,heun,2.5\n")
+    (tables / "weighting_by_sampler.md").write_text("Fréchet distance, digits classifier\n\n| a |\n")
+    (row,) = comparison.measured().to_dict("records")
+    assert (row["profile"], row["caption"], row["frechet"]) == ("small", "Fréchet distance, digits classifier", 2.5)
+
+
+# This checkout -------------------------------------------------------------------------------------------------------
+
+
+def test_every_published_number_here_has_its_source() -> None:
+    assert comparison.published("imagenet64").fid.notna().all()
+    published = comparison.published("table4")
+    own = published[published.from_the_paper == "yes"]
+    assert len(own) == 6
+    assert own.fid.isna().sum() == 1, "128 with guidance is not verified"
+
+
+def test_every_profile_that_trains_on_gpus_has_a_row() -> None:
+    wanted = {name for name in profiles.names() if (launch := profiles.load(name).launch) and launch.gpus}
+    assert set(comparison.full_scale().profile) == wanted
