@@ -63,6 +63,13 @@ def test_files_that_do_not_fit_are_refused(profile: profiles.Profile, tmp_path: 
         assessment.stored(bare, profile)
 
 
+def test_networks_that_are_not_trained_are_missed_at_once(profile: profiles.Profile, tmp_path: Path) -> None:
+    from paperlib.companion import experiments
+
+    with pytest.raises(FileNotFoundError, match="sigmoid-seed0"):
+        assessment.networks(profile, list(experiments.grid(profile)), tmp_path)
+
+
 def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Profile, tmp_path: Path) -> None:
     one = assessment.stored(weights(tmp_path / "a.safetensors", predictions.V), profile)
     sheet = assessment.sample(one, profile, "heun", 20, 1.0)

@@ -258,7 +258,7 @@ def _floors(
 def table(judged: list[Judged]) -> str:
     """Numbers for a terminal, with a line for each protocol below."""
     protocols = list(dict.fromkeys(one.found.protocol for one in judged))
-    header = ["", "against", "samples", "distance", "KID", "±", "precision", "recall", "score", "protocol"]
+    header = ["", "against", "samples", "distance", "kernel distance", "±", "precision", "recall", "score", "protocol"]
     rows = []
     for one in judged:
         found = one.found

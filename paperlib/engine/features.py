@@ -142,7 +142,7 @@ class Classifier(nn.Module):
         if images.ndim != 4 or not self._fits(tuple(images.shape[1:])):
             wanted = ", ".join(map(str, self.image_shape))
             raise ValueError(f"images must have shape (N, {wanted}), got {tuple(images.shape)}; see {self.title}.")
-        if images.numel() and images.max() >= self.levels:
+        if images.numel() and int(images.max()) >= self.levels:  # as an integer: 256 does not fit into uint8
             raise ValueError(
                 f"the {self.title} sees {self.levels} levels, 0 … {self.levels - 1}; got {images.max().item()}. "
                 f"Use to_uint8(x, levels={self.levels})."
@@ -306,7 +306,7 @@ def train_digits_classifier(steps: int = 1500, batch_size: int = 128, seed: int 
 
 
 def train_cifar10_classifier(
-    epochs: int = 18, batch_size: int = 500, seed: int = 0, root: Path | None = None
+    epochs: int = 16, batch_size: int = 500, seed: int = 0, root: Path | None = None
 ) -> Cifar10Classifier:
     """Train the classifier on the training split, mirrored and shifted by up to two pixels.
 
