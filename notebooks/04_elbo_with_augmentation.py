@@ -121,7 +121,8 @@ print("quadrature over ε agrees with the closed forms of the Gaussian at every 
 u, variance, point = sp.symbols("u S x", positive=True)
 path = (sp.log(1 + u * variance) + (u * point**2 - u * variance) / (1 + u * variance)) / 2
 squared_error = ((u * variance) ** 2 + u * point**2) / (1 + u * variance) ** 2
-print("dL/dλ − ½ E(ε̂ − ε)² =", sp.simplify(u * sp.diff(path, u) - squared_error / 2))
+theorem_by_algebra = sp.simplify(u * sp.diff(path, u) - squared_error / 2)
+print("dL/dλ − ½ E(ε̂ − ε)² =", theorem_by_algebra)
 
 # %% [markdown]
 # Next by quadrature, on right and wrong models, in the time of three schedules. The left side of (4.4) differentiates
@@ -174,6 +175,7 @@ print("standard error of the whole growth: at most 2 % of L")
 
 # %% tags=["theorem"]
 claim = run.claim("C5")
+claim.check_true(theorem_by_algebra == 0, "by algebra, Gaussian data of any variance, any x")
 for name in models:
     lhs, rhs = (torch.stack([side[name, clock] for clock in clocks]) for side in (slopes, rates))
     claim.check(lhs, rhs, f"dL/dt by density and by error, {name}, 3 schedules", scale=rhs.abs() + 1e-6)
@@ -226,7 +228,15 @@ run.figure(
 # $$V(\nu)=(S+\nu)\Big[a+(1-a)\Big(\frac{S+\nu}{S+\nu_1}\Big)^{2\kappa-1}\Big],\qquad a=\frac{1}{2\kappa-1}.
 # \tag{4.6}$$
 #
-# The falsifier exchanges the two arguments of the KL.
+# The falsifier exchanges the two arguments of the KL. First the solution (4.6), by algebra:
+
+# %%
+nu, start_nu, kappa = sp.symbols("nu nu_1 kappa", positive=True)
+a = 1 / (2 * kappa - 1)
+grown = (variance + nu) * (a + (1 - a) * ((variance + nu) / (variance + start_nu)) ** (2 * kappa - 1))
+remainder = sp.simplify(sp.diff(grown, nu) - (2 * kappa * grown / (variance + nu) - 1))
+begins = sp.simplify(grown.subs(nu, start_nu) - (variance + start_nu))
+print("dV/dν − (2κV/(S + ν) − 1) =", remainder, "  V(ν₁) − (S + ν₁) =", begins)
 
 # %%
 factors = (0.8, 0.9, 1.1)
@@ -243,6 +253,7 @@ equality = torch.stack([by_integral[name](grid) - divergences[name](grid) for na
 # %% tags=["inequality"]
 least = torch.stack([gaps[factor] for factor in factors])
 claim = run.claim("C9")
+claim.check_true(remainder == 0 and begins == 0, "by algebra: (4.6) solves its equation, from the right start")
 claim.check_below(equality.abs(), 1e-8, "gap of models that are exact for some data, in nats")
 claim.check_below(-least, 1e-12, "minus the gap of shrunk denoisers, κ = 0.8, 0.9, 1.1, at every level, in nats")
 claim.check_within(least[:, -1], 1e-3, math.inf, "their gap at λ_max is strict, in nats")
@@ -285,7 +296,8 @@ upper = sp.Symbol("b", positive=True)
 w_of_u = 1 / u
 left_slope = (w_of_u * squared_error / 2 / u).subs(u, upper)
 right_slope = (-sp.diff(w_of_u, u) * path + sp.diff(w_of_u * path, u)).subs(u, upper)
-print("d/db (left − right) =", sp.simplify(left_slope - right_slope))
+corollary_by_algebra = sp.simplify(left_slope - right_slope)
+print("d/db (left − right) =", corollary_by_algebra)
 
 # %% [markdown]
 # By quadrature: the left side integrates the error of the denoiser against $w$, the right side the KL of densities
@@ -327,6 +339,7 @@ broken = both_sides(weightings.ELBO(), keep_point_mass=False)
 
 # %% tags=["corollary"]
 claim = run.claim("C6")
+claim.check_true(corollary_by_algebra == 0, "by algebra, w = exp(−λ), Gaussian data, any range")
 for name in models:
     part = sides[sides["model"] == name]
     claim.check(part["½∫ w e dλ"], part["ELBOs of noisy data"], f"both sides, {name}, {len(part)} weightings")
@@ -355,6 +368,18 @@ claim.falsify_below(draw.mean(broken).abs() / draw.standard_error(broken), 4, "r
 # drawn from $p_w$: distribution augmentation (Child et al.; Jun et al.), where the model is told the augmentation in
 # training and asked for none when sampling.
 #
+# By algebra, for the sigmoid weighting on any range: the density is positive, and its mass and that of clean data add
+# up to one.
+
+# %%
+lam, k, left_end, right_end = sp.symbols("lambda k l h", real=True)
+sigmoid = 1 / (1 + sp.exp(lam - k))
+mass_by_algebra = sp.integrate(-sp.diff(sigmoid, lam), (lam, left_end, right_end)) + sigmoid.subs(lam, right_end)
+excess = sp.simplify(mass_by_algebra - sigmoid.subs(lam, left_end))
+positive = sp.simplify(-sp.diff(sigmoid, lam)).is_positive
+print("mass of p_w and clean data, less one, times w(λ_min) =", excess, "  p_w > 0:", positive)
+
+# %% [markdown]
 # Taken at its word: draw levels from $p_w$ (by inverting $P(\Lambda\ge\lambda)=w(\lambda)/w(\lambda_{\min})$), add up
 # $L$ there, and compare with the weighted loss. The falsifier takes a non-monotone $w$ for monotone: EDM's $p_w$ with
 # its negative part dropped, and normalised again.
@@ -387,6 +412,7 @@ edm_loss = elbo.weighted_loss(lambda lam: gaussian.eps_error_at(x, lam), weighti
 
 # %% tags=["augmentation"]
 claim = run.claim("C7")
+claim.check_true(excess == 0 and positive, "by algebra: p_w of sigmoid(k − λ) is positive and of mass one")
 claim.check_within(torch.stack(lowest), 0, math.inf, f"least value of p_w, {len(monotone)} monotone weightings")
 claim.check(torch.stack(mass), torch.ones(len(mass)), "total mass of p_w")
 claim.check_below(torch.stack(missed), 4, f"L_w by {samples} levels drawn from p_w, in standard errors")
@@ -447,6 +473,8 @@ total = [
     for w in signed.values()
 ]
 claim = run.claim("C8")
+rising = sp.diff(sp.sech(lam / 2), lam).subs(lam, -2)
+claim.check_true(rising > 0, "by algebra: sech(λ/2) rises at λ = −2, so its p_w is negative there")
 claim.check_within(negative, 1, math.inf, f"negative mass of {', '.join(signed)}")
 claim.check(torch.stack(total), torch.ones(len(total)), "their total, signs counted", scale=1 + negative)
 claim.check_within(elbo.negative_mass(weightings.IDDPM(), low, high), 200.65, 200.75, "negative mass of sech(λ/2)")
