@@ -42,8 +42,10 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
 
     one = next(iter(experiments.grid(profile)))
     described = training.describe(one.network(), one.loss, one.data("train"), one.config)
-    checkpoints.save_weights(tmp_path / "a.safetensors", one.network(), described)
-    found = assessment.stored(tmp_path / "a.safetensors", profile)
+    path = tmp_path / one.name / experiments.WEIGHTS
+    checkpoints.save_weights(path, one.network(), described)
+    found = assessment.stored(path, profile)
+    assert found.name == one.name
     assert found.prediction == one.prediction
     for mine, theirs in zip(found.network.parameters(), one.network().parameters(), strict=True):
         assert torch.equal(mine, theirs)

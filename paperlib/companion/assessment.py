@@ -107,7 +107,8 @@ def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
     network = models.build(**config | {"image_shape": shape})
     checkpoints.load_weights(path, network)
     predicts = _prediction(card, path, config["sigma_data"])
-    return Checkpoint(path.stem, network.eval().to(device()), predicts, card["weights_sha256"])
+    name = path.resolve().parent.name if path.name == experiments.WEIGHTS else path.stem
+    return Checkpoint(name, network.eval().to(device()), predicts, card["weights_sha256"])
 
 
 def _prediction(card: dict, path: Path, sigma_data: float) -> Prediction:
