@@ -187,6 +187,7 @@ def save(sheet: Sheet, path: Path) -> None:
 
     from paperlib.companion import figures
 
+    figures.use_style()
     height = figures.WIDTH / 2 * -(-len(sheet.images) // 10) / 10 + 0.3
     figure, axes = pyplot.subplots(1, 2, figsize=(figures.WIDTH, height))
     figures.image_grid(sheet.images, columns=10, ax=axes[0], title="samples")
