@@ -78,6 +78,8 @@ RUNS = {
     "accumulated-ddp": Trial("mlp", "ddp", {"accumulate": 2}),
     "accumulated-fsdp": Trial("mlp", "fsdp", {"accumulate": 4}),
     "adaptive-ddp": Trial("mlp", "ddp", {}, adaptive=True),
+    "uvit-fsdp": Trial("uvit", "fsdp", {"steps": 6}),
+    "bf16-uvit-fsdp": Trial("uvit", "fsdp", {"precision": "bf16", "steps": 6}),
     "bf16-ddp": Trial("unet", "ddp", {"precision": "bf16", "steps": 6}),
     "bf16-fsdp": Trial("unet", "fsdp", {"precision": "bf16", "steps": 6}),
 }
@@ -89,6 +91,7 @@ def network(name: str = "mlp", seed: int = 0) -> ConditionedNetwork:
     options: dict[str, dict[str, Any]] = {
         "mlp": {"width": 16, "hidden": 24, "blocks": 2},
         "unet": {"channels": 8, "blocks": 1, "head_channels": 8},
+        "uvit": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "transformer_blocks": 2, "head_channels": 8},
     }
     return models.build(name, image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, seed=seed, **options[name])
 
