@@ -342,6 +342,7 @@ def test_the_memory_that_decoding_takes_is_bounded(cache: Path) -> None:
     assert kilobytes < 140_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", [Crop("adm", 64), Crop("area", 128)])
 def test_photographs_are_decoded_as_one_by_one(crop: Crop) -> None:
     import pyarrow.parquet as parquet

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench import Row, in_turn
+from bench import Row, in_turn, main
 from torch import Tensor
 
 from paperlib.engine import crops, data, decoding, prefetch, shards
@@ -117,5 +117,4 @@ def decoder(batches: list[Any], crop: crops.Crop, workers: int) -> Any:
 
 
 if __name__ == "__main__":
-    for row in rows(rounds=3):
-        print(f"{row.name:75s} {row.value:12,.0f} {row.unit}  {row.target}  {row.peers or ''}")
+    main(rows)
