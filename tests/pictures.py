@@ -66,10 +66,10 @@ def write_shards(
     return paths
 
 
-def real_images() -> Path:
-    """The folder of real images; the test is skipped where there is none."""
+def real_images(name: str) -> Path:
+    """The folder of real images of that name; the test is skipped where there is none."""
     beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("PAPERLIB_DATA") or beside)
-    if not (folder / "cifar10").is_dir():
-        pytest.skip("needs real images: set PAPERLIB_DATA to a folder with cifar10/ (see paperlib.engine.shards)")
+    folder = Path(os.environ.get("PAPERLIB_DATA") or beside) / name
+    if not folder.is_dir():
+        pytest.skip(f"needs real images: set PAPERLIB_DATA to a folder with {name}/ (see paperlib.engine.shards)")
     return folder
