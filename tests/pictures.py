@@ -66,10 +66,9 @@ def write_shards(
     return paths
 
 
-def real_images(name: str) -> Path:
-    """The folder of real images of that name; the test is skipped where there is none."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("PAPERLIB_DATA") or beside) / name
-    if not folder.is_dir():
-        pytest.skip(f"needs real images: set PAPERLIB_DATA to a folder with {name}/ (see paperlib.engine.shards)")
+def real_images(needed: str = "cifar10") -> Path:
+    """The folder of real images; the test is skipped where it lacks the folder that is ``needed``."""
+    folder = Path(os.environ.get("PAPERLIB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / needed).is_dir():
+        pytest.skip(f"needs real images: set PAPERLIB_DATA to a folder with {needed}/ (see paperlib.engine.shards)")
     return folder

@@ -232,7 +232,7 @@ REDUCED = {
 @pytest.fixture(scope="module")
 def cifar10() -> dict[str, data.ImageData]:
     """Both splits of whatever copy there is."""
-    return {split: data.load("cifar10", split, real_images("cifar10")) for split in ("train", "test")}
+    return {split: data.load("cifar10", split, real_images() / "cifar10") for split in ("train", "test")}
 
 
 def test_cifar10_is_whole(cifar10: dict[str, data.ImageData]) -> None:
@@ -254,4 +254,4 @@ def test_the_copy_that_was_re_encoded_is_recognised(cifar10: dict[str, data.Imag
         pytest.skip(f"another copy of CIFAR-10, or another JPEG decoder: {cifar10['test'].caution}")
     assert {part.caution for part in cifar10.values()} == {data.JPEG_CAUTION}
     for (name, split), digest in REDUCED.items():
-        assert data.load(name, split, real_images("cifar10")).sha256 == digest  # type: ignore[arg-type]
+        assert data.load(name, split, real_images() / "cifar10").sha256 == digest  # type: ignore[arg-type]

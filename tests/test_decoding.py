@@ -336,7 +336,7 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_the_memory_that_decoding_takes_is_bounded(cache: Path) -> None:
     """A thousand photographs, 197 MB when decoded."""
-    arguments = [sys.executable, "-c", PEAK, str(real_images("imagenet-sample"))]
+    arguments = [sys.executable, "-c", PEAK, str(real_images("imagenet-sample") / "imagenet-sample")]
     kilobytes = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert (folder_of(cache) / "images.npy").stat().st_size > 196_000_000
     assert kilobytes < 140_000
@@ -347,7 +347,7 @@ def test_the_memory_that_decoding_takes_is_bounded(cache: Path) -> None:
 def test_photographs_are_decoded_as_one_by_one(crop: Crop) -> None:
     import pyarrow.parquet as parquet
 
-    source = find(shards.IMAGENET, "train", real_images("imagenet-sample"))
+    source = find(shards.IMAGENET, "train", real_images("imagenet-sample") / "imagenet-sample")
     found = decoded(source, crop)
     table = parquet.read_table(source.files[0])
     assert found.labels.tolist() == table["label"].to_pylist()
