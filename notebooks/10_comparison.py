@@ -45,11 +45,11 @@ pd.set_option("display.max_colwidth", None)
 # of the paper (its Table 2, with standard errors) could not be verified and is not shown.
 
 # %%
-imagenet64 = comparison.published("imagenet64")
+imagenet64 = comparison.published("imagenet64").fillna("")
 run.table(
     imagenet64, "imagenet64", caption="FID at ImageNet 64×64, class-conditional, as published (Table 2 and text)."
 )
-imagenet64[["model", "fid", "note"]].fillna("").set_index("model")
+imagenet64[["model", "fid", "note"]].set_index("model")
 
 # %% [markdown]
 # ## 10.2 Table 4: the literature at 128, 256 and 512 pixels
@@ -61,7 +61,7 @@ imagenet64[["model", "fid", "note"]].fillna("").set_index("model")
 # %%
 table_4 = comparison.table_4()
 run.table(
-    table_4,
+    table_4.reset_index(),
     "table_4",
     caption="Table 4 of the paper: FID / Inception Score on ImageNet, class-conditional, 50,000 samples, as published; "
     "and this companion.",
@@ -134,7 +134,7 @@ side_by_side = pd.DataFrame(
     {
         "the paper": [entry["statement"] for entry in ledger],
         "this profile": [entry["verdict"] for entry in ledger],
-        "what this scale can say": ["; ".join(entry["remarks"].values()) or "as tested" for entry in ledger],
+        "what this scale can say": ["; ".join(entry["remarks"].values()) or "see the notebook" for entry in ledger],
     },
     index=pd.Index([entry["id"] for entry in ledger], name="claim"),
 )
