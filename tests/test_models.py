@@ -19,7 +19,7 @@ NETWORKS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any]]] = {
     "unet, three resolutions": (
         "unet",
         (3, 8, 4),
-        {"channels": 8, "multipliers": (1, 2, 2), "attention": (8, 4), "head_channels": 4},
+        {"channels": 8, "multipliers": (1, 2, 2), "blocks": (2, 1, 2), "attention": (8, 4), "head_channels": 4},
     ),
     "unet, one resolution": (
         "unet",
@@ -293,6 +293,8 @@ def test_networks_for_digits_are_as_small_as_their_weights_must_be() -> None:
         ({"patch": 3}, ValueError, "power of two"),
         ({"multipliers": ()}, ValueError, "one multiplier"),
         ({"dropout": 1.5}, ValueError, "dropout"),
+        ({"blocks": (1, 2, 1)}, ValueError, "blocks must be 1 or more, or 2 such numbers"),
+        ({"blocks": 0}, ValueError, "blocks must be 1 or more"),
         ({"name": "uvit", "patch": 16}, ValueError, "divisible by 16, got 8 × 8"),
         ({"name": "uvit", "folding": "fourier"}, ValueError, "folding must be 'patch' or 'wavelet', got 'fourier'"),
         ({"name": "uvit", "head_channels": 48}, ValueError, "head_channels"),

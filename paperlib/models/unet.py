@@ -141,7 +141,7 @@ class UNet(ConditionedNetwork):
         sigma_data: standard deviation of the data.
         channels: channels at the highest resolution.
         multipliers: channels at each resolution, each half the one before, in multiples of ``channels``.
-        blocks: residual blocks at each resolution on the way down; one more on the way up.
+        blocks: residual blocks at each resolution on the way down, one number or one for each; one more on the way up.
         attention: heights of the feature maps at which every block attends; the middle always does.
         head_channels: channels of one attention head.
         condition_width: length of the vector that carries level and class; 4 · channels when None, as in ADM.
@@ -157,7 +157,7 @@ class UNet(ConditionedNetwork):
         sigma_data: float,
         channels: int = 32,
         multipliers: Sequence[int] = (1, 2),
-        blocks: int = 2,
+        blocks: int | Sequence[int] = 2,
         attention: Sequence[int] = (4,),
         head_channels: int = 32,
         condition_width: int | None = None,
@@ -172,11 +172,14 @@ class UNet(ConditionedNetwork):
         self._block = partial(ResidualBlock, condition_width=width, dropout=dropout)
         sizes = [image_shape[1] // (patch * 2**level) for level in range(len(multipliers))]
         widths = [channels * multiplier for multiplier in multipliers]
+        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(widths) or min(counts) < 1:
+            raise ValueError(f"blocks must be 1 or more, or {len(widths)} such numbers, got {blocks}.")
         self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
-        self.down, skips = self._make_down(widths, sizes, blocks)
+        self.down, skips = self._make_down(widths, sizes, counts)
         first, second = (self._block(widths[-1], widths[-1]) for _ in range(2))
         self.middle = nn.ModuleList([Stage(first, Attention(widths[-1], head_channels)), Stage(second)])
-        self.up, self._joins = self._make_up(widths, sizes, blocks, skips)
+        self.up, self._joins = self._make_up(widths, sizes, counts, skips)
         self.outward = nn.Sequential(
             group_norm(widths[0]), nn.SiLU(), zero_initialised(nn.Conv2d(widths[0], folded, 3, padding=1))
         )
@@ -203,26 +206,26 @@ class UNet(ConditionedNetwork):
             Attention(channels_out, self._head_channels) if attends else None,
         )
 
-    def _make_down(self, widths: list[int], sizes: list[int], blocks: int) -> tuple[nn.ModuleList, list[int]]:
+    def _make_down(self, widths: list[int], sizes: list[int], blocks: list[int]) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels of each skip connection that it leaves."""
         stages, skips = nn.ModuleList(), [widths[0]]
         for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
             if level > 0:
                 stages.append(Stage(self._block(skips[-1], skips[-1], how="down")))
                 skips.append(skips[-1])
-            for _ in range(blocks):
+            for _ in range(blocks[level]):
                 stages.append(self._stage(skips[-1], width, size))
                 skips.append(width)
         return stages, skips
 
     def _make_up(
-        self, widths: list[int], sizes: list[int], blocks: int, skips: list[int]
+        self, widths: list[int], sizes: list[int], blocks: list[int], skips: list[int]
     ) -> tuple[nn.ModuleList, list[bool]]:
         """The way up, and which of its stages each take a skip connection, last made first taken."""
         stages, joins, channels = nn.ModuleList(), list[bool](), widths[-1]
         remaining = list(skips)
         for level in reversed(range(len(widths))):
-            for _ in range(blocks + 1):
+            for _ in range(blocks[level] + 1):
                 stages.append(self._stage(channels + remaining.pop(), widths[level], sizes[level]))
                 joins.append(True)
                 channels = widths[level]
