@@ -122,7 +122,7 @@ def test_the_bound_of_a_finite_set_that_is_known_is_its_entropy(levels: int, pix
     oracle, ends = Empirical(everything.scaled(F64)), (-14.0, 10.0)
     by_elbo = bound(oracle, pictures=everything, draws=1200, schedule=schedules.LinearLogSNR(*ends))
     assert in_errors(by_elbo.terms.total - math.log(len(everything))) < 4
-    assert by_elbo.bits.standard_error < 0.03 * math.log2(levels)
+    assert by_elbo.bits.standard_error < 0.05 * math.log2(levels)
     by_flow = flow(oracle, everything, ends=ends, tolerance=1e-5)
     assert by_flow.bits.value == pytest.approx(math.log2(levels), abs=1e-3)
 
@@ -156,6 +156,17 @@ def test_levels_of_noise_add_up_to_the_whole() -> None:
     assert ((parts.path_kl - exact).abs() / parts.path_kl_error)[1:].max() < 4
     assert ((parts.nats - exact.diff()).abs() / parts.standard_error).max() < 4
     assert exact[-1] - exact[0] > 10 * parts.path_kl_error[-1]
+
+
+def test_a_bound_that_ends_earlier_is_made_of_the_same_draws() -> None:
+    found = bound(OnImages(GAUSSIAN), draws=64)
+    whole, shorter = found.terms_until(ENDS[1], some()), found.terms_until(3.0, some())
+    torch.testing.assert_close(whole.total, found.terms.total)
+    assert in_errors(shorter.diffusion - exact_diffusion(GAUSSIAN, some(), (ENDS[0], 3.0))) < 4
+    table = likelihood.expected_reconstruction(LEVELS, 3.0)
+    torch.testing.assert_close(shorter.reconstruction, table[some().images.long()].flatten(1).sum(1))
+    with pytest.raises(ValueError, match=r"logsnr_max must lie in \[-12, 7\], got 9"):
+        found.terms_until(9.0, some())
 
 
 def test_a_schedule_that_was_learned_leaves_the_mean_and_lowers_the_variance() -> None:

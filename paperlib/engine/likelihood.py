@@ -35,7 +35,7 @@ from torch import Tensor
 
 from paperlib import elbo
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.checks import require_positive, require_range
+from paperlib.checks import require_positive, require_range, require_within
 from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.images import ImageData, scale
 from paperlib.engine.randomness import noise, seed_of, seeded
@@ -141,6 +141,17 @@ class ImageElbo:
         path = torch.cat([torch.zeros_like(share[:, :1]), share.cumsum(1)], 1) + self.terms.prior_kl[:, None]
         root = math.sqrt(len(share))
         return LevelBins(edges, share.mean(0), share.std(0) / root, path.mean(0), path.std(0) / root)
+
+    def terms_until(self, logsnr_max: float, data: ImageData) -> elbo.ElboTerms:
+        """The terms of the bound that decodes from ``logsnr_max`` already, from the draws below it.
+
+        Args:
+            logsnr_max: within the range.
+            data: the images that this is of.
+        """
+        require_within("logsnr_max", torch.tensor(float(logsnr_max)), *self.ends)
+        kept = torch.where(self.logsnr <= logsnr_max, self.loss, 0.0).mean(1)
+        return elbo.ElboTerms(self.terms.prior_kl, kept, _reconstruction(data, logsnr_max))
 
     def schedule(self, bins: int = 100, images: int = 32) -> AdaptiveSchedule:
         """A schedule that draws levels where the error was: for a second, tighter estimate.
