@@ -19,7 +19,7 @@ from helpers import NotebookWriter, listing
 
 from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
-from paperlib.engine import checkpoints
+from paperlib.engine import checkpoints, data
 
 WRITES = """\
 import os
@@ -134,6 +134,7 @@ def test_a_notebook_is_run_and_its_result_kept_with_its_provenance(
 
     manifest = provenance.read(result)
     assert manifest["parameters"] == {"profile": "small", "points": 3}
+    assert manifest["data"]["test"] == data.load("digits", "test").provenance()
     assert manifest["seeds"]["training"] == [0]
     assert manifest["threads"] == 1
     assert manifest["seconds"] > 0

@@ -30,6 +30,7 @@ from papermill.exceptions import PapermillExecutionError
 from paperlib.companion import files, notebooks, parameters, profiles, provenance, sources
 from paperlib.companion.run import OUTPUT_VARIABLE
 from paperlib.companion.screen import Screen, clock, titles
+from paperlib.engine.shards import MissingDataError
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -200,6 +201,7 @@ def _facts(job: Job, started: datetime, screen: Screen, peak: int) -> dict[str, 
         "profile": job.profile.name,
         "parameters": job.values,
         "shared": job.profile.shared,
+        "data": _data(job),
         "seeds": _seeds(job),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(screen.elapsed, 1),
@@ -212,6 +214,17 @@ def _facts(job: Job, started: datetime, screen: Screen, peak: int) -> dict[str, 
             name: notebooks.fingerprint(notebooks.result_path(job.profile.name, name)) for name in job.section.upstream
         },
     }
+
+
+def _data(job: Job) -> dict[str, Any] | None:
+    """Which images the profile has, with their hashes and what must be said beside numbers measured on them.
+
+    None where they are not there, which only a notebook that needs none survives.
+    """
+    try:
+        return {split: job.profile.data.load(split).provenance() for split in ("train", "test")}
+    except MissingDataError:
+        return None
 
 
 def _seeds(job: Job) -> dict[str, Any]:
