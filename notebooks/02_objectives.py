@@ -354,8 +354,10 @@ claim.check_true(all(derived.values()), "by algebra: p·c·k/w constant, 8 objec
 claim.check(implied, stated, "pointwise, 8 objectives")
 claim.check_below(simulation["Monte Carlo"].abs(), 4, "run as published, in standard errors")
 claim.falsify_true(any(without_density.values()), "by algebra, p forgotten, some row agrees")
-claim.falsify_true((broken_error <= 1e-10).any(), "pointwise, p forgotten, some row agrees")
-claim.falsify_true((simulation["p forgotten"].abs() <= 4).any(), "run as published, p forgotten, some row agrees")
+claim.falsify_below(broken_error.min(), 1e-10, "pointwise, p forgotten, the row that misses by least")
+claim.falsify_below(
+    simulation["p forgotten"].abs().min(), 4, "run as published, p forgotten, the row that misses by least"
+)
 
 # %% [markdown]
 # The table, generated: what was published, the weighting that follows, and what each check found.
@@ -416,6 +418,7 @@ claim = run.claim("C4")
 claim.check_true(monotone(+1) == column, "the column of Table 1, 8 objectives")
 claim.check_below([abs(found[name] - peaks[name]) for name in peaks], 2e-4, "places of the peaks of the others, nats")
 claim.falsify_true(monotone(-1) == column, "the column with −λ taken for λ")
+claim.falsify_below(abs(-found["EDM"] - peaks["EDM"]), 2e-4, "EDM's peak with −λ taken for λ, nats")
 
 # %% [markdown]
 # **Erratum 4.** The caption of Table 1 names only the ELBO and v-prediction with the cosine schedule as monotone. Flow
@@ -634,8 +637,8 @@ stated = torch.stack([relative(w) for _, w in later.values()])
 drawn = torch.stack([loss.schedule.density(grid) / loss.schedule.density(reference) for loss, _ in later.values()])
 claim = run.claim("X02b")
 claim.check(implied, stated, "pointwise, 6 losses")
-claim.falsify_true(
-    (((implied / drawn - stated) / stated).abs().amax(1) <= 1e-10).any(), "p forgotten, some loss agrees"
+claim.falsify_below(
+    ((implied / drawn - stated) / stated).abs().amax(1).min(), 1e-10, "p forgotten, the loss that misses by least"
 )
 
 # %%
@@ -702,10 +705,10 @@ claim.falsify(with_eps, as_published, "Min-SNR under v-prediction, weight for ε
 
 # %%
 edm = schedules.EDMTraining(**ends)
-own = train.sigma_data
+own = train.sigma_data  # 0.75 for the digits, 0.5 for CIFAR-10
 spreads = {
     f"σ_data = {value:g}": objectives.PublishedLoss(predictions.FPrediction(value), edm).weighting
-    for value in (0.5, own)
+    for value in sorted({0.5, 0.75, own})
 }
 for name, w in spreads.items():
     print(f"{name}: largest at λ = {fine[w.log(fine).argmax()].item():.2f}")
@@ -721,7 +724,7 @@ spread_curves = {name: w(grid) / w(grid).max() for name, w in spreads.items()}
 fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 3))
 for (name, curve), stroke in zip(own_curves.items(), strokes, strict=True):
     left.plot(grid, curve, label=name, **stroke)
-for (name, curve), stroke in zip(spread_curves.items(), strokes[1:], strict=True):
+for (name, curve), stroke in zip(spread_curves.items(), [*strokes[1:], {"color": figures.GREEN}], strict=False):
     right.plot(grid, curve, label=name, **stroke)
 left.set(title="Min-SNR and v-prediction", ylabel="w(λ) / w(0)", yscale="log", ylim=(1e-3, 1e4))
 right.set(title="F-MSE of EDM", ylabel="w(λ) / its maximum", ylim=(0, None))
