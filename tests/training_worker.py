@@ -187,30 +187,31 @@ def killed(folder: Path, kills: int = 8) -> None:
     """
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.zeros(1)])  # which imports for seconds
-    config = replace(CONFIG, steps=300, checkpoint_every=7, log_every=10)
+    config = replace(CONFIG, steps=300, checkpoint_every=7)
     dice, record = random.Random(0), []
     _fork(folder / "whole", config)
     for _ in range(kills):
-        status = _fork(folder / "killed", config, signal.SIGKILL, dice.uniform(0.05, 0.5))
+        status = _fork(folder / "killed", config, signal.SIGKILL, dice.randint(1, 20), dice.uniform(0, 0.015))
         kept = states.states(folder / "killed" / "states")
         record.append({"status": status, "kept": int(kept[-1].name[5:]) if kept else 0})
     record.append({"status": _fork(folder / "killed", config)})
-    asked = [_fork(folder / "asked", config, number, 0.4) for number in (signal.SIGTERM, signal.SIGINT)]
+    config = replace(config, checkpoint_every=1000)  # all states are those of signals
+    asked = [_fork(folder / "asked", config, number, 20) for number in (signal.SIGTERM, signal.SIGINT)]
     asked.append(_fork(folder / "asked", config))
-    (folder / "record.json").write_text(
-        json.dumps({"killed": record, "begun": _beginnings(folder / "killed"), "asked": asked})
-    )
+    begun = {name: _beginnings(folder / name) for name in ("killed", "asked")}
+    (folder / "record.json").write_text(json.dumps({"killed": record, "asked": asked, "begun": begun}))
 
 
-def _fork(directory: Path, config: TrainingConfig, number: int = 0, after: float = 0.0) -> int:
-    """Train in a forked process and send it a signal some time after its first step; its exit status."""
-    beginnings = len(_beginnings(directory))
+def _fork(directory: Path, config: TrainingConfig, number: int = 0, steps: int = 0, delay: float = 0.0) -> int:
+    """Train in a forked process and send it a signal so many steps and seconds after it began; its exit status."""
+    before = len(_beginnings(directory))
     process = os.fork()
     if process == 0:
         os._exit(_child(directory, config))
     if number:
-        _wait_for_beginning(directory, process, beginnings)
-        time.sleep(after)
+        _wait(process, lambda: len(_beginnings(directory)) > before)
+        _wait(process, lambda: _steps(directory) >= _beginnings(directory)[-1] + steps)
+        time.sleep(delay)
         os.kill(process, number)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
@@ -248,12 +249,15 @@ def _note_beginning(directory: Path) -> None:
     Trainer.advance = advance_noting  # type: ignore[method-assign]
 
 
-def _wait_for_beginning(directory: Path, process: int, before: int) -> None:
-    """Return when training has begun once more, or the process has ended."""
-    while len(_beginnings(directory)) == before:
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            return
-        time.sleep(0.01)
+def _steps(directory: Path) -> int:
+    """Steps done, as the log has it."""
+    return len((directory / "log.jsonl").read_text().splitlines())
+
+
+def _wait(process: int, condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, or the process has ended."""
+    while not condition() and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
 
 
 if __name__ == "__main__":
