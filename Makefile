@@ -58,11 +58,13 @@ notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as th
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
 
-readme: $(READY) ## fill the tables of README.md from results/tiny
+readme: $(READY) ## fill README.md from results/tiny, and docs/equations.md and docs/costs.md from the code
+	$(BIN)/python -m paperlib.companion.equations
+	$(BIN)/paperlib costs --write
 	$(BIN)/python -m paperlib.companion.readme
 
 clean: ## remove caches, interactive results and the site; finished results and the packages in .venv stay
-	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf results/interactive docs/_build docs/notebooks $(READY)
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
