@@ -167,13 +167,17 @@ def _unequal(directory: Path, rank: int) -> str:
 
 
 def restarted(folder: Path) -> None:
-    """The second process is killed once; ``torchrun`` starts both again, and they go on by themselves."""
+    """The second process is killed once; ``torchrun`` starts both again, and they go on by themselves.
+
+    The first is there first, and must not take what the dead one left in torchrun's store for the second.
+    """
     first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if first_start and os.environ["RANK"] == "1":
         before_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trial = replace(RUNS["mlp-ddp"], changes={"checkpoint_every": 3})
     if not first_start:
         (folder / f"found-{os.environ['RANK']}").write_text(str(states.newest_state(folder / "run" / "states")))
+        time.sleep(2.0 * int(os.environ["RANK"]))
     trial.train(folder / "run")
 
 

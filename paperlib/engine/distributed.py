@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 Value = TypeVar("Value")
 
@@ -87,9 +88,21 @@ def join() -> Group:
         device = _device()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", store=_of_this_start(store), rank=rank, world_size=size
+        )
         atexit.register(_leave)
     return Group(dist.get_rank(), dist.get_world_size(), _device())
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """The store without what processes of an earlier start left in it.
+
+    ``torchrun`` keeps its store when it starts the processes again (``--max-restarts``); those that read there where
+    the dead ones listened would wait for them.
+    """
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _device() -> torch.device:
