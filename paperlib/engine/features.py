@@ -22,7 +22,7 @@ from paperlib.engine.data import ImageData, load, scale
 from paperlib.engine.gathering import Seen
 
 DIGITS_WEIGHTS_SHA256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
-CIFAR10_WEIGHTS_SHA256 = ""
+CIFAR10_WEIGHTS_SHA256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
 """Hashes of the packaged weights."""
 
 BATCH = 500
