@@ -6,7 +6,7 @@ python tests/bench/bench_adaptive.py
 from collections.abc import Callable, Iterator
 
 import torch
-from bench import Row, in_turn
+from bench import Row, in_turn, main
 
 from paperlib import adaptive, models, objectives, predictions, schedules, weightings
 
@@ -68,4 +68,4 @@ def _step() -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    print(*rows(), sep="\n")
+    main(rows)
