@@ -73,7 +73,7 @@ def noise(
         dtype: of the result.
 
     Returns:
-        Shape (len(examples), *shape).
+        The shape ``(len(examples), *shape)``.
     """
     first, last = examples.start // BLOCK, -(-examples.stop // BLOCK)
     drawn = torch.empty((last - first) * BLOCK, *shape, device=device, dtype=dtype)
