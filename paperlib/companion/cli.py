@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--arm", help="one arm of the grid or the ablation, all its seeds")
     train.add_argument("--engine", choices=["auto", "ddp", "fsdp"], default="auto", help="under torchrun: how")
     for command in (sample, evaluate):
-        command.add_argument("--sampler", help="ddpm, ddim or heun (default: those of the profile; the last to sample)")
+        command.add_argument(
+            "--sampler", help="ddpm, ddim, heun, dpmpp_2m (default: the profile's; its last to sample)"
+        )
         command.add_argument(
             "--count", type=_positive, help="number of samples (default: 100; the profile's to evaluate)"
         )
