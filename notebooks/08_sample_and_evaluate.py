@@ -125,10 +125,9 @@ for one, sampler in product(runs, samplers):
     found = draw(one.load(trained), one.prediction, wanted, sampler, seed=settings.sampling.seed)
     seen = judge(found)
     for name, reference in references.items():
-        rows.append(
-            {"weighting": one.weighting, "sampler": sampler, "seed": one.seed, "reference": name}
-            | vars(evaluation.compare(seen, reference))
-        )
+        named = {"weighting": one.weighting, "sampler": sampler, "seed": one.seed, "reference": name}
+        drawn = evaluation.Drawn.by(sampler, steps, seed=settings.sampling.seed)
+        rows.append(named | evaluation.compare(seen, reference, drawn).row() | named)
     print(f"{one.name}, {sampler}: {rows[-1]['frechet']:.3f} to {rows[-1]['reference']}", flush=True)
 measured = pd.DataFrame(rows)
 run.table(measured, "every_run", caption="A row a trained network, sampler and reference.")
