@@ -156,6 +156,10 @@ def test_levels_of_noise_add_up_to_the_whole() -> None:
     assert ((parts.path_kl - exact).abs() / parts.path_kl_error)[1:].max() < 4
     assert ((parts.nats - exact.diff()).abs() / parts.standard_error).max() < 4
     assert exact[-1] - exact[0] > 10 * parts.path_kl_error[-1]
+    mean = likelihood.Mean.of(found.terms.prior_kl + found.terms.diffusion)
+    assert parts.path_kl_error[-1].item() == pytest.approx(mean.standard_error)
+    alone = found.by_level(1).standard_error.item()
+    assert alone == pytest.approx(likelihood.Mean.of(found.terms.diffusion).standard_error)
 
 
 def test_a_bound_that_ends_earlier_is_made_of_the_same_draws() -> None:
@@ -256,8 +260,8 @@ def flow(network: Any, pictures: ImageData = EVERY_VALUE, **options: Any) -> lik
 
 def test_uniform_dequantisation_is_the_mean_log_density_over_a_level() -> None:
     """And a bound: the probabilities of all integers add up to less than one, and each is less than its integral."""
-    found = flow(OnImages(ONE), dequantisation="uniform", draws=60)
-    width, level = 2 / (LEVELS - 1), torch.tensor(5.0, dtype=F64)
+    found = flow(OnImages(ONE), ends=(-14.0, 2.0), dequantisation="uniform", draws=60)
+    width, level = 2 / (LEVELS - 1), torch.tensor(2.0, dtype=F64)
     nodes, weights = elbo.panel_nodes(torch.linspace(-0.5, 0.5, 9, dtype=F64))
     x = EVERY_VALUE.scaled(F64).flatten()[:, None] + width * nodes
     alpha = torch.sigmoid(level).sqrt()
@@ -269,6 +273,18 @@ def test_uniform_dequantisation_is_the_mean_log_density_over_a_level() -> None:
     assert (mean > integral).all()
     assert torch.exp(-mean).sum() < 1
     assert found.dequantisation == "uniform"
+
+
+def test_uniform_noise_is_as_wide_as_a_level() -> None:
+    x, normal = (
+        torch.zeros(20_000, 1, dtype=F64),
+        torch.randn(20_000, 1, dtype=F64, generator=torch.Generator().manual_seed(5)),
+    )
+    z, _ = likelihood._uniform(x, normal, 2.0, LEVELS)
+    spread = z / torch.sigmoid(torch.tensor(2.0, dtype=F64)).sqrt()
+    half = 1 / (LEVELS - 1)
+    assert (spread.min().item(), spread.max().item()) == pytest.approx((-half, half), rel=1e-2)
+    assert spread.square().mean().item() == pytest.approx(half**2 / 3, rel=0.03)
 
 
 def test_variational_dequantisation_is_the_elbo_of_an_exact_model() -> None:
