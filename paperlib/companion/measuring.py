@@ -1,0 +1,258 @@
+r"""What is measured of trained networks: the same things in the same way for every run of a profile, one row a run.
+
+The errors of ε̂ by level of noise carry most of it.  With Gauss–Legendre nodes in panels over the range of log-SNR they
+give every weighted loss, :math:`\tfrac12\int w\,e\,d\lambda`, and −ELBO for a decoder at any edge of a panel.  Noise is
+shared by all runs, so that differences between runs are sharper than the numbers themselves.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import torch
+from torch import Tensor
+
+from paperlib import elbo
+from paperlib.adaptive import AdaptiveSchedule
+from paperlib.companion import files, profiles, sources
+from paperlib.companion.experiments import WEIGHTS, Experiment
+from paperlib.engine import checkpoints, evaluation, features, likelihood, sampling, training
+from paperlib.engine.data import ImageData, Split, to_uint8
+from paperlib.engine.gradients import gradient_noise
+from paperlib.models import ConditionedNetwork
+from paperlib.objectives import WeightedLoss
+from paperlib.schedules import NoiseSchedule
+
+if TYPE_CHECKING:
+    from paperlib.companion.run import Run
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Gauss–Legendre nodes in panels of equal width.
+
+    Attributes:
+        edges: of the panels, log-SNR, shape (P + 1,).
+        nodes: where the error is measured, shape (P · order,).
+        widths: their weights in an integral over log-SNR, shape (P · order,).
+    """
+
+    edges: Tensor
+    nodes: Tensor
+    widths: Tensor
+
+    @classmethod
+    def over(cls, ends: tuple[float, float], panels: int, order: int = 2) -> "Panels":
+        """``panels`` of them over a range of log-SNR."""
+        edges = torch.linspace(*ends, panels + 1, dtype=torch.float64)
+        return cls(edges, *elbo.panel_nodes(edges, order))
+
+    def up_to_edges(self, values: Tensor) -> Tensor:
+        """∫ from the lowest edge to each edge, of values at the nodes, shape (*, P · order); shape (*, P + 1)."""
+        panels = (values * self.widths).unflatten(-1, (len(self.edges) - 1, -1)).sum(-1)
+        return torch.nn.functional.pad(panels.cumsum(-1), (1, 0))
+
+    def bound(self, errors: Tensor, images: ImageData) -> Tensor:
+        """−ELBO with a decoder at each edge, in nats, the mean over ``images``; from errors (*, P · order)."""
+        x = images.scaled(torch.float64)
+        prior = elbo.prior_kl(x, self.edges[0].item()).mean()
+        decoder = [likelihood.expected_reconstruction(images.levels, level) for level in self.edges.tolist()]
+        decoded = torch.stack([table[images.images.long()].flatten(1).sum(1).mean() for table in decoder])
+        return prior + 0.5 * self.up_to_edges(errors) + decoded
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every run is measured.
+
+    Attributes:
+        panels: of log-SNR, with two nodes each.
+        draws: of noise for each image and node.
+        images: of each split whose errors are measured, the first so many.
+        batches: gradients from which their covariance is estimated.
+        seed: of the noise in errors and gradients.
+    """
+
+    panels: int = 20
+    draws: int = 4
+    images: int = 600
+    batches: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one run.
+
+    Attributes:
+        row: one value a column: what the run was, distances, gradients.
+        errors: E‖ε̂ − ε‖² at the nodes, by split.
+        losses: mean training loss by the step up to which it was logged.
+        density: p(λ) of the learned schedule in its bins; empty for any other schedule.
+    """
+
+    row: dict[str, Any]
+    errors: dict[str, list[float]]
+    losses: dict[str, float]
+    density: list[float] = field(default_factory=list)
+
+
+# One run -------------------------------------------------------------------------------------------------------------
+
+
+def measure(one: Experiment, runs: Path, how: Protocol) -> Measured:
+    """Everything about one trained network, from its weights and its log in the folder ``runs``.
+
+    Raises:
+        FileNotFoundError: when there are no weights of this run.
+    """
+    network, card = one.load(runs), checkpoints.read_card(runs / one.name / WEIGHTS)
+    loss = learned(one.loss, card)
+    nodes = panels(one, how).nodes
+    errors: dict[str, list[float]] = {
+        split: evaluation.errors_by_level(
+            network, one.prediction, part(one, split, how.images), nodes, draws=how.draws, seed=how.seed
+        ).tolist()
+        for split in SPLITS
+    }
+    row = {**identity(one), "seconds": card["seconds"], "importance": loss.largest_importance()[1]}
+    row |= _distances(one, network) | _gradients(one, network, loss, how)
+    losses = {str(line["step"]): line["loss"] for line in training.read_log(runs / one.name / training.LOG)}
+    return Measured(row, errors, losses, _density(loss.schedule))
+
+
+def identity(one: Experiment) -> dict[str, Any]:
+    """The columns that say which run it is."""
+    return {
+        "run": one.name,
+        "weighting": one.weighting,
+        "prediction": one.predicts or one.profile.model.prediction,
+        "schedule": one.schedule or one.profile.training.schedule.name,
+        "seed": one.seed,
+    }
+
+
+def learned(loss: WeightedLoss, card: Mapping[str, Any]) -> WeightedLoss:
+    """The loss with the schedule as the run left it, which only an adaptive one has learned."""
+    if isinstance(loss.schedule, AdaptiveSchedule):
+        state = {name: torch.tensor(value, dtype=torch.float64) for name, value in card["learned_schedule"].items()}
+        loss.schedule.load_state_dict(state)
+    return loss
+
+
+def panels(one: Experiment, how: Protocol) -> Panels:
+    """The nodes for a run: over the range of log-SNR that it was trained on."""
+    return Panels.over(one.loss.schedule.ends, how.panels)
+
+
+def part(one: Experiment, split: Split, count: int) -> ImageData:
+    """The first ``count`` images of a split, all of them where there are fewer."""
+    images = one.data(split)
+    return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
+
+
+def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]:
+    """By each sampler of the profile: Fréchet and kernel distance to both splits; precision and recall of the test."""
+    drawing, train = one.profile.sampling, one.data("train")
+    levels = sampling.levels(profiles.make_schedule(**drawing.schedule.model_dump()), drawing.steps)
+    wanted = train.labels[torch.arange(drawing.count) % len(train)]
+    judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
+    for sampler in drawing.samplers:
+        batches = evaluation.generate(
+            network,
+            one.prediction,
+            wanted,
+            levels,
+            sampler=sampler,
+            seed=drawing.seed,
+            batch_size=drawing.batch_size,
+        )
+        seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
+        for split in SPLITS:
+            compared = evaluation.compare(seen, reference(one.profile.data, split))
+            found |= {f"{name}_{sampler}_{split}": getattr(compared, name) for name in ("frechet", "kid")}
+        found |= {f"{name}_{sampler}": getattr(compared, name) for name in ("precision", "recall")}
+    return found
+
+
+@lru_cache(maxsize=4)
+def _reference(name: str, root: Path | None, split: Split) -> evaluation.Reference:
+    return evaluation.Reference.of(profiles.Data(name=name, root=root).load(split), features.classifier_of(name))
+
+
+def reference(data: profiles.Data, split: Split) -> evaluation.Reference:
+    """A split as its classifier sees it; kept, because every run is compared with it."""
+    return _reference(data.name, data.root, split)
+
+
+def _gradients(
+    one: Experiment, network: ConditionedNetwork, loss: WeightedLoss, how: Protocol
+) -> dict[str, float | None]:
+    """tr Cov g and ‖E g‖² under the schedule of the run; for one that was learned, also under the others there are."""
+    schedules = {"own": loss.schedule}
+    if isinstance(loss.schedule, AdaptiveSchedule):
+        stated = one.profile.training.schedules.items()
+        others = {label: profiles.make_schedule(**choice.model_dump()) for label, choice in stated}
+        schedules |= {label: made for label, made in others.items() if not isinstance(made, AdaptiveSchedule)}
+    found, size = dict[str, float | None](), one.config.batch_size
+    for label, schedule in schedules.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # w/p is a column of the row
+            under = WeightedLoss(loss.weighting, schedule, loss.prediction)
+        noise = gradient_noise(network, under, one.data("train"), batch_size=size, batches=how.batches, seed=how.seed)
+        found |= {f"gradient_trace_{label}": noise.trace, f"gradient_squared_{label}": noise.squared_mean}
+    return found
+
+
+def _density(schedule: NoiseSchedule) -> list[float]:
+    """p(λ) in the middle of each bin of an adaptive schedule."""
+    if not isinstance(schedule, AdaptiveSchedule):
+        return []
+    edges = torch.linspace(*schedule.ends, schedule.bins + 1, dtype=torch.float64)
+    return schedule.density((edges[1:] + edges[:-1]) / 2).tolist()
+
+
+# All runs ------------------------------------------------------------------------------------------------------------
+
+
+def measure_all(
+    run: "Run", experiments: Sequence[Experiment], runs: Path, how: Protocol, processes: int
+) -> list[Measured]:
+    """:func:`measure` for many runs, several at a time, one thread each; what was measured already is kept.
+
+    A run that is not there is left out: the rows say which ones are.
+    """
+    there = [one for one in experiments if (runs / one.name / WEIGHTS).is_file()]
+    jobs = (joblib.delayed(_measured)(one, runs, how, run.cache / "measured") for one in there)
+    found = joblib.Parallel(n_jobs=processes, return_as="generator")(jobs)
+    return [_told(one, number, len(there)) for number, one in enumerate(found, 1)]
+
+
+def _told(measured: Measured, number: int, of: int) -> Measured:
+    print(f"{number} of {of}: {measured.row['run']}", flush=True)
+    return measured
+
+
+def _measured(one: Experiment, runs: Path, how: Protocol, cache: Path) -> Measured:
+    """What a process of :func:`measure_all` does: look it up, or measure it and write it down."""
+    torch.set_num_threads(1)
+    path = cache / f"{_key(one, runs, how)}.json"
+    if not path.is_file():
+        files.write_text(path, json.dumps(asdict(measure(one, runs, how))))
+    return Measured(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _key(one: Experiment, runs: Path, how: Protocol) -> str:
+    """What a measurement depends on: the run, the protocol, the profile's sampling, and the code."""
+    code = sources.digest(sources.dependencies("from paperlib.companion import measuring"))
+    card = checkpoints.read_card(runs / one.name / WEIGHTS)
+    whole = [card["key"], asdict(how), one.profile.sampling.model_dump(mode="json"), code]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
