@@ -1,6 +1,7 @@
 """The experiments of a profile: what is trained, what is paired, what is not trained again."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,37 @@ def test_the_network_for_pictures_has_its_own_size_and_budget(profile: profiles.
     assert (pictures.config.steps, pictures.config.batch_size) == (3, 4)
     assert pictures.config.grad_clip == profile.training.grad_clip
     assert pictures.network().config["width"] == 32
+
+
+def test_without_a_network_for_pictures_those_of_the_grid_are_shown(profile: profiles.Profile) -> None:
+    assert experiments.shown(profile) == [experiments.pictures(profile)]
+    plain = profile.model_copy(update={"pictures": None})
+    assert [one.name for one in experiments.shown(plain)] == ["sigmoid-seed0", "edm-seed0"]
+
+
+def test_a_single_seed_is_said_to_have_no_interval(profile: profiles.Profile) -> None:
+    assert experiments.repeats(profile, 0.9) == "mean and 90% interval over 2 training seeds"
+    single = profile.training.model_copy(update={"seeds": [3]})
+    assert "no interval" in experiments.repeats(profile.model_copy(update={"training": single}))
+
+
+def test_some_images_keep_what_must_be_said_of_them(profile: profiles.Profile) -> None:
+    whole = replace(profile.data.load("test"), caution="handle with care")
+    part = experiments.some(whole, 5)
+    assert torch.equal(part.images, whole.images[:5])
+    assert torch.equal(part.labels, whole.labels[:5])
+    assert (part.name, part.caution) == (whole.name, whole.caution)
+    assert part.sha256 != whole.sha256
+    assert experiments.some(whole, len(whole) + 1).sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("lines", [4, 7, 8, 16, 61])
+def test_a_loss_that_halves_each_quarter_is_still_falling_by_half(lines: int) -> None:
+    history = [{"loss": 3 * 0.5 ** (line / (lines // 4))} for line in range(lines)]
+    assert experiments.still_falling(history) == pytest.approx(0.5)
+    assert experiments.still_falling([{"loss": 2.0}] * lines) == 0
+    with pytest.raises(ValueError, match="log of 3 lines has no last quarter"):
+        experiments.still_falling(history[:3])
 
 
 def test_unknown_names_list_the_choices(profile: profiles.Profile) -> None:

@@ -6,11 +6,12 @@ batches, their noise and their levels, so that differences between weightings ar
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import joblib
@@ -189,6 +190,48 @@ def pictures(profile: profiles.Profile) -> Experiment:
     if profile.pictures is None:
         raise ValueError(f"profile {profile.name!r} has no section 'pictures'; add one.")
     return Experiment(profile, profile.pictures.weighting, profile.pictures.seed, pictures=True)
+
+
+def shown(profile: profiles.Profile) -> list[Experiment]:
+    """The networks whose samples are shown: the larger one for pictures; without one, a first seed of every weighting.
+
+    Those of the grid are paired, and with equal labels and noise so are their samples.
+    """
+    if profile.pictures is not None:
+        return [pictures(profile)]
+    return [one for one in grid(profile) if one.seed == profile.training.seeds[0]]
+
+
+def repeats(profile: profiles.Profile, confidence: float = 0.95) -> str:
+    """What a caption says of the repeats: an interval over training seeds, or that one seed has none."""
+    seeds = len(profile.training.seeds)
+    if seeds > 1:
+        return f"mean and {confidence:.0%} interval over {seeds} training seeds"
+    return "one training seed: no interval, and differences between single runs are not differences between weightings"
+
+
+def some(images: data.ImageData, count: int) -> data.ImageData:
+    """The first ``count`` images of a split, or all where there are no more; its name and caution stay."""
+    return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
+
+
+def still_falling(history: Sequence[Mapping[str, float]]) -> float:
+    """By how much the smoothed loss fell over the last quarter of training, relative to what it was.
+
+    1 − (mean over the last eighth of the log) / (mean over the eighth that ends where the last quarter begins).  It
+    is about 0 once a run has converged.
+
+    Args:
+        history: lines of a log, at equal distances, each with its ``loss``.
+
+    Raises:
+        ValueError: for a log of fewer than four lines.
+    """
+    quarter, eighth = len(history) // 4, max(1, len(history) // 8)
+    if quarter < 1:
+        raise ValueError(f"a log of {len(history)} lines has no last quarter; log at least 4 times: lower log_every.")
+    loss = [line["loss"] for line in history]
+    return 1 - mean(loss[-eighth:]) / mean(loss[:-quarter][-eighth:])
 
 
 def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
