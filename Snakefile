@@ -3,7 +3,8 @@
 #
 #     snakemake --config profile=NAME --executor slurm --jobs 8
 #
-# A profile with a section `launch` is trained first, one job an arm of its grid and ablation, all seeds of it.  On a
+# A profile with a section `launch` is trained first, one job an arm of its grid and ablation, all seeds of it; the
+# notebook that it names waits for them.  On a
 # cluster a job asks for `gpus`, `cpus_per_task` and `runtime` (minutes); how these reach the queue is the executor's.
 #
 # A notebook runs again when its cells, its parameters, what the notebooks share, the code of the library that it
@@ -51,7 +52,7 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
             f"notebook_{name}"
         input:
             upstream=[stamp(PROFILE.name, upstream) for upstream in section.upstream],
-            trained=[training_stamp(PROFILE.name, arm) for arm in ARMS if name == "07_train"],
+            trained=[training_stamp(PROFILE.name, arm) for arm in ARMS if name == PROFILE.launch.before],
             notebook=ancient(f"notebooks/{name}.ipynb"),
         output:
             stamp(PROFILE.name, name),

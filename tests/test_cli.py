@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import claims, cli, notebooks, provenance
+from paperlib.companion import claims, cli, notebooks, profiles, provenance, workflow
 from paperlib.companion.doctor import pins
 
 
@@ -103,6 +103,18 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert re.search(r"C1 +PASS +×5\.0 +×3e\+07 +it holds +01_first", shown)
     assert re.search(r"C2 +NOT RUN +– +– +so too +02_second", shown)
+
+
+def test_a_claim_of_another_profile_is_taken_from_there(checkout: Path) -> None:
+    text = (checkout / "profiles" / "small.yaml").read_text()
+    other = text.replace("name: small", "name: other").replace("  01_first:", "  03_third: {}\n  01_first:")
+    (checkout / "profiles" / "other.yaml").write_text(other)
+    (checkout / "claims.yaml").write_text(CLAIMS.replace("notebook: 02_second", "notebook: 03_third"))
+    records = checkout / "results" / "other" / "03_third" / "claims"
+    records.mkdir(parents=True)
+    claims.Test(claims.load()["C2"], records / "C2.json").partial("only there")
+    found = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.ledger(profiles.load("small"))}
+    assert found == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
 
 
 def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,16 @@ def test_an_ablation_names_what_the_profile_has(checkout: Path, block: str, says
         profiles.load("small")
 
 
+def test_some_notebook_waits_for_the_training(checkout: Path) -> None:
+    path = checkout / "profiles" / "small.yaml"
+    text = path.read_text()
+    path.write_text(text + "launch: {threads: 1}\n")
+    with pytest.raises(ValueError, match=r"'07_train' is to wait for the training.*01_first, 02_second"):
+        profiles.load("small")
+    path.write_text(text + "launch: {before: 02_second}\n")
+    assert profiles.load("small").launch == profiles.Launch(before="02_second")
+
+
 def test_a_weighting_for_larger_images_is_shifted() -> None:
     level = torch.linspace(-8, 8, 17, dtype=torch.float64)
     shifted = profiles.make_weighting("sigmoid", image_size=256, bias=2.0)

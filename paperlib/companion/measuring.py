@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,18 +241,23 @@ def _told(measured: Measured, number: int, of: int) -> Measured:
     return measured
 
 
-def _measured(one: Experiment, runs: Path, how: Protocol, cache: Path) -> Measured:
+def _measured(one: Experiment, runs: Path, how: Protocol, folder: Path) -> Measured:
     """What a process of :func:`measure_all` does: look it up, or measure it and write it down."""
     torch.set_num_threads(1)
-    path = cache / f"{_key(one, runs, how)}.json"
+    path = folder / f"{_key(one, runs, how)}.json"
     if not path.is_file():
         files.write_text(path, json.dumps(asdict(measure(one, runs, how))))
     return Measured(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def _key(one: Experiment, runs: Path, how: Protocol) -> str:
-    """What a measurement depends on: the run, the protocol, the profile's sampling, and the code."""
-    code = sources.digest(sources.dependencies("from paperlib.companion import measuring"))
+    """What a measurement depends on: the run, the protocol, the profile's sampling, and the code that measures."""
     card = checkpoints.read_card(runs / one.name / WEIGHTS)
-    whole = [card["key"], asdict(how), one.profile.sampling.model_dump(mode="json"), code]
+    whole = [card["key"], asdict(how), one.profile.sampling.model_dump(mode="json"), _code()]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    measuring = "from paperlib.engine import evaluation, features, gradients, likelihood"
+    return sources.digest([Path(__file__), *sources.dependencies(measuring)])

@@ -226,12 +226,14 @@ class Launch(Section):
         gpus: GPUs of a job on one machine, one process each under ``torchrun``; 0 trains in one process.
         engine: "ddp" or "fsdp"; "auto" is DDP where there are several processes.
         hours: what a cluster's queue is told, at the most.
+        before: the notebook that waits for all jobs, the first that needs the networks.
     """
 
     threads: Count = 1
     gpus: int = Field(default=0, ge=0)
     engine: Literal["auto", "ddp", "fsdp"] = "auto"
     hours: Count = 24
+    before: str = "07_train"
 
 
 class Notebook(Section):
@@ -261,6 +263,15 @@ class Profile(Section):
         known = self.training.weightings
         if self.pictures and self.pictures.weighting not in known:
             raise ValueError(f"pictures: no weighting {self.pictures.weighting!r}; choose one of {', '.join(known)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _known_waiting(self) -> "Profile":
+        if self.launch and self.launch.before not in self.notebooks:
+            raise ValueError(
+                f"launch: notebook {self.launch.before!r} is to wait for the training, and the profile has only "
+                f"{', '.join(self.notebooks)}; add it, or name another one with 'before'."
+            )
         return self
 
     @model_validator(mode="after")

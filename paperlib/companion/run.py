@@ -15,7 +15,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from paperlib.companion import claims, files, notebooks
+from paperlib.companion import claims, files, notebooks, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +74,14 @@ class Run:
             return interactive
         raise FileNotFoundError(
             f"{self.notebook} reads the results of {notebook}, and there are none for profile {self.profile!r}; "
-            f"run: paperlib reproduce {self.profile} --only {notebook}"
+            f"run: paperlib {self._made_by(notebook)}"
         )
+
+    def _made_by(self, notebook: str) -> str:
+        """The command that makes the results of another notebook; networks also come without one."""
+        if notebook == notebooks.TRAINING and notebook not in profiles.load(self.profile).notebooks:
+            return f"train {self.profile}"
+        return f"reproduce {self.profile} --only {notebook}"
 
     def figure(
         self, figure: "Figure", name: str, data: "pd.DataFrame | dict[str, Any] | None" = None, caption: str = ""

@@ -225,19 +225,30 @@ UNTESTED = claims.Record("NOT RUN", None, None, None, {}, {})
 def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     """Every claim of ``claims.yaml`` as plain values, with what the results of this profile say of it.
 
-    Beside what the file states, an entry has ``profile``, ``verdict`` and ``remarks``; ``margin``, the factor by which
-    the ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
-    ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
+    A claim whose notebook this profile does not have is taken from the profile that has it: the ablation is one of the
+    profile "digits", and of no other.
+
+    Beside what the file states, an entry has the ``profile`` that it is from, ``verdict`` and ``remarks``; ``margin``,
+    the factor by which the ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest
+    falsifier missed it, and ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is
+    infinite.
     """
-    found = {name: records(notebooks.result_path(profile.name, name)) for name in profile.notebooks}
+    entries = [(claim, _where(profile, claim.notebook)) for claim in claims.load().values()]
     return [
         {
-            "profile": profile.name,
+            "profile": where,
             **claim.model_dump(),
-            **_clarity(found.get(claim.notebook, {}).get(claim.id, UNTESTED)),
+            **_clarity(records(notebooks.result_path(where, claim.notebook)).get(claim.id, UNTESTED)),
         }
-        for claim in claims.load().values()
+        for claim, where in entries
     ]
+
+
+def _where(profile: profiles.Profile, notebook: str) -> str:
+    """The profile whose result of a notebook counts: this one, unless only another has the notebook."""
+    if notebook in profile.notebooks:
+        return profile.name
+    return next((name for name in profiles.names() if notebook in profiles.load(name).notebooks), profile.name)
 
 
 def _clarity(record: claims.Record) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""The tables of the ablation: what was measured, as it is read back."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from paperlib import companion
+from paperlib.companion import ablation, experiments, measuring, profiles, provenance
+from paperlib.companion.run import Run
+
+HOW = measuring.Protocol()
+FOUND = [
+    measuring.Measured(
+        {"run": f"sigmoid-seed{seed}", "seed": seed, "frechet_heun_test": 0.1 + seed / 3},
+        {"train": [0.1, 0.2 + seed], "test": [0.3, 0.4]},
+        {"50": 2.0 + seed, "100": 1.0},
+        [0.25, 0.75] if seed else [],
+    )
+    for seed in (0, 1)
+]
+
+
+@pytest.fixture
+def run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    (checkout / "notebooks" / "13_ablation.py").touch()
+    (checkout / "results" / "interactive" / "small" / "07_train").mkdir(parents=True)
+    monkeypatch.setattr(ablation, "measure_all", lambda *_: FOUND)
+    return companion.start("13_ablation", "small")
+
+
+def planned() -> list[experiments.Experiment]:
+    return list(experiments.grid(profiles.load("small")))
+
+
+def test_every_number_is_read_back_as_it_was_measured(run: Run) -> None:
+    tables = ablation.frames(run, planned(), HOW, processes=1)
+    for one in FOUND:
+        name = one.row["run"]
+        assert {"run": name, **tables["measured"].loc[name].to_dict()} == one.row
+        for split, errors in one.errors.items():
+            assert tables["errors"].loc[(name, split)].tolist() == errors
+        assert {str(step): loss for step, loss in tables["losses"][name].items()} == one.losses
+    assert tables["densities"].to_dict("list") == {"sigmoid-seed1": [0.25, 0.75]}
+
+
+def test_a_reader_without_networks_reads_the_tables_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ablation.frames(run, planned(), HOW, processes=1)
+    finished = run.directory.parents[2] / "small" / "13_ablation"
+    finished.parent.mkdir(parents=True)
+    run.directory.rename(finished)
+    provenance.write(finished, {})
+    monkeypatch.setattr(ablation, "measure_all", pytest.fail)
+    again = ablation.frames(companion.start("13_ablation", "small"), planned(), HOW, processes=1)
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(again[name], table)
+
+
+def test_without_networks_and_tables_it_says_what_to_run(run: Run) -> None:
+    (run.directory.parents[0] / "07_train").rmdir()
+    with pytest.raises(FileNotFoundError, match="run: paperlib train small"):
+        ablation.frames(run, planned(), HOW, processes=1)
