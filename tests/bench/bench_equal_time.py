@@ -10,7 +10,7 @@ seconds, so that a machine that slows down slows all.  Time is that of the proce
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from bench import Row, main
@@ -80,13 +80,15 @@ class Run:
         return torch.cat(parts).mean().item() / self.scale
 
 
-def race(entries: dict[tuple[str, float], float]) -> dict[tuple[str, float], tuple[float, Run]]:
+def race(
+    entries: dict[tuple[str, float], float], make: Callable[[str], ConditionedNetwork]
+) -> dict[tuple[str, float], tuple[float, Run]]:
     """The held-out loss of each network and learning rate after so many seconds, and its run."""
     train, test = (data.load("cifar10", split) for split in ("train", "test"))
     runs = {}
     for (name, rate), seconds in entries.items():
         torch.manual_seed(0)
-        runs[name, rate] = Run(CONTESTANTS[name](), rate, seconds, train)
+        runs[name, rate] = Run(make(name), rate, seconds, train)
     while any(run.used < run.seconds for run in runs.values()):
         for run in runs.values():
             run.turn()
@@ -94,13 +96,21 @@ def race(entries: dict[tuple[str, float], float]) -> dict[tuple[str, float], tup
     return {entry: (run.held_out(x, label), run) for entry, run in runs.items()}
 
 
+def best_of(
+    names: Sequence[str], rates: Sequence[float], make: Callable[[str], ConditionedNetwork]
+) -> tuple[dict[str, float], dict[str, tuple[float, Run]]]:
+    """The best learning rate of each, by shorter runs, and the race with it: held-out loss and run."""
+    pilot = race({(name, rate): 60 * MINUTES * PILOT for name in names for rate in rates}, make)
+    chosen = {name: min(rates, key=lambda rate: pilot[name, rate][0]) for name in names}
+    final = race(dict.fromkeys(chosen.items(), 60 * MINUTES), make)
+    return chosen, {name: result for (name, _), result in final.items()}
+
+
 def rows() -> Iterator[Row]:
     """Held-out loss, the learning rate that each chose, and how many images each saw."""
     torch.set_num_threads(THREADS)
     costs()
-    pilot = race({(name, rate): 60 * MINUTES * PILOT for name in NAMES for rate in RATES})
-    chosen = {name: min(RATES, key=lambda rate: pilot[name, rate][0]) for name in NAMES}
-    final = {name: result for (name, _), result in race(dict.fromkeys(chosen.items(), 60 * MINUTES)).items()}
+    chosen, final = best_of(NAMES, RATES, lambda name: CONTESTANTS[name]())
     loss = {name: value for name, (value, _) in final.items()}
     peers = {name: loss[name] for name in NAMES[1:]}
     best = loss["paperlib"] < min(peers.values())
