@@ -18,15 +18,19 @@
 # compared with real images, and the question of the paper's experiments is put at the scale at hand: do monotone
 # weightings keep up with the best of the others?
 #
-# Three rules keep the answer honest. Every distance stands beside the *floor*, the distance between two sets of real
-# images. Every mean stands beside an interval over *seeds of training*, the only repeats that count. And a sheet of
-# samples stands beside the nearest training images, because small data are easily learned by heart.
+# Three rules keep the answer honest. Every distance stands beside the *floor*, the distance of as many real images.
+# Every mean stands beside an interval over *seeds of training*, the only repeats that count; where a profile has one
+# seed, there is no interval, and it says so. And a sheet of samples stands beside the nearest training images, because
+# small data are easily learned by heart.
 
 # %% tags=["parameters"]
 profile: str = "tiny"
 threads: int = 2
 samplers: list[str] = ["ddpm", "heun"]
 sheet_rows: int = 6
+recognised: float = 0.85
+untrained_share: float = 0.5
+nearest_images: int = 297
 confidence: float = 0.95
 
 # %%
@@ -53,96 +57,165 @@ train, test = runs[0].data("train"), runs[0].data("test")
 # %% [markdown]
 # ## 8.1 Figure 1 at this scale
 #
-# Samples of the U-Net, one column a digit, by Heun's method on EDM's sampling schedule. Sampling needs a schedule too,
+# Samples, one column a class, by the last of the samplers on EDM's sampling schedule. Sampling needs a schedule too,
 # and it need not be that of training: the network is conditioned on $\lambda$, so any sequence of levels will do.
+#
+# Shown is the larger network for pictures where the profile has one, otherwise a network of every weighting, all with
+# the same labels and the same noise.
 
 # %%
 steps = sampling.levels(
     schedules.get(settings.sampling.schedule.name, **settings.sampling.schedule.parameters), settings.sampling.steps
 )
-pictures = experiments.pictures(settings)
-unet = pictures.load(trained)
-columns = torch.arange(train.num_classes)
-asked = columns.repeat(sheet_rows)
+shown = experiments.shown(settings)
+wanted = train.labels[torch.arange(settings.sampling.count) % len(train)]
+seen_in_training = torch.cat([train.images, train.images.flip(-1)]) if shown[0].config.horizontal_flip else train.images
+drawn = {}
 
 
-def draw(network, prediction, wanted, sampler, seed):
-    """All samples for the labels ``wanted``, as the integers that the data are."""
+def draw(network, prediction, sampler):
+    """Samples for the labels ``wanted``, as the integers that the data are."""
     batches = evaluation.generate(
-        network, prediction, wanted, steps, sampler=sampler, seed=seed, batch_size=settings.sampling.batch_size
+        network,
+        prediction,
+        wanted,
+        steps,
+        sampler=sampler,
+        seed=settings.sampling.seed,
+        batch_size=settings.sampling.batch_size,
     )
     return torch.cat([data.to_uint8(batch, train.levels) for batch in batches])
 
 
-sheet = draw(unet, pictures.prediction, asked, "heun", seed=settings.sampling.seed)
-index, distance = evaluation.nearest(train.scaled(), data.scale(sheet, train.levels))
-assert sheet.shape == (len(asked), *train.image_shape)
+def samples_of(one, sampler):
+    """The samples of a trained network, drawn once."""
+    if (one.name, sampler) not in drawn:
+        drawn[one.name, sampler] = draw(one.load(trained), one.prediction, sampler)
+    return drawn[one.name, sampler]
+
+
+def nearest(images):
+    """Index of the nearest training image, mirrored ones included where training mirrors, and its distance."""
+    return evaluation.nearest(data.scale(seen_in_training, train.levels), data.scale(images, train.levels))
+
+
+# %%
+chosen = torch.stack([(wanted == label).nonzero()[:sheet_rows, 0] for label in range(train.num_classes)], 1).flatten()
+sheets = {one.name: samples_of(one, samplers[-1])[chosen] for one in shown}
+index, distance = nearest(torch.cat(list(sheets.values())))
+neighbours = dict(zip(sheets, seen_in_training[index].split(len(chosen)), strict=True))
+assert all(sheet.shape == (len(chosen), *train.image_shape) for sheet in sheets.values())
 
 # %% tags=["nbval-ignore-output"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 0.55 * figures.WIDTH * sheet_rows / 10 + 0.4))
-figures.image_grid(sheet, columns=train.num_classes, ax=left, title="samples, one column a digit")
-figures.image_grid(train.images[index], columns=train.num_classes, ax=right, title="nearest training image of each")
+height = 0.5 * figures.WIDTH * sheet_rows / train.num_classes + 0.3
+fig, axes = plt.subplots(len(shown), 2, figsize=(figures.WIDTH, height * len(shown)), squeeze=False)
+for (left, right), one in zip(axes, shown, strict=True):
+    figures.image_grid(sheets[one.name], columns=train.num_classes, ax=left, title=f"samples, {one.name}")
+    figures.image_grid(neighbours[one.name], columns=train.num_classes, ax=right, title="nearest training images")
+network_name = shown[0].network().config["name"]
+evaluations = evaluation.count_evaluations(samplers[-1], steps)
 run.figure(
     fig,
     "fig1_samples",
-    data={"samples": sheet, "nearest": train.images[index], "labels": asked, "distance": distance},
-    caption="Figure 1 at this scale. Left: samples of a small U-Net trained on 8×8 digits, one column a digit. Right: "
-    "the training image that is nearest to each of them. They resemble each other as handwriting does; whether samples "
-    "are copies is measured in 8.3.",
+    data={
+        "samples": torch.stack(list(sheets.values())),
+        "nearest": torch.stack(list(neighbours.values())),
+        "labels": wanted[chosen],
+        "distance": distance.reshape(len(shown), -1),
+    },
+    caption=f"Figure 1 at this scale. Left: samples of a {network_name} trained on {train.name}, one column a class, "
+    f"by {samplers[-1]} in {evaluations} evaluations, seed {settings.sampling.seed}; the same labels and noise in "
+    "every sheet, the first of each class, none chosen. Right: the training image that is nearest to each of them, in "
+    f"L2 distance of pixels. Whether samples are copies is measured in 8.3. {train.caution}".strip(),
 )
-assert len(index) == len(sheet)
+assert len(index) == len(shown) * len(chosen)
 
 # %% [markdown]
-# Do the samples show the digit that was asked for? The judge is the classifier of 8.2, which was trained on the same
-# training split and never saw a sample. The falsifier asks for the next digit instead.
+# Do the samples show the class that was asked for? The judge is the classifier of 8.2, which was trained on the same
+# training split and never saw a sample. What share must be recognised is a parameter of the profile, `recognised`;
+# chance is one in the number of classes. The falsifier asks for the next class instead.
 
 # %% tags=["conditioning"]
-judge = features.digits_classifier()
-many = columns.repeat(30)
-judged = judge.classify(draw(unet, pictures.prediction, many, "heun", seed=settings.sampling.seed + 1))
+judge = features.classifier_of(settings.data.name)
+judged = {one.name: judge.classify(samples_of(one, samplers[-1])) for one in shown}
+asked_for = {name: (found == wanted).double().mean().item() for name, found in judged.items()}
+next_class = {
+    name: (found == (wanted + 1) % train.num_classes).double().mean().item() for name, found in judged.items()
+}
 claim = run.claim("X08a")
-claim.check_within((judged == many).double().mean(), 0.85, 1, "share of U-Net samples classified as asked for")
-claim.falsify_within((judged == (many + 1) % 10).double().mean(), 0.85, 1, "share classified as the next digit")
+claim.check_within(list(asked_for.values()), recognised, 1, "share of samples classified as asked for, networks shown")
+claim.falsify_within(max(next_class.values()), recognised, 1, "share classified as the next class")
+
+# %% tags=["nbval-ignore-output"]
+of_real = judge.classify(test.images) == test.labels
+conditioning = pd.DataFrame({"as asked for": asked_for, "as the next class": next_class})
+conditioning.index.name = "network"
+run.table(
+    conditioning.round(3),
+    "conditioning",
+    caption=f"Share of {len(wanted):,} samples by {samplers[-1]} that the {judge.name} takes for the class that was "
+    f"asked for, and for the next one; of real test images it recognises {of_real.double().mean():.1%}, and chance is "
+    f"{1 / train.num_classes:.0%}. {train.caution}".strip(),
+)
+assert conditioning.notna().all(axis=None)
+conditioning.style.format("{:.3f}")
 
 # %% [markdown]
 # ## 8.2 Weighting × sampler
 #
-# The distance is a Fréchet distance in the features of a small digits classifier. **It is not FID**: it has nothing to
-# do with Inception, and may only be compared with distances in the same features, at the same number of samples. The
-# floor is the distance between the training and the test split, two sets of real images.
+# The distance is a Fréchet distance in the features of a small classifier of these very data. **It is not FID**: it has
+# nothing to do with Inception, and may only be compared with distances in the same features, at the same number of
+# samples. It is biased upwards, the more the fewer samples there are. So the floor is the distance of real images, as
+# many as there are samples: those of the other split, all of them where it has no more.
 
 # %% tags=["nbval-ignore-output"]
 references = {images.name: evaluation.Reference.of(images, judge) for images in (train, test)}
-floor = evaluation.compare(references[test.name].features, references[train.name])
-print(f"features: {judge.name}, test accuracy {judge.card['test_accuracy']:.1%}")
-print(f"floor, {floor.samples} test images against {len(train)} training images: {floor.frechet:.3f}")
-assert floor.frechet > 0
+floors = {
+    images.name: evaluation.floor(others, references[images.name], judge, settings.sampling.count)
+    for images, others in ((train, test), (test, train))
+}
+floor = floors[test.name]
+accuracy = f"{judge.name}, test accuracy {judge.card['test_accuracy']:.1%}"
+print(f"features: {accuracy}")
+for name, found in floors.items():
+    print(f"floor, {found.samples:,} real images against all of {name}: {found.frechet:.3f}")
+assert all(found.frechet > 0 for found in floors.values())
 
 # %% tags=["nbval-ignore-output"]
-wanted = train.labels[torch.arange(settings.sampling.count) % len(train)]
-rows = []
+rows, compared = [], {}
 for one, sampler in product(runs, samplers):
-    found = draw(one.load(trained), one.prediction, wanted, sampler, seed=settings.sampling.seed)
-    seen = judge(found)
+    seen, how = judge(samples_of(one, sampler)), evaluation.Drawn.by(sampler, steps, seed=settings.sampling.seed)
     for name, reference in references.items():
         named = {"weighting": one.weighting, "sampler": sampler, "seed": one.seed, "reference": name}
-        drawn = evaluation.Drawn.by(sampler, steps, seed=settings.sampling.seed)
-        rows.append(named | evaluation.compare(seen, reference, drawn).row() | named)
+        named["floor"] = floors[name].frechet
+        compared[sampler] = evaluation.compare(seen, reference, how)
+        rows.append(named | compared[sampler].row() | named)
     print(f"{one.name}, {sampler}: {rows[-1]['frechet']:.3f} to {rows[-1]['reference']}", flush=True)
 measured = pd.DataFrame(rows)
-run.table(measured, "every_run", caption="A row a trained network, sampler and reference.")
+first, *others = (compared[sampler].protocol for sampler in samplers)
+protocol = first.caption + "".join(
+    f" By {other.sampler}: {other.evaluations} evaluations each, the same otherwise." for other in others
+)
+against = ", ".join(
+    f"{found.frechet:.3f} for {found.samples:,} real images against {name}" for name, found in floors.items()
+)
+beside = f"Floor: {against}. {protocol} The classifier's test accuracy is {judge.card['test_accuracy']:.1%}."
+run.table(measured, "every_run", caption=f"A row a trained network, sampler and reference. Floor: {against}.")
+print(beside)
 assert len(measured) == len(runs) * len(samplers) * len(references)
 assert np.isfinite(measured.frechet).all()
 
 # %% [markdown]
 # Intervals are Student's, over the seeds of training: they say how much a *new training run* would differ. They do not
-# say how much other samples of the same network would, which is less.
+# say how much other samples of the same network would, which is less. With one seed there are none, and a difference
+# between two rows may be one between two seeds.
 
 
 # %% tags=["nbval-ignore-output"]
 def interval(values):
-    """Mean and half-width of the confidence interval over seeds."""
-    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    """Mean and half-width of the confidence interval over seeds; of a single one no width, NaN."""
+    several = len(values) > 1
+    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.sem() if several else np.nan
     return pd.Series({"mean": values.mean(), "±": reach})
 
 
@@ -151,13 +224,12 @@ against_test = measured[measured.reference.str.startswith(test.name)]
 grouped = against_test.groupby(["weighting", "sampler"])[columns_shown]
 table = grouped.agg([("mean", "mean"), ("±", lambda values: interval(values)["±"])]).loc[labels]
 table.columns = [name if which == "mean" else f"± {name}" for name, which in table.columns]
+table = table.dropna(axis="columns", how="all")
+repeats = experiments.repeats(settings, confidence)
 run.table(
     table.round(3).reset_index(),
     "weighting_by_sampler",
-    caption=f"Weighting × sampler, distance to the test split. Fréchet distance and KID in the features of the "
-    f"{judge.name} (not FID); {settings.sampling.count} samples a network, {settings.sampling.steps} steps; mean and "
-    f"{confidence:.0%} interval over {len(settings.training.seeds)} training seeds. Floor, test against training "
-    f"images: {floor.frechet:.3f}. Data {train.name} {train.sha256[:6]}, {test.name} {test.sha256[:6]}.",
+    caption=f"Weighting × sampler, distance to the test split (not FID); {repeats}. {beside}",
 )
 assert table.notna().all(axis=None)
 table.style.format("{:.3f}")
@@ -168,21 +240,23 @@ for ax, sampler in zip(axes, samplers, strict=True):
     for position, label in enumerate(labels):
         values = against_test[(against_test.sampler == sampler) & (against_test.weighting == label)].frechet
         centre, reach = interval(values)
-        ax.errorbar(position, centre, reach, fmt="_", ms=14, capsize=4, color=figures.colour(label))
+        ax.errorbar(
+            position, centre, reach if reach > 0 else None, fmt="_", ms=14, capsize=4, color=figures.colour(label)
+        )
         ax.scatter(np.full(len(values), position), values, s=14, color=figures.colour(label), zorder=3)
     ax.axhline(floor.frechet, color="0.5", ls="--", lw=0.9)
     ax.set_xticks(range(len(labels)), [figures.label(label).replace("-", "-\n") for label in labels], fontsize=8)
     ax.set(title=sampler, ylim=(0, None))
-axes[0].set_ylabel("Fréchet distance to the test split\n(digits classifier, not FID)")
+axes[0].set_ylabel(f"Fréchet distance to the test split\n({judge.name}, not FID)")
 for ax in axes:
-    ax.text(0, floor.frechet, "real training images", va="bottom", fontsize=7, color="0.4")
+    ax.text(0, floor.frechet, f"{floor.samples:,} real training images", va="bottom", fontsize=7, color="0.4")
 run.figure(
     fig,
     "distance_by_weighting",
     data=against_test,
-    caption=f"Distance to real test images by weighting and sampler; lower is better. Dots: trained networks, one a "
-    f"seed. Bars: mean and {confidence:.0%} interval over seeds. Dashed: the same distance for real training images. "
-    "Where intervals overlap, these experiments see no difference.",
+    caption="Distance to real test images by weighting and sampler; lower is better. Dots: trained networks, one a "
+    f"seed; bars: {repeats}. Dashed: the same distance for as many real training images. Where intervals overlap, or "
+    f"there are none, these experiments see no difference. {beside}",
 )
 assert len(axes) == len(samplers)
 
@@ -190,7 +264,7 @@ assert len(axes) == len(samplers)
 # ### Monotone or not
 #
 # The comparison that the paper makes: the best monotone weighting against the best of the others. Runs of one seed are
-# paired, so it is the difference within a seed that is averaged.
+# paired, so it is the difference within a seed that is averaged. A single seed gives a difference, and no verdict.
 
 # %% tags=["monotone"]
 low, high = runs[0].loss.schedule.ends
@@ -210,34 +284,43 @@ differences = pd.DataFrame(
         for sampler in samplers
     }
 ).T
-differences["verdict"] = np.where(
-    differences["mean"].abs() <= differences["±"],
-    "no difference seen",
-    np.where(differences["mean"] < 0, "lower", "higher"),
+differences["verdict"] = np.select(
+    [differences["±"].isna(), differences["mean"].abs() <= differences["±"], differences["mean"] < 0],
+    ["one seed, no verdict", "no difference seen", "lower"],
+    "higher",
 )
+differences = differences.dropna(axis="columns", how="all")
 differences.index.name = "sampler"
 run.table(
     differences.round(4),
     "monotone_against_other",
     caption=f"Fréchet distance of {best['monotone']} (best monotone) minus that of {best['other']} (best other), "
-    f"paired by seed, with {confidence:.0%} intervals; negative favours the monotone one. The best of each was "
-    "chosen on the same runs, which favours both.",
+    f"paired by seed; {repeats}; negative favours the monotone one. The best of each was chosen on the same runs, "
+    f"which favours both. {beside}",
 )
-assert set(differences.verdict) <= {"no difference seen", "lower", "higher"}
+assert set(differences.verdict) <= {"one seed, no verdict", "no difference seen", "lower", "higher"}
 differences
 
 # %% [markdown]
 # Could this comparison have seen a difference at all? Its falsifier is a pair that must differ: the best and the worst
-# of the weightings, by the same intervals.
+# of the weightings, by the same intervals. Where there are no intervals the claim is not tested.
 
 # %% tags=["C12"]
-ranking = by_seed.mean().sort_values().index
-apart = [interval(by_seed.loc[sampler, ranking[-1]] - by_seed.loc[sampler, ranking[0]]) for sampler in samplers]
-claim = run.claim("C12")
-claim.falsify_true(
-    any(found["mean"] <= found["±"] for found in apart), "no difference seen, best against worst weighting"
-)
-claim.partial("8×8 digits, small networks, three seeds: a comparison is made, ImageNet is not reached")
+claim, shape = run.claim("C12"), "×".join(map(str, train.image_shape[1:]))
+if len(settings.training.seeds) == 1:
+    claim.not_run(
+        f"{settings.data.name}, {shape} pixels, {repeats}; the distances stand in the table without a verdict"
+    )
+else:
+    ranking = by_seed.mean().sort_values().index
+    apart = [interval(by_seed.loc[sampler, ranking[-1]] - by_seed.loc[sampler, ranking[0]]) for sampler in samplers]
+    claim.falsify_true(
+        any(found["mean"] <= found["±"] for found in apart), "no difference seen, best against worst weighting"
+    )
+    claim.partial(
+        f"{settings.data.name}, {shape} pixels, small networks, {len(settings.training.seeds)} seeds: a comparison is "
+        "made, ImageNet is not reached"
+    )
 
 # %% [markdown]
 # Two more questions of the paper need runs that this profile does not have: the same weighting under a learned schedule
@@ -254,53 +337,58 @@ claim.not_run("the grid of this profile has one k; the trade-off needs runs at s
 # %% [markdown]
 # ## 8.3 Learned by heart?
 #
-# With 1,500 training images a network could simply repeat them. If it did, its samples would be nearer to the training
-# images than new handwriting is. So: distances to the nearest training image, for samples and for test images.
+# A network could simply repeat its training images, the more easily the fewer there are. If it did, its samples would
+# be nearer to the training images than new images are. So: distances to the nearest training image, for samples and
+# for test images.
 
 # %% tags=["nbval-ignore-output"]
-sampled = data.scale(
-    draw(unet, pictures.prediction, wanted[: len(test)], "heun", seed=settings.sampling.seed), train.levels
-)
-nearest = {
-    "samples (U-Net)": evaluation.nearest(train.scaled(), sampled)[1],
-    "test images": evaluation.nearest(train.scaled(), test.scaled())[1],
+nearness = {
+    **{f"samples, {one.name}": nearest(samples_of(one, samplers[-1])[:nearest_images])[1] for one in shown},
+    "test images": nearest(test.images[:nearest_images])[1],
 }
 fig, ax = plt.subplots(figsize=(figures.WIDTH, 2.4))
-bins = np.linspace(0, max(values.max().item() for values in nearest.values()), 41)
-for (name, values), shade in zip(nearest.items(), (figures.BLUE, figures.GREY), strict=True):
-    ax.hist(values.numpy(), bins=bins, alpha=0.6, label=name, color=shade)
+bins = np.linspace(0, max(values.max().item() for values in nearness.values()), 41)
+ax.hist(nearness["test images"].numpy(), bins=bins, alpha=0.6, label="test images", color=figures.GREY)
+for one in shown:
+    values = nearness[f"samples, {one.name}"].numpy()
+    ax.hist(
+        values, bins=bins, histtype="step", lw=1.4, label=f"samples, {one.name}", color=figures.colour(one.weighting)
+    )
 ax.set(xlabel="L2 distance to the nearest training image (pixels in [−1, 1])", ylabel="images")
 ax.legend()
+mirrored = ", mirrored ones included" if len(seen_in_training) > len(train) else ""
 run.figure(
     fig,
     "nearest_training_image",
-    data=pd.DataFrame({name: values.numpy() for name, values in nearest.items()}),
-    caption="Distance to the nearest training image, for as many samples of the U-Net as there are test images. Copies "
-    "would gather at zero; samples nearer than real test images are a sign of memorisation.",
+    data=pd.concat(pd.DataFrame({"images": name, "distance": values}) for name, values in nearness.items()),
+    caption=f"Distance to the nearest of {len(train):,} training images{mirrored}, for {nearest_images} samples of "
+    f"each network by {samplers[-1]} and {min(nearest_images, len(test))} test images. Copies would gather at zero; "
+    "samples nearer than real test images are a sign of memorisation, or of images with less in them. "
+    f"{train.caution}".strip(),
 )
-medians = {name: values.median().item() for name, values in nearest.items()}
+medians = {name: values.median().item() for name, values in nearness.items()}
 print(", ".join(f"{name}: median {value:.2f}" for name, value in medians.items()))
 assert all(value > 0 for value in medians.values())
 
 # %% [markdown]
 # One statement must hold on any machine: trained networks make images that are far nearer to the data than an untrained
-# one does. The untrained network is the falsifier.
+# one does. At what share of its distance they must be is a parameter of the profile, `untrained_share`. The untrained
+# network itself is the falsifier.
 
 # %% tags=["better-than-untrained"]
-blank = evaluation.compare(
-    judge(draw(runs[0].network(), runs[0].prediction, wanted, "heun", seed=settings.sampling.seed)),
-    references[test.name],
-)
+untrained = evaluation.compare(judge(draw(runs[0].network(), runs[0].prediction, samplers[0])), references[test.name])
+share = against_test[against_test.sampler == samplers[0]].frechet / untrained.frechet
 claim = run.claim("X08b")
-claim.check_below(measured.frechet / blank.frechet, 0.5, "distance over that of the untrained network, every run")
-claim.falsify_below(blank.frechet / blank.frechet, 0.5, "the untrained network itself")
+claim.check_below(share, untrained_share, "distance over that of the untrained network, every run")
+claim.falsify_below(untrained.frechet / untrained.frechet, untrained_share, "the untrained network itself")
 
 # %% [markdown]
 # ## 8.4 What this supports, and what would falsify it
 #
-# The table supports statements about *these* networks on *these* digits: differences larger than the intervals would
-# show again in new training runs. It does not support a ranking of weightings on natural images, and it is no FID. The
-# classifier's features were made for telling digits apart; they may not see what an eye would.
+# The table supports statements about *these* networks on *these* data: differences larger than the intervals would show
+# again in new training runs, and of a single seed nothing can be told from chance. It does not support a ranking of
+# weightings on other images, and it is no FID. The classifier's features were made for telling its classes apart; they
+# may not see what an eye would.
 #
 # The paper's claim (parity of monotone weightings with the best others) would be falsified, at this scale, by a paired
 # interval that lies wholly above zero for both samplers. The larger profiles ask the same question of larger data with
