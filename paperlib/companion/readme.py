@@ -18,14 +18,31 @@ PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def notebooks(profile: profiles.Profile) -> str:
-    """Every notebook: its title, what came of its claims, and how long it took."""
+    """Every notebook: its title, what came of its claims, and how long it took.
+
+    One that this profile does not have is shown with the results of the profile that has it.
+    """
+    found = {row.notebook: (profile, row) for row in workflow.recorded(profile)}
+    for name in profiles.names():
+        other = profiles.load(name)
+        found |= {row.notebook: (other, row) for row in workflow.recorded(other) if row.notebook not in found}
     rows = []
-    for row in sorted(workflow.recorded(profile), key=lambda row: row.notebook):
-        if row.folder is None:
-            continue
-        link = f"[{_title(row.notebook)}](notebooks/{row.notebook}.ipynb)"
-        rows.append([link, workflow.summary(row.verdicts), f"{row.seconds:.0f} s"])
+    for notebook, (where, row) in sorted(found.items()):
+        link = f"[{_title(notebook)}](notebooks/{notebook}.ipynb)"
+        rows.append([link + _at(where.name, profile), workflow.summary(row.verdicts), f"{row.seconds or 0:.0f} s"])
     return tabulate(rows, ["notebook", "claims and checks", "time"], tablefmt="github")
+
+
+def predictions(profile: profiles.Profile) -> str:
+    """What was expected of the ablation, and what came, as notebook 13 wrote it."""
+    return _table(profiles.load("digits"), "13_ablation", "predictions_and_verdicts")
+
+
+def photographs(profile: profiles.Profile) -> str:
+    """Distances and bits a dimension on CIFAR-10, as notebooks 08 and 09 wrote them."""
+    cifar = profiles.load("cifar10-cpu")
+    names = {"08_sample_and_evaluate": "weighting_by_sampler", "09_likelihood": "bits_by_weighting"}
+    return "\n\n".join(_table(cifar, notebook, name) for notebook, name in names.items())
 
 
 def weightings(profile: profiles.Profile) -> str:
@@ -42,7 +59,7 @@ def claims(profile: profiles.Profile) -> str:
             entry["verdict"],
             factor(entry["margin"]),
             factor(entry["missed"]),
-            f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)",
+            f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)" + _at(entry["profile"], profile),
         ]
         for entry in workflow.ledger(profile)
     ]
@@ -68,6 +85,8 @@ PARTS: dict[str, Callable[[profiles.Profile], str]] = {
     "notebooks": notebooks,
     "weightings": weightings,
     "claims": claims,
+    "predictions": predictions,
+    "photographs": photographs,
     "source": source,
 }
 
@@ -81,6 +100,11 @@ def fill(text: str, profile: profiles.Profile) -> str:
         return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
 
     return PART.sub(part, text)
+
+
+def _at(where: str, profile: profiles.Profile) -> str:
+    """What is said of a result that is not of the profile at hand."""
+    return "" if where == profile.name else f" (profile `{where}`)"
 
 
 def _title(notebook: str) -> str:
