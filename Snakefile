@@ -14,7 +14,13 @@
 import sys
 
 from paperlib.companion import experiments, profiles
-from paperlib.companion.workflow import dependencies, stamp, training_command, training_stamp
+from paperlib.companion.workflow import (
+    dependencies,
+    stamp,
+    training_command,
+    training_dependencies,
+    training_stamp,
+)
 
 PROFILE = profiles.load(config.get("profile", "tiny"))
 ARMS = list(experiments.arms(PROFILE)) if PROFILE.launch else []
@@ -34,7 +40,7 @@ for arm in ARMS:
             training_stamp(PROFILE.name, arm),
         params:
             command=training_command(PROFILE, arm),
-            depends_on=dependencies(PROFILE, "07_train"),
+            depends_on=training_dependencies(PROFILE),
         threads: PROFILE.launch.threads
         resources:
             gpus=PROFILE.launch.gpus,

@@ -59,6 +59,12 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     }
 
 
+def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
+    """The same of a training job, which no notebook has a part in."""
+    values = json.dumps(profile.shared, sort_keys=True)
+    return {"library": sources.training_digest(), "values": hashlib.sha256(values.encode()).hexdigest()}
+
+
 def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) -> int:
     """Run what has to be run, then print the table.
 
