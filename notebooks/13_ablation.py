@@ -606,6 +606,26 @@ pd.set_option("display.max_colwidth", None)
 outcome
 
 # %% [markdown]
+# Four things are worth more than the verdicts.
+#
+# *Where P4 failed.* It failed for ε-prediction, at the weights that each run ended with. The adaptive run is further on
+# there: its mean gradient is smaller, so the same noise is more beside it. At the *same* weights, where the comparison
+# is one of schedules alone, the covariance is smaller in every cell. The prediction asked the wrong question.
+#
+# *A schedule nearly as good as the learned one.* EDM's training schedule, the least safe of the three by $w/p$, gives
+# v- and F-prediction the distances and bits of the adaptive one: it puts its mass where these errors are. With
+# ε-prediction it is the worst of all, because there a rare level near $\lambda_{\min}$, at which $\hat\epsilon$ is wrong,
+# counts hundreds of thousands of times. The importance $w/p$ says which schedule can go wrong, not which does.
+#
+# *What ranks models.* Over all networks a noisy likelihood ranks by distance better than the clean one (P9), but part
+# of that is that bad networks are bad by every measure. Among networks that differ in nothing but their weighting, the
+# clean likelihood ranks by distance the wrong way round, and the noisy ones with a small $k$ only weakly the right way.
+# So the noisy ELBO is no stand-in for the clean one, and neither is one for looking at samples.
+#
+# *Two weightings that are not monotone have the smallest distance.* The best monotone one is behind by less than we
+# had called a par, and by more than nothing: the interval of P2 leaves out 1.
+
+# %% [markdown]
 # ## 13.8 What this supports, and what would falsify it
 #
 # * It supports statements about this network on these digits. Five seeds see a difference of a few per cent in steps or
