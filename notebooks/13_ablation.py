@@ -614,8 +614,8 @@ outcome
 #
 # *A schedule nearly as good as the learned one.* EDM's training schedule, the least safe of the three by $w/p$, gives
 # v- and F-prediction the distances and bits of the adaptive one: it puts its mass where these errors are. With
-# ε-prediction it is the worst of all, because there a rare level near $\lambda_{\min}$, at which $\hat\epsilon$ is wrong,
-# outweighs whole batches of others. The importance $w/p$ says which schedule can go wrong, not which does.
+# ε-prediction it is the worst of all, because there a rare level near $\lambda_{\min}$, at which $\hat\epsilon$ is
+# wrong, outweighs whole batches of others. The importance $w/p$ says which schedule can go wrong, not which does.
 #
 # *What ranks models.* Over all networks a noisy likelihood ranks by distance better than the clean one (P9), but part
 # of that is that bad networks are bad by every measure. Among networks that differ in nothing but their weighting, the

@@ -122,8 +122,9 @@ def denoiser(
 ) -> NetworkDenoiser:
     r"""The denoiser that a network is, with classifier-free guidance.
 
-    :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Ho & Salimans 2022.)  Guidance may be left to
-    an interval of levels: at high noise it takes away variety, at low noise it does nothing (Kynkäänniemi et al. 2024).
+    :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Section 5, guidance; Ho & Salimans 2022.)
+    Guidance may be left to an interval of levels: at high noise it takes away variety, at low noise it does nothing
+    (Kynkäänniemi et al. 2024).
 
     Args:
         network: ``network(z, logsnr, label)``, or ``network(z, logsnr)`` where no label is given.
