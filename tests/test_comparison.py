@@ -69,7 +69,7 @@ def test_reproductions_are_read_from_their_manifests(checkout: Path) -> None:
 
 def test_full_scale_rows_have_a_command_and_their_costs(checkout: Path, repository: Path) -> None:
     small = checkout / "profiles" / "small.yaml"
-    small.write_text(small.read_text() + "launch: {gpus: 4, engine: fsdp}\n")
+    small.write_text(small.read_text() + "launch: {gpus: 4, engine: fsdp, before: 01_first}\n")
     (row,) = comparison.full_scale().to_dict("records")
     command = (
         "torchrun --standalone --nproc-per-node=4 --no-python paperlib train small --weighting sigmoid --engine fsdp"
