@@ -633,8 +633,8 @@ outcome
 # * The networks see each of 1,500 training images many times. Test bits lie above training bits: all of this is about
 #   networks that have begun to learn by heart, and a weighting that is better here may be the one that does so later.
 # * The distance is in the features of a small classifier of digits. It is no FID, and may not see what an eye sees.
-# * **Not run:** weightings shifted with the resolution (Section 5, high resolutions) against unshifted ones, on CIFAR-10
-#   at 8, 16 and 32 pixels. The shift and the data are in the library (`image_size` in a profile, `cifar10-8`,
+# * **Not run:** weightings shifted with the resolution (Section 5, high resolutions) against unshifted ones, on
+#   CIFAR-10 at 8, 16 and 32 pixels. The shift and the data are in the library (`image_size` in a profile, `cifar10-8`,
 #   `cifar10-16`); why there should be one is shown in notebook 05, whether it helps is not.
 # * EDM's schedule is compared by distance and bits alone: with weightings that do not fall as fast as its density, the
 #   importance $w/p$ has no useful variance, which is a finding about the pair, not about either.
