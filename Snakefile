@@ -4,8 +4,8 @@
 #     snakemake --config profile=NAME --executor slurm --jobs 8
 #
 # A profile with a section `launch` is trained first, one job an arm of its grid and ablation, all seeds of it; the
-# notebook that it names waits for them.  On a
-# cluster a job asks for `gpus`, `cpus_per_task` and `runtime` (minutes); how these reach the queue is the executor's.
+# notebook that it names waits for them.  On a cluster a job asks for `gpus`, `cpus_per_task` and `runtime` (minutes);
+# how these reach the queue is the executor's.
 #
 # A notebook runs again when its cells, its parameters, what the notebooks share, the code of the library that it
 # imports, or a result that it reads has changed; comments, docstrings and saved outputs change nothing.  A stamp under

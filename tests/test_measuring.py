@@ -68,7 +68,7 @@ def test_panels_integrate_error_curves() -> None:
 def test_the_bound_is_that_of_the_likelihood(profile: profiles.Profile) -> None:
     """By quadrature from the errors, and by Monte Carlo over levels, for decoders at several levels."""
     one = next(experiments.grid(profile))
-    network, images = one.network().eval(), measuring.part(one, "test", 200)
+    network, images = one.network().eval(), experiments.some(one.data("test"), 200)
     panels = measuring.Panels.over((-12.0, 12.0), 24)
     errors = evaluation.errors_by_level(network, one.prediction, images, panels.nodes, draws=4)
     bound = panels.bound(errors, images)
@@ -151,5 +151,5 @@ def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained:
 
 def test_only_as_many_images_as_there_are(profile: profiles.Profile) -> None:
     one = next(experiments.grid(profile))
-    assert len(measuring.part(one, "test", 10**6)) == len(data.load("digits", "test"))
-    assert len(measuring.part(one, "train", 7)) == 7
+    assert len(experiments.some(one.data("test"), 10**6)) == len(data.load("digits", "test"))
+    assert len(experiments.some(one.data("train"), 7)) == 7

@@ -18,7 +18,7 @@ from torch import Tensor
 from paperlib import models, predictions
 from paperlib.companion import experiments, files, profiles
 from paperlib.companion.experiments import Experiment
-from paperlib.engine import checkpoints, evaluation, sampling
+from paperlib.engine import checkpoints, evaluation
 from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.evaluation import Drawn, Evaluation, Reference
 from paperlib.engine.features import FeatureNetwork, classifier_of
@@ -122,15 +122,18 @@ def _prediction(card: dict, path: Path, sigma_data: float) -> Prediction:
 
 
 def draw(
-    one: Checkpoint, profile: profiles.Profile, labels: Tensor, sampler: str, guidance: float
+    network: ConditionedNetwork,
+    prediction: Prediction,
+    settings: profiles.Sampling,
+    labels: Tensor,
+    sampler: str,
+    guidance: float = 1.0,
 ) -> tuple[Iterator[Tensor], Drawn]:
     """Batches of samples, with the settings of a profile, and how they are drawn."""
-    settings = profile.sampling
-    schedule = profiles.make_schedule(settings.schedule.name, **settings.schedule.parameters)
-    levels = sampling.levels(schedule, settings.steps)
+    levels = settings.levels()
     batches = evaluation.generate(
-        one.network,
-        one.prediction,
+        network,
+        prediction,
         labels,
         levels,
         sampler=sampler,
@@ -169,7 +172,7 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     """Draw samples, and look up what they are nearest to."""
     train, test = profile.data.load("train"), profile.data.load("test")
     labels = torch.arange(count) % train.num_classes
-    batches, drawn = draw(one, profile, labels, sampler, guidance)
+    batches, drawn = draw(one.network, one.prediction, profile.sampling, labels, sampler, guidance)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
     _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
@@ -240,7 +243,7 @@ def evaluate(
     labels = train.labels[torch.arange(count) % len(train)]
     for one in networks:
         for sampler in samplers:
-            batches, drawn = draw(one, profile, labels, sampler, guidance)
+            batches, drawn = draw(one.network, one.prediction, profile.sampling, labels, sampler, guidance)
             seen = evaluation.gather(batches, judge, train.levels)
             judged += [Judged(one.name, one.sha256, evaluation.compare(seen, to, drawn)) for to in references]
             print(f"{one.name}, {sampler}: {judge.distance} {judged[-2].found.frechet:.3f} to {test.name}", flush=True)

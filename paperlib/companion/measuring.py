@@ -9,7 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from paperlib import elbo
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import files, profiles, sources
-from paperlib.companion.experiments import WEIGHTS, Experiment
-from paperlib.engine import checkpoints, evaluation, features, likelihood, sampling, training
+from paperlib.companion import assessment, files, profiles, sources
+from paperlib.companion.experiments import WEIGHTS, Experiment, some
+from paperlib.engine import checkpoints, evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, to_uint8
 from paperlib.engine.gradients import gradient_noise
 from paperlib.models import ConditionedNetwork
@@ -64,9 +64,8 @@ class Panels:
         """−ELBO with a decoder at each edge, in nats, the mean over ``images``; from errors (*, P · order)."""
         x = images.scaled(torch.float64)
         prior = elbo.prior_kl(x, self.edges[0].item()).mean()
-        decoder = [likelihood.expected_reconstruction(images.levels, level) for level in self.edges.tolist()]
-        decoded = torch.stack([table[images.images.long()].flatten(1).sum(1).mean() for table in decoder])
-        return prior + 0.5 * self.up_to_edges(errors) + decoded
+        decoded = [likelihood.reconstruction(images, level).mean() for level in self.edges.tolist()]
+        return prior + 0.5 * self.up_to_edges(errors) + torch.stack(decoded)
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def measure(one: Experiment, runs: Path, how: Protocol) -> Measured:
     nodes = panels(one, how).nodes
     errors: dict[str, list[float]] = {
         split: evaluation.errors_by_level(
-            network, one.prediction, part(one, split, how.images), nodes, draws=how.draws, seed=how.seed
+            network, one.prediction, some(one.data(split), how.images), nodes, draws=how.draws, seed=how.seed
         ).tolist()
         for split in SPLITS
     }
@@ -153,28 +152,13 @@ def panels(one: Experiment, how: Protocol) -> Panels:
     return Panels.over(one.loss.schedule.ends, how.panels)
 
 
-def part(one: Experiment, split: Split, count: int) -> ImageData:
-    """The first ``count`` images of a split, all of them where there are fewer."""
-    images = one.data(split)
-    return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
-
-
 def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]:
     """By each sampler of the profile: Fréchet and kernel distance to both splits; precision and recall of the test."""
     drawing, train = one.profile.sampling, one.data("train")
-    levels = sampling.levels(profiles.make_schedule(**drawing.schedule.model_dump()), drawing.steps)
     wanted = train.labels[torch.arange(drawing.count) % len(train)]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in drawing.samplers:
-        batches = evaluation.generate(
-            network,
-            one.prediction,
-            wanted,
-            levels,
-            sampler=sampler,
-            seed=drawing.seed,
-            batch_size=drawing.batch_size,
-        )
+        batches, _ = assessment.draw(network, one.prediction, drawing, wanted, sampler)
         seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
         for split in SPLITS:
             compared = evaluation.compare(seen, reference(one.profile.data, split))

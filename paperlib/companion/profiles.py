@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
@@ -216,6 +217,10 @@ class Sampling(Section):
     batch_size: Count = 500
     guidance: float = Field(default=1.0, ge=0)
     seed: int = 0
+
+    def levels(self) -> Tensor:
+        """The log-SNR that a sampler walks through, increasing; shape (steps + 1,)."""
+        return sampling.levels(make_schedule(self.schedule.name, **self.schedule.parameters), self.steps)
 
 
 class Launch(Section):

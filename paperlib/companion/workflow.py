@@ -51,18 +51,20 @@ def training_command(profile: profiles.Profile, arm: str) -> str:
 def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     """Digests of everything but its upstream that a result depends on; Snakemake runs a notebook when one changes."""
     path = notebooks.path(notebook)
-    values = {"parameters": profile.notebook(notebook), "shared": profile.shared}
     return {
         "cells": notebooks.source_digest(path),
         "library": sources.digest(notebooks.library_files(path)),
-        "values": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(),
+        "values": _digest({"parameters": profile.notebook(notebook), "shared": profile.shared}),
     }
 
 
 def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
     """The same of a training job, which no notebook has a part in."""
-    values = json.dumps(profile.shared, sort_keys=True)
-    return {"library": sources.training_digest(), "values": hashlib.sha256(values.encode()).hexdigest()}
+    return {"library": sources.training_digest(), "values": _digest(profile.shared)}
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) -> int:
@@ -239,14 +241,16 @@ def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     falsifier missed it, and ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is
     infinite.
     """
-    entries = [(claim, _where(profile, claim.notebook)) for claim in claims.load().values()]
+    known = claims.load().values()
+    where = {notebook: _where(profile, notebook) for notebook in {claim.notebook for claim in known}}
+    found = {notebook: records(notebooks.result_path(name, notebook)) for notebook, name in where.items()}
     return [
         {
-            "profile": where,
+            "profile": where[claim.notebook],
             **claim.model_dump(),
-            **_clarity(records(notebooks.result_path(where, claim.notebook)).get(claim.id, UNTESTED)),
+            **_clarity(found[claim.notebook].get(claim.id, UNTESTED)),
         }
-        for claim, where in entries
+        for claim in known
     ]
 
 

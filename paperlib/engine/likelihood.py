@@ -151,7 +151,7 @@ class ImageElbo:
         """
         require_within("logsnr_max", torch.tensor(float(logsnr_max)), *self.ends)
         kept = torch.where(self.logsnr <= logsnr_max, self.loss, 0.0).mean(1)
-        return elbo.ElboTerms(self.terms.prior_kl, kept, _reconstruction(data, logsnr_max))
+        return elbo.ElboTerms(self.terms.prior_kl, kept, reconstruction(data, logsnr_max))
 
     def schedule(self, bins: int = 100, images: int = 32) -> AdaptiveSchedule:
         """A schedule that draws levels where the error was: for a second, tighter estimate.
@@ -217,7 +217,7 @@ def image_elbo(
     found = _shared(data, evaluate, (3, draws), batch_size, group)
     logsnr, eps_error, estimate = (found[:, index].contiguous() for index in range(3))
     prior = elbo.prior_kl(_values(data.levels)[:, None], low)
-    terms = elbo.ElboTerms(_over_pixels(data, prior), estimate.mean(1), _reconstruction(data, high))
+    terms = elbo.ElboTerms(_over_pixels(data, prior), estimate.mean(1), reconstruction(data, high))
     return ImageElbo(terms, logsnr, eps_error, estimate, (low, high), data.images[0].numel())
 
 
@@ -232,7 +232,7 @@ def expected_reconstruction(levels: int, logsnr_max: float) -> Tensor:
     return eps.mean(nats.reshape(levels, -1))
 
 
-def _reconstruction(data: ImageData, logsnr_max: float) -> Tensor:
+def reconstruction(data: ImageData, logsnr_max: float) -> Tensor:
     """E_ε[−log P(x|z)] of every image, in nats, shape (N,)."""
     return _over_pixels(data, expected_reconstruction(data.levels, logsnr_max))
 
@@ -415,7 +415,7 @@ def image_flow(
         return torch.stack(rows, 2)
 
     nats, evaluations = _shared(data, evaluate, (2, draws), batch_size, group).unbind(1)
-    total = nats.mean(1) + (_reconstruction(data, ends[1]) if dequantisation == "variational" else 0.0)
+    total = nats.mean(1) + (reconstruction(data, ends[1]) if dequantisation == "variational" else 0.0)
     return ImageFlow(total, dim, ends, dequantisation, chosen, int(evaluations.max()))
 
 
