@@ -40,11 +40,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
-from paperlib import companion, schedules
-from paperlib.companion import experiments, figures, profiles
-from paperlib.engine import data, evaluation, features, sampling
+from paperlib import companion
+from paperlib.companion import assessment, experiments, figures, profiles
+from paperlib.companion import statistics as over_seeds
+from paperlib.engine import data, evaluation, features
 
 run = companion.start("08_sample_and_evaluate", profile)
 settings = profiles.load(profile)
@@ -64,9 +64,7 @@ train, test = runs[0].data("train"), runs[0].data("test")
 # the same labels and the same noise.
 
 # %%
-steps = sampling.levels(
-    schedules.get(settings.sampling.schedule.name, **settings.sampling.schedule.parameters), settings.sampling.steps
-)
+steps = settings.sampling.levels()
 shown = experiments.shown(settings)
 wanted = train.labels[torch.arange(settings.sampling.count) % len(train)]
 seen_in_training = torch.cat([train.images, train.images.flip(-1)]) if shown[0].config.horizontal_flip else train.images
@@ -75,15 +73,7 @@ drawn = {}
 
 def draw(network, prediction, sampler):
     """Samples for the labels ``wanted``, as the integers that the data are."""
-    batches = evaluation.generate(
-        network,
-        prediction,
-        wanted,
-        steps,
-        sampler=sampler,
-        seed=settings.sampling.seed,
-        batch_size=settings.sampling.batch_size,
-    )
+    batches, _ = assessment.draw(network, prediction, settings.sampling, wanted, sampler)
     return torch.cat([data.to_uint8(batch, train.levels) for batch in batches])
 
 
@@ -214,9 +204,7 @@ assert np.isfinite(measured.frechet).all()
 # %% tags=["nbval-ignore-output"]
 def interval(values):
     """Mean and half-width of the confidence interval over seeds; of a single one no width, NaN."""
-    several = len(values) > 1
-    reach = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.sem() if several else np.nan
-    return pd.Series({"mean": values.mean(), "±": reach})
+    return pd.Series(over_seeds.mean_interval(values, confidence), index=["mean", "±"])
 
 
 columns_shown = ["frechet", "kid", "precision", "recall"]

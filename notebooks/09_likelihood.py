@@ -283,12 +283,7 @@ bounds = {(one.name, images.name): bound_of(one, images) for one in runs for ima
 
 # %% tags=["nbval-ignore-output"]
 edges = torch.linspace(*range_of_training, bins + 1, dtype=f64)
-decoder = torch.stack(
-    [
-        likelihood.expected_reconstruction(train.levels, level)[learned_on.images.long()].flatten(1).sum(1).mean()
-        for level in edges.tolist()
-    ]
-)
+decoder = torch.stack([likelihood.reconstruction(learned_on, level).mean() for level in edges.tolist()])
 paths = {one.name: bounds[one.name, train.name].by_level(bins).path_kl for one in runs}
 whole = torch.stack([paths[one.name] + decoder for one in runs])
 stop = edges[whole.mean(0).argmin()].item()
