@@ -229,10 +229,9 @@ assert len(order) == len(labels)
 verdicts = {}
 
 
-def of(label, column, among=None):
-    """A measurement of one arm, by seed."""
-    rows = (grid if among is None else among).query("weighting == @label")
-    return rows.set_index("seed")[column]
+def of(label, column):
+    """A measurement of one weighting, by seed."""
+    return grid[grid.weighting == label].set_index("seed")[column]
 
 
 def conclude(name, held, evidence):
