@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench site notebooks readme clean lock
+.PHONY: help setup reproduce test quick lab bench site notebooks publish readme clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-reproduce: $(READY) ## run all notebooks of PROFILE (tiny: 10 minutes on 2 cores) and show what came of them
+reproduce: $(READY) ## run all notebooks of PROFILE into results/local (tiny: 10 minutes on 2 cores), compare with what is published
 	$(BIN)/paperlib reproduce $(PROFILE) --cores $(CORES)
 
 test: $(READY) ## all tests, and every notebook against its committed outputs
@@ -58,14 +58,18 @@ notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as th
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
 
+publish: $(READY) ## for maintainers: what `make reproduce` made becomes results/PROFILE, and README.md is filled from it
+	$(BIN)/paperlib publish $(PROFILE)
+	$(MAKE) readme
+
 readme: $(READY) ## fill README.md from results/tiny, and docs/equations.md and docs/costs.md from the code
 	$(BIN)/python -m paperlib.companion.equations
 	$(BIN)/paperlib costs --write
 	$(BIN)/python -m paperlib.companion.readme
 
-clean: ## remove caches, interactive results and the site; finished results and the packages in .venv stay
+clean: ## remove caches, results made here and the site; published results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf results/interactive docs/_build docs/notebooks $(READY)
+	rm -rf results/interactive results/local docs/_build docs/notebooks $(READY)
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }

@@ -9,9 +9,7 @@
 #
 # A notebook runs again when its cells, its parameters, what the notebooks share, the code of the library that it
 # imports, or a result that it reads has changed; comments, docstrings and saved outputs change nothing.  A stamp under
-# .cache stands for the result, and is not part of a clone: a fresh one makes everything itself.
-
-import sys
+# .cache stands for the result in results/local, and is not part of a clone: a fresh one makes everything itself.
 
 from paperlib.companion import experiments, profiles
 from paperlib.companion.workflow import (
@@ -48,7 +46,7 @@ for arm in ARMS:
             runtime=PROFILE.launch.hours * 60,
         priority: 1
         shell:
-            "OMP_NUM_THREADS={threads} {params.command} && mkdir -p $(dirname {output:q}) && touch {output:q}"
+            'OMP_NUM_THREADS={threads} "${{PAPERLIB_PYTHON:-python}}" {params.command} && mkdir -p $(dirname {output:q}) && touch {output:q}'
 
 
 for position, (name, section) in enumerate(PROFILE.notebooks.items()):
@@ -63,12 +61,11 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
         output:
             stamp(PROFILE.name, name),
         params:
-            python=sys.executable,
             profile=PROFILE.name,
             notebook=name,
             depends_on=dependencies(PROFILE, name),
         threads: section.threads
         priority: -position
         shell:
-            "{params.python:q} -m paperlib.companion.runner {params.profile} {params.notebook}"
+            '"${{PAPERLIB_PYTHON:-python}}" -m paperlib.companion.runner {params.profile} {params.notebook}'
             " --threads {threads} --stamp {output:q}"

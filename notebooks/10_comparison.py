@@ -115,7 +115,7 @@ print(f"guided and unguided FID differ by at least {apart.min():.0%} where both 
 # numbers. Between profiles nothing may be compared, and none of these is a FID of the tables above.
 
 # %% tags=["nbval-ignore-output"]
-measured = comparison.measured()
+measured = comparison.measured(profile)
 run.table(measured, "measured", caption="Weighting × sampler, every profile with samples evaluated here.")
 for name, found in measured.groupby("profile"):
     print(f"{name}: {found.caption.iloc[0]}\n")
@@ -125,11 +125,11 @@ shown = best.set_index(["profile", "weighting", "sampler"])[["frechet", "± frec
 shown.astype(object).fillna("one seed")
 
 # %% [markdown]
-# The paper's four empirical claims, side by side with what came of them here. C11 to C13 are those of the ablation
-# (notebook 13), which one profile alone has runs for.
+# The paper's four empirical claims, side by side with what is published of them here. C11 to C13 are those of the
+# ablation (notebook 13), which one profile alone has runs for.
 
 # %%
-ledger = [entry for entry in workflow.ledger(settings) if entry["kind"] == "experiment"]
+ledger = [entry for entry in workflow.published_ledger(profile) if entry["kind"] == "experiment"]
 side_by_side = pd.DataFrame(
     {
         "the paper": [entry["statement"] for entry in ledger],

@@ -113,7 +113,7 @@ assert (both.missed > 1).all()
 # %%
 open_claims = ledger[ledger.verdict.isin([Verdict.PARTIAL, Verdict.NOT_RUN, workflow.UNTESTED.verdict])]
 for identifier, entry in open_claims.iterrows():
-    reasons = "; ".join(entry.remarks.values()) or f"run: paperlib reproduce {profile} --only {entry.notebook}"
+    reasons = "; ".join(entry.remarks.values()) or f"{profile} has no result of {entry.notebook}"
     print(f"{identifier} {entry.verdict}: {reasons}")
 
 # %% [markdown]

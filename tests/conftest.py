@@ -55,7 +55,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "claims.yaml").write_text("# none\n")
     (tmp_path / "requirements.lock").write_text("")
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
-    monkeypatch.delenv("PAPERLIB_OUTPUT", raising=False)
+    for variable in ("PAPERLIB_OUTPUT", "PAPERLIB_READ_PUBLISHED"):
+        monkeypatch.delenv(variable, raising=False)
     return tmp_path
 
 

@@ -17,7 +17,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE)
-    assert listed == ["reproduce", "run", "train", "sample", "evaluate", "claims", "costs", "verify", "doctor"]
+    first = ["reproduce", "run", "train", "sample", "evaluate", "claims", "costs"]
+    assert listed == [*first, "compare", "publish", "verify", "doctor"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (checkout / "claims.yaml").write_text(CLAIMS)
     records = checkout / "results" / "small" / "01_first" / "claims"
     records.mkdir(parents=True)
+    (records.parent / "manifest.json").write_text("{}")
     test = claims.Test(claims.load()["C1"], records / "C1.json")
     test.check(1.0, 1.0 + 2e-9, "both sides", tolerance=1e-8)
     test.falsify(1.0, 1.5, "not so", tolerance=1e-8)
@@ -105,16 +107,21 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"C2 +NOT RUN +– +– +so too +02_second", shown)
 
 
-def test_a_claim_of_another_profile_is_taken_from_there(checkout: Path) -> None:
+def test_no_profile_shows_the_verdict_of_another(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (checkout / "profiles" / "small.yaml").read_text()
     other = text.replace("name: small", "name: other").replace("  01_first:", "  03_third: {}\n  01_first:")
     (checkout / "profiles" / "other.yaml").write_text(other)
     (checkout / "claims.yaml").write_text(CLAIMS.replace("notebook: 02_second", "notebook: 03_third"))
-    records = checkout / "results" / "other" / "03_third" / "claims"
-    records.mkdir(parents=True)
-    claims.Test(claims.load()["C2"], records / "C2.json").partial("only there")
-    found = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.ledger(profiles.load("small"))}
-    assert found == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
+    folder = checkout / "results" / "other" / "03_third"
+    (folder / "claims").mkdir(parents=True)
+    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").partial("only there")
+    provenance.write(folder, {})
+    capsys.readouterr()
+    assert cli.main(["claims", "--profile", "small", "--json"]) == 0
+    assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)] == ["NOT RUN", "NOT RUN"]
+    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "PARTIAL"}
+    published = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.published_ledger("small")}
+    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
 
 
 def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

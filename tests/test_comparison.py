@@ -81,12 +81,12 @@ def test_full_scale_rows_have_a_command_and_their_costs(checkout: Path, reposito
 
 
 def test_what_was_measured_names_its_profile_and_its_unit(checkout: Path) -> None:
-    assert comparison.measured().empty
+    assert comparison.measured("small").empty
     tables = checkout / "results" / "small" / "08_sample_and_evaluate" / "tables"
     tables.mkdir(parents=True)
     (tables / "weighting_by_sampler.csv").write_text("weighting,sampler,frechet\nedm,heun,2.5\n")
     (tables / "weighting_by_sampler.md").write_text("Fréchet distance, digits classifier\n\n| a |\n")
-    (row,) = comparison.measured().to_dict("records")
+    (row,) = comparison.measured("other").to_dict("records")
     assert (row["profile"], row["caption"], row["frechet"]) == ("small", "Fréchet distance, digits classifier", 2.5)
 
 

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
+from paperlib.companion import files, notebooks, parameters, paths, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
 from paperlib.engine import checkpoints, data
 
@@ -126,7 +126,7 @@ def test_a_notebook_is_run_and_its_result_kept_with_its_provenance(
     path = write_notebook("01_first", "# A title", WRITES)
     before = path.read_bytes()
     result = run("01_first", threads=1)
-    assert result == checkout / "results" / "small" / "01_first"
+    assert result == checkout / "results" / "local" / "small" / "01_first"
     assert listing(result) == ["01_first.ipynb", "manifest.json", "points.txt"]
     assert (result / "points.txt").read_text() == "3", "the profile's parameter, not the notebook's own"
     assert listing(result.parent) == ["01_first"], "nothing temporary stays"
@@ -177,7 +177,7 @@ def test_a_cell_that_takes_too_long_is_stopped(checkout: Path, write_notebook: N
     write_notebook("01_first", "import time; time.sleep(60)")
     with pytest.raises(runner.NotebookFailure, match=r"in cell 2 of 2(.|\n)*CellTimeoutError(.|\n)*cell_timeout"):
         run("01_first")
-    assert not (checkout / "results" / "small" / "01_first").exists()
+    assert not (checkout / "results" / "local" / "small" / "01_first").exists()
 
 
 def test_a_kernel_that_dies_is_reported(write_notebook: NotebookWriter) -> None:
@@ -193,7 +193,7 @@ def test_a_notebook_whose_upstream_has_no_result_is_not_run(write_notebook: Note
 
 
 def test_left_overs_of_a_killed_run_are_cleared_away(checkout: Path, write_notebook: NotebookWriter) -> None:
-    left = checkout / "results" / "small" / ".01_first.4194999.part"
+    left = checkout / "results" / "local" / "small" / ".01_first.4194999.part"
     left.mkdir(parents=True)
     write_notebook("01_first", "pass")
     run("01_first")
@@ -204,7 +204,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(
     checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_notebook("01_first", "pass")
-    results = checkout / "results" / "small"
+    results = checkout / "results" / "local" / "small"
     results.mkdir(parents=True)
     results.chmod(stat.S_IRUSR | stat.S_IXUSR)
     if os.access(results, os.W_OK):
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_is_named_and_nothing_half_written_stays(
     monkeypatch.setattr("papermill.execute.write_ipynb", full)
     with pytest.raises(files.UnwritableError, match="small/01_first: the disk is full: free some space"):
         run("01_first")
-    assert listing(checkout / "results" / "small") == []
+    assert listing(checkout / "results" / "local" / "small") == []
 
 
 def test_a_results_folder_that_is_a_file_is_named(checkout: Path, write_notebook: NotebookWriter) -> None:
@@ -324,7 +324,7 @@ import os
 from pathlib import Path
 
 root = Path(os.environ["PAPERLIB_ROOT"])
-text = (root / "results" / profile / "01_first" / "points.txt").read_text()
+text = (root / "results" / "local" / profile / "01_first" / "points.txt").read_text()
 (Path(os.environ["PAPERLIB_OUTPUT"]) / "copy.txt").write_text(text)"""
 
 
@@ -346,7 +346,7 @@ def reproduce(only: str | None = None) -> tuple[int, set[str]]:
 
 
 def _modified(notebook: str) -> int:
-    manifest = notebooks.result_path("small", notebook) / "manifest.json"
+    manifest = paths.local("small", notebook) / "manifest.json"
     return manifest.stat().st_mtime_ns if manifest.is_file() else 0
 
 
@@ -373,7 +373,7 @@ def test_what_has_changed_runs_again_and_what_was_finished_is_kept(
     file = workplace / "profiles" / "small.yaml"
     file.write_text(file.read_text().replace("points: 3", "points: 4"))
     assert reproduce() == (0, {"01_first", "02_second"})
-    assert (workplace / "results" / "small" / "02_second" / "copy.txt").read_text() == "4"
+    assert (workplace / "results" / "local" / "small" / "02_second" / "copy.txt").read_text() == "4"
 
 
 @pytest.mark.slow
@@ -402,16 +402,16 @@ def test_a_job_is_started_as_its_profile_says(checkout: Path) -> None:
     with pytest.raises(ValueError, match="has no section 'launch'"):
         workflow.training_command(profile, "sigmoid")
     alone = profile.model_copy(update={"launch": profiles.Launch()})
-    assert shlex.split(workflow.training_command(alone, "sigmoid"))[1:5] == ["train", "small", "--arm", "sigmoid"]
+    stated = shlex.split(workflow.training_command(alone, "sigmoid"))
+    assert stated[:6] == ["-m", "paperlib", "train", "small", "--arm", "sigmoid"]
     many = profile.model_copy(update={"launch": profiles.Launch(gpus=8, engine="fsdp")})
-    program, *arguments = shlex.split(workflow.training_command(many, "sigmoid"))
-    assert Path(program).name == "torchrun"
-    assert arguments[:3] == ["--standalone", "--nproc-per-node=8", "--no-python"]
+    arguments = shlex.split(workflow.training_command(many, "sigmoid"))
+    assert arguments[:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "-m", "paperlib"]
     assert arguments[-2:] == ["--engine", "fsdp"]
 
 
 def test_a_stamp_goes_with_its_result(workplace: Path) -> None:
-    profile, folder = profiles.load("small"), notebooks.result_path("small", "01_first")
+    profile, folder = profiles.load("small"), paths.local("small", "01_first")
     stamp = workplace / workflow.stamp("small", "01_first")
     for spoil in (lambda: shutil.rmtree(folder), lambda: provenance.write(folder, {})):
         folder.mkdir(parents=True, exist_ok=True)
@@ -443,7 +443,7 @@ def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
 def test_a_failed_claim_fails_the_run(workplace: Path) -> None:
     profile = profiles.load("small")
     for name, verdict in (("01_first", "PASS"), ("02_second", "VACUOUS")):
-        folder = notebooks.result_path("small", name)
+        folder = paths.local("small", name)
         (folder / "claims").mkdir(parents=True)
         (folder / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": verdict}))
         provenance.write(folder, {"seconds": 1.0})

@@ -288,6 +288,11 @@ class Record:
         )
 
 
+def records(directory: Path) -> dict[str, Record]:
+    """What a result says about each claim that its notebook tests, by id."""
+    return {path.stem: Record.read(path) for path in sorted((directory / "claims").glob("*.json"))}
+
+
 def _used(outcome: dict[str, Any]) -> float | None:
     """The share of the limit that was used, where it is recorded."""
     share = outcome.get("used")

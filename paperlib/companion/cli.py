@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("profile")
     reproduce.add_argument("--cores", type=_positive, default=provenance.cores(), help="cores to use (default: all)")
     reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
+    reproduce.add_argument("--strict", action="store_true", help="fail too where a number is outside its interval")
 
     run = _command(commands, "run", _run, "run one notebook with other parameters, into results/interactive")
     run.add_argument("notebook")
@@ -74,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     prices = _command(commands, "costs", _costs, "what each profile costs: parameters, FLOPs, memory, GPU-days")
     prices.add_argument("--write", action="store_true", help="also to results/costs.csv and docs/costs.md")
 
+    comparing = _command(commands, "compare", _compare, "compare the run made here with what is published")
+    comparing.add_argument("profile")
+    comparing.add_argument("--strict", action="store_true", help="fail where a number is outside its interval")
+
+    publishing = _command(commands, "publish", _publish, "for maintainers: publish the run made here")
+    publishing.add_argument("profile")
+
     verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
@@ -96,7 +104,7 @@ def _positive(text: str) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from paperlib.companion import profiles, workflow
 
-    return workflow.reproduce(profiles.load(options.profile), options.cores, options.only)
+    return workflow.reproduce(profiles.load(options.profile), options.cores, options.only, options.strict)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -184,6 +192,25 @@ def _costs(options: argparse.Namespace) -> int:
     if options.write:
         costs.write(found)
     print(found.to_string(index=False, float_format="{:.3g}".format), costs.ASSUMPTIONS, sep="\n\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from paperlib.companion import compare, paths, profiles
+
+    profile = profiles.load(options.profile)
+    here = paths.local(profile.name)
+    if not here.is_dir():
+        raise ValueError(f"nothing of {profile.name} was run here; run: paperlib reproduce {profile.name}")
+    found = compare.results(paths.published(profile.name), here, [path.name for path in sorted(here.glob("[0-9]*"))])
+    print(found.text())
+    return 1 if options.strict and found.outside else 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from paperlib.companion import paths, profiles, publish
+
+    print(f"published: {paths.shown(publish.publish(profiles.load(options.profile)))}")
     return 0
 
 

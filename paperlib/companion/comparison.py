@@ -9,11 +9,19 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paperlib.companion import files, notebooks, profiles, provenance, workflow
+from paperlib.companion import files, paths, profiles, provenance, workflow
 
 if TYPE_CHECKING:
     import pandas as pd
 
+READS = (
+    "results/paper/*.csv",
+    "results/costs.csv",
+    "results/reproduced/*/*/*/manifest.json",
+    "results/*/*/claims/*.json",
+    "results/*/08_sample_and_evaluate/tables/weighting_by_sampler.csv",
+)
+"""Files of the checkout that whoever imports this module depends on."""
 OURS, NOT_VERIFIED, NOT_RUN = "this companion", "not verified", "not run"
 NUMBERS = ("fid", "inception_score")
 
@@ -65,13 +73,16 @@ def _pair(fid: float, inception_score: float) -> str:
     return NOT_VERIFIED if math.isnan(fid) else f"{fid:.2f}{score}"
 
 
-def measured() -> "pd.DataFrame":
-    """Weighting × sampler of every profile that has samples evaluated here, with the caption that says in what unit."""
+def measured(profile: str) -> "pd.DataFrame":
+    """Weighting × sampler of this profile, and as published of every other one that has samples evaluated, with the
+    caption that says in what unit."""
     import pandas as pd
 
     found = []
     for name in profiles.names():
-        table = notebooks.result_path(name, "08_sample_and_evaluate") / "tables" / "weighting_by_sampler"
+        notebook = "08_sample_and_evaluate"
+        folder = paths.result(name, notebook) if name == profile else paths.published(name, notebook)
+        table = (folder or paths.published(name, notebook)) / "tables" / "weighting_by_sampler"
         if table.with_suffix(".csv").is_file():
             caption = table.with_suffix(".md").read_text(encoding="utf-8").partition("\n")[0]
             found.append(pd.read_csv(table.with_suffix(".csv")).assign(profile=name, caption=caption))

@@ -25,6 +25,8 @@ from tabulate import tabulate
 
 from paperlib.companion import claims, documents, files, notebooks
 
+READS = ("docs/equations.yaml",)
+"""Files of the checkout that whoever imports this module depends on."""
 OTHER_WORKS = re.compile(r"[A-Z][\w’'&-]+(?: et al\.|,? (?:& |and )?[A-Z][\w&, -]+?)?,? (?:19|20)\d\d[^();]*")
 MENTION = re.compile(
     r"\b(?:Section|Equation|Eq\.|Table|Figure|Fig\.|Appendix|Erratum) (?:\d+(?:\.\d+)*|[A-Z]\b)(?:, the \w+)?"
@@ -94,7 +96,7 @@ def citations(text: str, places: dict[str, Place], where: str) -> list[str]:
 def docstrings(package: Path) -> Iterator[tuple[str, str]]:
     """Qualified name and docstring of every module, class, function and documented constant below the companion."""
     for path in sorted(package.rglob("*.py")):
-        if "companion" not in path.parts:
+        if "companion" not in path.relative_to(package).parts:
             module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
             tree = ast.parse(path.read_text(encoding="utf-8"))
             yield module, ast.get_docstring(tree) or ""

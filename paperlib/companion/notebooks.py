@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from paperlib.companion import files, provenance, sources
+from paperlib.companion import files, paths, provenance, sources
 
 TRAINING = "07_train"
 """The notebook that trains; ``paperlib train`` and the workflow's jobs leave their runs where it looks."""
@@ -26,20 +26,10 @@ def path(name: str) -> Path:
     return files.root() / "notebooks" / f"{name}.ipynb"
 
 
-def result_path(profile: str, notebook: str) -> Path:
-    """The folder of a finished result."""
-    return files.root() / "results" / profile / notebook
-
-
-def failed_path(profile: str, notebook: str) -> Path:
-    """The folder in which a failed run leaves what it had made."""
-    return files.root() / ".cache" / profile / notebook / "failed"
-
-
 def cache_path(profile: str, notebook: str) -> Path:
     """A folder for what outlives a run of a notebook, which belongs to one version of the code that training depends on
     (:func:`sources.training_digest`): after a change there nothing old is found."""
-    return files.root() / ".cache" / profile / notebook / sources.training_digest()
+    return paths.cache(profile, notebook) / sources.training_digest()
 
 
 def fingerprint(directory: Path) -> str:

@@ -6,7 +6,7 @@ Training goes to the folder in which notebook 08 looks when the training noteboo
 import os
 from pathlib import Path
 
-from paperlib.companion import experiments, files, notebooks, profiles, provenance
+from paperlib.companion import experiments, files, notebooks, paths, profiles
 from paperlib.companion.experiments import Experiment
 from paperlib.engine.parallel import EngineName
 
@@ -45,13 +45,13 @@ def select(
 
 def trained(profile: profiles.Profile) -> Path:
     """The folder of trained networks: that of the finished notebook, else that of ``paperlib train``."""
-    finished = notebooks.result_path(profile.name, notebooks.TRAINING)
-    return finished / "runs" if (finished / provenance.MANIFEST).is_file() else interactive(profile)
+    finished = paths.result(profile.name, notebooks.TRAINING)
+    return finished / "runs" if finished else interactive(profile)
 
 
 def interactive(profile: profiles.Profile) -> Path:
     """The folder in which ``paperlib train`` leaves its networks."""
-    return files.root() / "results" / "interactive" / profile.name / notebooks.TRAINING / "runs"
+    return paths.interactive(profile.name, notebooks.TRAINING) / "runs"
 
 
 def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:

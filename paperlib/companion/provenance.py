@@ -16,8 +16,7 @@ import psutil
 import torch
 
 from paperlib.companion import files
-
-MANIFEST = "manifest.json"
+from paperlib.companion.paths import MANIFEST
 
 PACKAGES = [
     *("paperlib", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid", "safetensors", "pandas"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from paperlib.companion import files, profiles, provenance, workflow
+from paperlib.companion import files, paths, profiles, provenance, workflow
 from paperlib.companion.claims import factor
 
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -61,7 +61,7 @@ def claims(profile: profiles.Profile) -> str:
             factor(entry["missed"]),
             f"[{entry['notebook']}](notebooks/{entry['notebook']}.ipynb)" + _at(entry["profile"], profile),
         ]
-        for entry in workflow.ledger(profile)
+        for entry in workflow.published_ledger(profile.name)
     ]
     columns = ["id", "claim, in our words", "verdict", "margin", "falsifier misses by", "tested in"]
     return tabulate(rows, columns, tablefmt="github")
@@ -116,7 +116,7 @@ def _title(notebook: str) -> str:
 
 def _table(profile: profiles.Profile, notebook: str, name: str) -> str:
     """A table as a notebook wrote it, its caption below."""
-    text = (files.root() / "results" / profile.name / notebook / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    text = (paths.published(profile.name, notebook) / "tables" / f"{name}.md").read_text(encoding="utf-8")
     caption, _, table = text.strip().partition("\n\n")
     return f"{table}\n\n*{caption}*"
 

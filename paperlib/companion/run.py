@@ -1,7 +1,6 @@
 """What a notebook uses: where it writes, where it reads, and its figures, tables and claims.
 
-The same lines serve a reader in JupyterLab and a headless run.  Under the runner the results go to the folder that it
-names, elsewhere to ``results/interactive/<profile>/<notebook>``, which git ignores.
+The same lines serve a reader in JupyterLab and a headless run (:mod:`paths` says which writes where).
 """
 
 import os
@@ -15,7 +14,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from paperlib.companion import claims, files, notebooks, profiles
+from paperlib.companion import claims, files, notebooks, paths, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,25 +51,21 @@ class Run:
 
     @property
     def finished(self) -> Path | None:
-        """The finished result of this very notebook, if there is one that may be read instead of made anew.
+        """The result of this very notebook (:func:`paths.result`), if there is one to read instead of making it anew.
 
         For a reader who opens a training notebook without training: its weights lie there.  None under the runner.
         """
-        folder = files.root() / "results" / self.profile / self.notebook
-        return folder if not self.headless and (folder / "manifest.json").is_file() else None
+        return None if self.headless else paths.result(self.profile, self.notebook)
 
     def upstream(self, notebook: str) -> Path:
-        """The results of another notebook: the finished ones, else those of an interactive run.
+        """The results of another notebook: the reader's own run, else the published one, else an interactive run.
 
         Raises:
             FileNotFoundError: when there are none, saying what to run.
         """
-        results = files.root() / "results"
-        finished = results / self.profile / notebook
-        if (finished / "manifest.json").is_file():
+        if finished := paths.result(self.profile, notebook):
             return finished
-        interactive = results / "interactive" / self.profile / notebook
-        if interactive.is_dir():
+        if (interactive := paths.interactive(self.profile, notebook)).is_dir():
             return interactive
         raise FileNotFoundError(
             f"{self.notebook} reads the results of {notebook}, and there are none for profile {self.profile!r}; "
@@ -143,8 +138,7 @@ def start(notebook: str, profile: str) -> Run:
     root = files.root()
     _require_one_of("profile", profile, sorted(path.stem for path in (root / "profiles").glob("*.yaml")))
     _require_one_of("notebook", notebook, sorted({path.stem for path in (root / "notebooks").glob("[0-9]*")}))
-    interactive = root / "results" / "interactive" / profile / notebook
-    directory = Path(os.environ.get(OUTPUT_VARIABLE, interactive))
+    directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))
     with files.explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     figures.use_style()

@@ -27,7 +27,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from paperlib.companion import files, notebooks, parameters, profiles, provenance, sources
+from paperlib.companion import files, notebooks, parameters, paths, profiles, provenance, sources
 from paperlib.companion.run import OUTPUT_VARIABLE
 from paperlib.companion.screen import Screen, clock, titles
 from paperlib.engine.shards import MissingDataError
@@ -70,7 +70,7 @@ class Job:
     @property
     def failed(self) -> Path:
         """Where a failed run leaves what it made."""
-        return notebooks.failed_path(self.profile.name, self.notebook)
+        return paths.failed(self.profile.name, self.notebook)
 
 
 def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -> Job:
@@ -81,7 +81,7 @@ def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -
     """
     values = parameters.check(notebooks.path(notebook), dict(profile.notebook(notebook)))
     section = profile.section(notebook)
-    return Job(profile, notebook, values, notebooks.result_path(profile.name, notebook), threads or section.threads)
+    return Job(profile, notebook, values, paths.local(profile.name, notebook), threads or section.threads)
 
 
 def with_parameters(job: Job, assignments: list[str]) -> Job:
@@ -91,7 +91,7 @@ def with_parameters(job: Job, assignments: list[str]) -> Job:
         ValueError: for text that is no assignment, an unknown parameter, a value of another type.
     """
     values = {**job.values, **parameters.parse(job.path, assignments)}
-    destination = files.root() / "results" / "interactive" / job.profile.name / job.notebook
+    destination = paths.interactive(job.profile.name, job.notebook)
     return replace(job, values=parameters.check(job.path, values), destination=destination)
 
 
@@ -106,27 +106,29 @@ def run(job: Job) -> Path:
         NotebookFailure: when a cell fails, takes too long, or the kernel dies.
         UnwritableError: when the results cannot be written, naming the folder and the remedy.
     """
-    _require_upstream(job)
+    upstream = _upstream(job)
     shutil.rmtree(job.failed, ignore_errors=True)
     with files.explained(job.destination), _workplace(job) as directory, Screen(job.notebook) as screen:
         with provenance.PeakMemory() as memory:
             started = datetime.now(UTC)
             notebook = _execute(job, directory, screen)
         _save(notebook, directory / f"{job.notebook}.ipynb")
-        provenance.write(directory, _facts(job, started, screen, memory.bytes))
+        provenance.write(directory, _facts(job, upstream, started, screen, memory.bytes))
         files.replace_directory(directory, job.destination)
-        shown = job.destination.relative_to(files.root()).as_posix()
-        screen.say(f"done, peak memory {memory.bytes / 2**20:.0f} MB → {shown}")
+        screen.say(f"done, peak memory {memory.bytes / 2**20:.0f} MB → {paths.shown(job.destination)}")
     return job.destination
 
 
-def _require_upstream(job: Job) -> None:
-    for name in job.section.upstream:
-        if not (notebooks.result_path(job.profile.name, name) / provenance.MANIFEST).is_file():
+def _upstream(job: Job) -> dict[str, str]:
+    """Fingerprints of the results that the notebook reads, by notebook."""
+    found = {name: paths.result(job.profile.name, name) for name in job.section.upstream}
+    for name, folder in found.items():
+        if folder is None:
             raise FileNotFoundError(
                 f"{job.notebook} reads the results of {name}, which has none; "
                 f"run: paperlib reproduce {job.profile.name} --only {name}"
             )
+    return {name: notebooks.fingerprint(folder) for name, folder in found.items() if folder}
 
 
 @contextmanager
@@ -161,11 +163,10 @@ def _execute(job: Job, directory: Path, screen: Screen) -> NotebookNode:
         )
     except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
         files.replace_directory(directory, job.failed)
-        shown = job.failed.relative_to(files.root()).as_posix()
         raise NotebookFailure(
             f"{job.notebook} failed in cell {screen.cell} of {screen.cells} ({screen.title or 'no title'}) "
             f"after {clock(screen.elapsed)}.\n{_explain(error)}\n"
-            f"As far as it came: {shown}/{job.notebook}.ipynb; earlier results are untouched."
+            f"As far as it came: {paths.shown(job.failed)}/{job.notebook}.ipynb; earlier results are untouched."
         ) from None
 
 
@@ -182,8 +183,8 @@ def _environment(job: Job, directory: Path) -> dict[str, str]:
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     # Threads that spin while they wait lose a factor of ten and more as soon as anything else runs on the machine.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    paths = {OUTPUT_VARIABLE: str(directory), files.ROOT_VARIABLE: str(files.root())}
-    return {**os.environ, **threads, **waiting, **paths}
+    folders = {OUTPUT_VARIABLE: str(directory), files.ROOT_VARIABLE: str(files.root()), paths.PUBLISHED_VARIABLE: ""}
+    return {**os.environ, **threads, **waiting, **folders}
 
 
 def _save(notebook: NotebookNode, path: Path) -> None:
@@ -195,7 +196,7 @@ def _save(notebook: NotebookNode, path: Path) -> None:
     files.write_whole(path, lambda temporary: nbformat.write(notebook, temporary))
 
 
-def _facts(job: Job, started: datetime, screen: Screen, peak: int) -> dict[str, Any]:
+def _facts(job: Job, upstream: dict[str, str], started: datetime, screen: Screen, peak: int) -> dict[str, Any]:
     return {
         "notebook": job.notebook,
         "profile": job.profile.name,
@@ -210,9 +211,7 @@ def _facts(job: Job, started: datetime, screen: Screen, peak: int) -> dict[str, 
         "threads": job.threads,
         "source_sha256": notebooks.source_digest(job.path),
         "library_sha256": sources.digest(notebooks.library_files(job.path)),
-        "upstream": {
-            name: notebooks.fingerprint(notebooks.result_path(job.profile.name, name)) for name in job.section.upstream
-        },
+        "upstream": upstream,
     }
 
 

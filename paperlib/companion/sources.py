@@ -27,6 +27,16 @@ def digest(files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+def reads(files: Iterable[Path]) -> list[str]:
+    """Patterns of the files that Python files read besides code: the strings of a constant ``READS`` in them."""
+    found: set[str] = set()
+    for file in files:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
+                found |= set(ast.literal_eval(node.value))
+    return sorted(found)
+
+
 @cache
 def _code(text: str) -> str:
     """The code of ``text`` without comments, layout and docstrings."""

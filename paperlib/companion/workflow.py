@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -20,8 +21,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from paperlib.companion import claims, files, notebooks, profiles, provenance, sources
+from paperlib.companion import claims, files, notebooks, paths, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
+
+READS = ("claims.yaml",)
+"""Files of the checkout that whoever imports this module depends on (:func:`sources.reads`)."""
 
 
 def stamp(profile: str, notebook: str) -> str:
@@ -36,25 +40,28 @@ def training_stamp(profile: str, arm: str) -> str:
 
 
 def training_command(profile: profiles.Profile, arm: str) -> str:
-    """The command that trains one arm as ``launch`` of the profile says."""
+    """What Python is called with to train one arm as ``launch`` of the profile says."""
     if profile.launch is None:
         raise ValueError(f"profile {profile.name!r} has no section 'launch'; add one, or let the notebook train.")
     launch = profile.launch
-    paperlib = Path(sys.executable).with_name("paperlib")
-    command = [str(paperlib), "train", profile.name, "--arm", arm, "--engine", launch.engine]
+    command = ["-m", "paperlib", "train", profile.name, "--arm", arm, "--engine", launch.engine]
     if launch.gpus:
-        torchrun = Path(sys.executable).with_name("torchrun")
-        command = [str(torchrun), "--standalone", f"--nproc-per-node={launch.gpus}", "--no-python", *command]
+        command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={launch.gpus}", *command]
     return shlex.join(command)
 
 
 def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     """Digests of everything but its upstream that a result depends on; Snakemake runs a notebook when one changes."""
     path = notebooks.path(notebook)
+    library = notebooks.library_files(path)
+    stated = [claim.model_dump() for claim in claims.load().values() if claim.notebook == notebook]
+    read = [file for pattern in sources.reads(library) for file in sorted(files.root().glob(pattern))]
     return {
         "cells": notebooks.source_digest(path),
-        "library": sources.digest(notebooks.library_files(path)),
+        "library": sources.digest(library),
         "values": _digest({"parameters": profile.notebook(notebook), "shared": profile.shared}),
+        "claims": _digest({"claims": stated}),
+        "files": _digest({paths.shown(file): provenance.sha256(file) for file in [paths.lock(), *read]}),
     }
 
 
@@ -67,13 +74,14 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) -> int:
-    """Run what has to be run, then print the table.
+def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, strict: bool = False) -> int:
+    """Run what has to be run, print the table, and compare with what is published.
 
     Args:
         profile: the profile.
         cores: cores to use; notebooks that do not depend on one another run side by side.
         only: one notebook, with what it reads from.
+        strict: whether a number outside its interval (:mod:`paperlib.companion.compare`) is a failure too.
 
     Returns:
         Exit code: 0 when every notebook ran and no claim failed, 1 otherwise.
@@ -82,7 +90,10 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
         ValueError: before anything runs, for a notebook or parameter that does not fit.
         RuntimeError: when the same profile is being reproduced by another process.
     """
-    from paperlib.companion import runner  # papermill takes seconds to import, and the Snakefile does not need it
+    from paperlib.companion import (
+        compare,
+        runner,
+    )  # papermill takes seconds to import, and the Snakefile does not need it
 
     print(f"{profile.name}: {profile.description}; {len(profile.notebooks)} notebooks, {cores} cores", flush=True)
     for name in profile.notebooks:
@@ -93,21 +104,29 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None) ->
     with _sole(profile.name):
         _forget_missing(profile)
         for name in profile.notebooks:
-            shutil.rmtree(notebooks.failed_path(profile.name, name), ignore_errors=True)
+            shutil.rmtree(paths.failed(profile.name, name), ignore_errors=True)
         code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names])
     print(report(profile), flush=True)
-    failed = any(row.failed for row in overview(profile))
-    return 1 if code or failed else 0
+    made = [row.notebook for row in overview(profile) if row.state == "done"]
+    compared = compare.results(paths.published(profile.name), paths.local(profile.name), made)
+    print(compared.text(), flush=True)
+    failed = any(row.failed for row in overview(profile)) or not {*names} <= {*made}
+    return 1 if code or failed or (strict and compared.outside) else 0
 
 
 def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int:
     """Run Snakemake on the targets.  Its own talk goes to a log, shown only if it, and not a notebook, failed."""
     command = [sys.executable, "-m", "snakemake", *targets, "--config", f"profile={profile.name}"]
     options = ["--cores", str(cores), "--nolock", "--rerun-incomplete"]
-    log = files.root() / ".cache" / profile.name / "snakemake.log"
+    log = paths.cache(profile.name) / "snakemake.log"
+    # Not a parameter of the rules: the same checkout under another interpreter has nothing to run again.
+    environment = {**os.environ, "PAPERLIB_PYTHON": sys.executable}
+    environment.pop("SNAKEMAKE_PROFILE", None)  # a reader's own, which may say dry-run
     with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run([*command, *options], cwd=files.root(), stderr=stream, check=False).returncode
-    if code and not any(notebooks.failed_path(profile.name, name).is_dir() for name in profile.notebooks):
+        code = subprocess.run(
+            [*command, *options], cwd=files.root(), env=environment, stderr=stream, check=False
+        ).returncode
+    if code and not any(paths.failed(profile.name, name).is_dir() for name in profile.notebooks):
         print(log.read_text(encoding="utf-8"), file=sys.stderr)
     return code
 
@@ -120,8 +139,8 @@ def _forget_missing(profile: profiles.Profile) -> None:
 
 
 def finished(profile: str, notebook: str) -> bool:
-    """Whether the result is there and is the one that was stamped."""
-    path, result = files.root() / stamp(profile, notebook), notebooks.result_path(profile, notebook)
+    """Whether the reader's own result is there and is the one that was stamped."""
+    path, result = files.root() / stamp(profile, notebook), paths.local(profile, notebook)
     if not (path.is_file() and (result / provenance.MANIFEST).is_file()):
         return False
     return path.read_text().strip() == notebooks.fingerprint(result)
@@ -130,7 +149,7 @@ def finished(profile: str, notebook: str) -> bool:
 @contextmanager
 def _sole(profile: str) -> Iterator[None]:
     """Hold the profile for this process; the system lets go of it when the process ends, however it ends."""
-    path = files.root() / ".cache" / profile / "lock"
+    path = paths.cache(profile) / "lock"
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("w")
@@ -169,8 +188,8 @@ def overview(profile: profiles.Profile) -> list[Row]:
 
 
 def recorded(profile: profiles.Profile) -> list[Row]:
-    """A row for every notebook that has a finished result, whether it was made here or came with the checkout."""
-    found = [(name, notebooks.result_path(profile.name, name)) for name in profile.notebooks]
+    """A row for every notebook with a published result."""
+    found = [(name, paths.published(profile.name, name)) for name in profile.notebooks]
     return [
         Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
         for name, result in found
@@ -179,7 +198,7 @@ def recorded(profile: profiles.Profile) -> list[Row]:
 
 
 def _row(profile: profiles.Profile, name: str) -> Row:
-    result, failed = notebooks.result_path(profile.name, name), notebooks.failed_path(profile.name, name)
+    result, failed = paths.local(profile.name, name), paths.failed(profile.name, name)
     if finished(profile.name, name):
         return Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
     if failed.is_dir():
@@ -189,19 +208,14 @@ def _row(profile: profiles.Profile, name: str) -> Row:
 
 def verdicts(directory: Path) -> dict[str, str]:
     """Verdict by claim, from the records in a result."""
-    return {identifier: record.verdict for identifier, record in records(directory).items()}
-
-
-def records(directory: Path) -> dict[str, claims.Record]:
-    """What a result says about each claim that its notebook tests, by id."""
-    return {path.stem: claims.Record.read(path) for path in sorted((directory / "claims").glob("*.json"))}
+    return {identifier: record.verdict for identifier, record in claims.records(directory).items()}
 
 
 def report(profile: profiles.Profile) -> str:
     """The table at the end of a run: every notebook, its claims, its time, and where to look."""
     rows = overview(profile)
     table = [
-        [row.notebook, row.state, summary(row.verdicts), row.seconds, _relative(row.folder) if row.folder else ""]
+        [row.notebook, row.state, summary(row.verdicts), row.seconds, paths.shown(row.folder) if row.folder else ""]
         for row in rows
     ]
     notebooks = tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f")
@@ -222,10 +236,6 @@ def summary(found: dict[str, str]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "–"
 
 
-def _relative(path: Path) -> str:
-    return path.relative_to(files.root()).as_posix()
-
-
 UNTESTED = claims.Record("NOT RUN", None, None, None, {}, {})
 """Stands for the record of a claim whose notebook has no result at this profile."""
 
@@ -233,32 +243,34 @@ UNTESTED = claims.Record("NOT RUN", None, None, None, {}, {})
 def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     """Every claim of ``claims.yaml`` as plain values, with what the results of this profile say of it.
 
-    A claim whose notebook this profile does not have is taken from the profile that has it: the ablation is one of the
-    profile "digits", and of no other.
+    The results are those of :func:`paths.result`.  A claim whose notebook this profile does not have, or has not run,
+    is NOT RUN here, whatever another profile says of it.
 
-    Beside what the file states, an entry has the ``profile`` that it is from, ``verdict`` and ``remarks``; ``margin``,
-    the factor by which the ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest
-    falsifier missed it, and ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is
-    infinite.
+    Beside what the file states, an entry has ``verdict`` and ``remarks``; ``margin``, the factor by which the
+    ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
+    ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
     """
     known = claims.load().values()
-    where = {notebook: _where(profile, notebook) for notebook in {claim.notebook for claim in known}}
-    found = {notebook: records(notebooks.result_path(name, notebook)) for notebook, name in where.items()}
-    return [
-        {
-            "profile": where[claim.notebook],
-            **claim.model_dump(),
-            **_clarity(found[claim.notebook].get(claim.id, UNTESTED)),
-        }
-        for claim in known
-    ]
+    folders = {claim.notebook: paths.result(profile.name, claim.notebook) for claim in known}
+    found = {notebook: claims.records(folder) if folder else {} for notebook, folder in folders.items()}
+    return [_entry(claim, found[claim.notebook]) for claim in known]
 
 
-def _where(profile: profiles.Profile, notebook: str) -> str:
-    """The profile whose result of a notebook counts: this one, unless only another has the notebook."""
-    if notebook in profile.notebooks:
-        return profile.name
-    return next((name for name in profiles.names() if notebook in profiles.load(name).notebooks), profile.name)
+def published_ledger(first: str) -> list[dict[str, Any]]:
+    """Every claim as in :func:`ledger`, as it is published, with the ``profile`` whose results it is from.
+
+    That is the profile ``first`` where it has the claim's notebook, else the first one with published results of it.
+    """
+    entries = []
+    for claim in claims.load().values():
+        folders = {name: paths.published(name, claim.notebook) for name in [first, *profiles.names()]}
+        where = next((name for name, folder in folders.items() if (folder / paths.MANIFEST).is_file()), first)
+        entries.append({"profile": where, **_entry(claim, claims.records(folders[where]))})
+    return entries
+
+
+def _entry(claim: claims.Claim, found: dict[str, claims.Record]) -> dict[str, Any]:
+    return {**claim.model_dump(), **_clarity(found.get(claim.id, UNTESTED))}
 
 
 def _clarity(record: claims.Record) -> dict[str, Any]:

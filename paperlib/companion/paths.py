@@ -1,0 +1,63 @@
+"""Where things lie in a checkout; no other module spells these folders.
+
+=========================================== ========================================================================
+``results/<profile>/<notebook>/``           published: tracked, and changed by ``paperlib publish`` alone
+``results/local/<profile>/<notebook>/``     what ``paperlib reproduce`` made here
+``results/interactive/<profile>/<notebook>/`` a notebook opened in JupyterLab, and ``paperlib run``
+``.cache/<profile>/<notebook>/``            stamps, and what a failed run left
+=========================================== ========================================================================
+
+Git ignores all but the first.
+"""
+
+import os
+from pathlib import Path
+
+from paperlib.companion import files
+
+MANIFEST = "manifest.json"
+PUBLISHED_VARIABLE = "PAPERLIB_READ_PUBLISHED"
+"""Environment variable that, when set, hides a reader's own run: tests hold notebooks to what is published."""
+
+
+def published(profile: str, notebook: str = "") -> Path:
+    """The published results of a profile, or of one of its notebooks."""
+    return files.root() / "results" / profile / notebook
+
+
+def local(profile: str, notebook: str = "") -> Path:
+    """What ``paperlib reproduce`` made in this checkout."""
+    return files.root() / "results" / "local" / profile / notebook
+
+
+def interactive(profile: str, notebook: str = "") -> Path:
+    """Where a notebook writes that the runner did not start, and one that it runs with other parameters."""
+    return files.root() / "results" / "interactive" / profile / notebook
+
+
+def result(profile: str, notebook: str) -> Path | None:
+    """The result of a notebook to read: the reader's own run where there is one, else the published one, else None."""
+    folders = [published(profile, notebook)]
+    if not os.environ.get(PUBLISHED_VARIABLE):
+        folders.insert(0, local(profile, notebook))
+    return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
+
+
+def lock() -> Path:
+    """The pinned versions of everything."""
+    return files.root() / "requirements.lock"
+
+
+def cache(profile: str, notebook: str = "") -> Path:
+    """What outlives a run and is no result."""
+    return files.root() / ".cache" / profile / notebook
+
+
+def failed(profile: str, notebook: str) -> Path:
+    """The folder in which a failed run leaves what it had made."""
+    return cache(profile, notebook) / "failed"
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the checkout where it lies there."""
+    return path.relative_to(files.root()).as_posix() if path.is_relative_to(files.root()) else str(path)

@@ -1,0 +1,66 @@
+"""Publish: what a maintainer's run made becomes what the checkout states, ``results/<profile>/``.
+
+A published result is light: SVG files stay behind (each figure keeps its PNG and its data), and so does the executed
+notebook where ``notebooks/`` holds it executed at the same profile.  Its manifest is that of the run, with the hashes
+of what is published.
+"""
+
+import ast
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from paperlib.companion import compare, files, notebooks, paths, profiles, provenance, workflow
+
+
+def publish(profile: profiles.Profile) -> Path:
+    """Replace the published results of a profile by those that ``paperlib reproduce`` made here.
+
+    ``intervals.json`` stays: ``tools/repeat.py`` makes it anew.
+
+    Returns:
+        The folder of the published results.
+
+    Raises:
+        ValueError: when a notebook has no finished result, a claim failed, or a result was made from a checkout with
+            uncommitted changes, naming them all; nothing is changed then.
+    """
+    rows = workflow.overview(profile)
+    problems = [f"{row.notebook}: {row.state}" for row in rows if row.failed or row.state != "done"]
+    dirty = [row for row in rows if row.folder and row.state == "done" and provenance.read(row.folder).get("dirty")]
+    problems += [f"{row.notebook}: made from uncommitted changes" for row in dirty]
+    if problems:
+        raise ValueError(
+            f"{profile.name} cannot be published:\n" + "\n".join(problems) + f"\nrun: paperlib reproduce {profile.name}"
+        )
+    target = paths.published(profile.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{profile.name}.") as name:
+        folder = Path(name) / profile.name
+        for row in rows:
+            assert row.folder is not None
+            _light(row.folder, folder / row.notebook, executed=_home(row.notebook) != profile.name)
+        if (target / compare.INTERVALS).is_file():
+            shutil.copy(target / compare.INTERVALS, folder)
+        files.replace_directory(folder, target)
+    return target
+
+
+def _light(result: Path, target: Path, executed: bool) -> None:
+    """Copy what is published of a result; ``executed``: its notebook too."""
+    left_out = shutil.ignore_patterns("*.svg", *([] if executed else ["*.ipynb"]))
+    shutil.copytree(result, target, ignore=left_out)
+    manifest = provenance.read(target)
+    manifest["outputs"] = provenance.hashes(target)
+    files.write_text(target / paths.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def _home(notebook: str) -> str | None:
+    """The profile at which ``notebooks/`` holds a notebook executed: the one that its parameters cell names."""
+    for kind, source in notebooks.cells(notebooks.path(notebook)):
+        if kind == "code" and "profile: str" in source:
+            for statement in ast.parse(source).body:
+                if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "profile":
+                    return ast.literal_eval(statement.value) if statement.value else None
+    return None
