@@ -27,9 +27,7 @@ def publish(profile: profiles.Profile) -> Path:
             uncommitted changes, naming them all; nothing is changed then.
     """
     rows = workflow.overview(profile)
-    problems = [f"{row.notebook}: {row.state}" for row in rows if row.failed or row.state != "done"]
-    dirty = [row for row in rows if row.folder and row.state == "done" and provenance.read(row.folder).get("dirty")]
-    problems += [f"{row.notebook}: made from uncommitted changes" for row in dirty]
+    problems = [problem for row in rows for problem in _problems(row)]
     if problems:
         raise ValueError(
             f"{profile.name} cannot be published:\n" + "\n".join(problems) + f"\nrun: paperlib reproduce {profile.name}"
@@ -45,6 +43,15 @@ def publish(profile: profiles.Profile) -> Path:
             shutil.copy(target / compare.INTERVALS, folder)
         files.replace_directory(folder, target)
     return target
+
+
+def _problems(row: workflow.Row) -> list[str]:
+    """What keeps the result of a notebook from being published."""
+    if row.state != "done" or row.folder is None:
+        return [f"{row.notebook}: {row.state}"]
+    failed = [f"{row.notebook}: a claim failed"] if row.failed else []
+    dirty = [f"{row.notebook}: made from uncommitted changes"] if provenance.read(row.folder).get("dirty") else []
+    return [*failed, *dirty, *provenance.verify(row.folder)]
 
 
 def _light(result: Path, target: Path, executed: bool) -> None:

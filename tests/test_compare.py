@@ -1,0 +1,217 @@
+"""Published results and a run made here: kept apart, compared, and exchanged only on purpose."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import NotebookWriter, listing
+
+from paperlib.companion import compare, notebooks, paths, profiles, provenance, publish, workflow
+
+NUMBERS = np.array([1.0, 20.0, 300.0])
+
+
+def results(folder: Path, numbers: np.ndarray, verdict: str = "PASS") -> Path:
+    """Results of one notebook: a table, an array, a claim, an SVG and the notebook."""
+    notebook = folder / "01_first"
+    for name in ("tables", "figures", "claims"):
+        (notebook / name).mkdir(parents=True)
+    table = {
+        "name": ["a", "b", "c"],
+        "value": numbers,
+        "text": [f"{x:.3f} [0, 1]" for x in numbers],
+        "seconds": numbers,
+    }
+    pd.DataFrame(table).to_csv(notebook / "tables" / "table.csv", index=False)
+    np.savez(notebook / "figures" / "array.npz", x=numbers.reshape(1, 3))
+    record = {"id": "C1", "verdict": verdict, "checks": [{"what": "a", "used": 0.5}], "falsifiers": []}
+    (notebook / "claims" / "C1.json").write_text(json.dumps(record))
+    for name in ("figures/a.svg", "figures/a.png", "01_first.ipynb"):
+        (notebook / name).write_text("")
+    return folder
+
+
+def states(published: Path, here: Path) -> dict[str, str]:
+    found = compare.results(published, here, ["01_first"]).differences
+    return {f"{one.file.rpartition('/')[2]} {one.column}": one.state for one in found}
+
+
+def test_the_same_results_are_identical_and_times_do_not_count(tmp_path: Path) -> None:
+    one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS)
+    table = other / "01_first" / "tables" / "table.csv"
+    pd.read_csv(table).assign(seconds=[7.0, 8.0, 9.0]).to_csv(table, index=False)
+    assert set(states(one, other).values()) == {"identical"}
+    assert len(states(one, other)) == 4
+
+
+@pytest.mark.parametrize(("factor", "state"), [(1 + 0.5e-5, "rounding"), (1 + 2e-5, "outside"), (math.nan, "outside")])
+def test_without_intervals_only_rounding_is_allowed(tmp_path: Path, factor: float, state: str) -> None:
+    one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS * np.array([1, 1, factor]))
+    assert states(one, other)["table.csv value"] == state
+    assert states(one, other)["array.npz x"] == state
+
+
+def test_what_only_one_side_has_is_outside(tmp_path: Path) -> None:
+    one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS)
+    (other / "01_first" / "figures" / "array.npz").unlink()
+    (other / "01_first" / "tables" / "new.csv").write_text("x\n1\n")
+    found = compare.results(one, other, ["01_first"])
+    assert {(item.file.rpartition("/")[2], item.largest) for item in found.outside} == {
+        ("array.npz", "published only"),
+        ("new.csv", "not published"),
+    }
+
+
+def test_a_trained_number_may_move_as_far_as_other_seeds_move_it(tmp_path: Path) -> None:
+    """Of 400 pairs of runs that differ by noise alone, one in twenty leaves its interval; a shift of it leaves it."""
+    generator = np.random.default_rng(0)
+    draws = generator.normal(NUMBERS, 2.0, size=(3, 3))
+    spread = compare.spread([compare.Column.of(run) for run in draws])
+    assert spread == pytest.approx(np.sqrt(draws.var(axis=0, ddof=1).mean()))
+    outside = []
+    for _ in range(400):
+        runs = [compare.Column.of(generator.normal(NUMBERS, 2.0)) for _ in range(5)]
+        interval = {"spread": compare.spread(runs[:3]), "runs": 3}
+        outside.append(compare._compare("", "", runs[3], runs[4], interval).state == "outside")
+    assert 0.02 < np.mean(outside) < 0.09
+    far = compare.Column.of(NUMBERS + 40)
+    assert compare._compare("", "", compare.Column.of(NUMBERS), far, {"spread": 2.0, "runs": 3}).state == "outside"
+
+
+def test_intervals_are_read_from_the_published_results(tmp_path: Path) -> None:
+    one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS + 0.5)
+    known = {"01_first/tables/table.csv": {"value": 1.0, "text": 1.0}}
+    (one / compare.INTERVALS).write_text(json.dumps({"runs": 3, "spread": known}))
+    assert states(one, other) == {
+        "table.csv name": "identical",
+        "table.csv value": "interval",
+        "table.csv text": "interval",
+        "array.npz x": "outside",
+    }
+
+
+def test_the_screen_names_every_claim_every_file_and_the_largest_difference(tmp_path: Path) -> None:
+    one = results(tmp_path / "a", NUMBERS)
+    shown = compare.results(one, results(tmp_path / "b", NUMBERS * 1.5, "FAIL"), ["01_first"]).text()
+    assert [line.split() for line in shown.splitlines() if line.startswith("C1")] == [
+        ["C1", "PASS", "FAIL", "×2.0", "×2.0"]
+    ]
+    assert "table.csv value: 300 → 450" in shown
+    assert "array.npz x: 300 → 450" in shown
+    assert "Nothing is published" in compare.results(tmp_path / "none", one, ["01_first"]).text()
+
+
+# Publishing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(checkout: Path, write_notebook: NotebookWriter) -> Path:
+    """A checkout where both notebooks of "small" have a result; the second is at home at another profile."""
+    write_notebook("01_first")
+    write_notebook("02_second", parameters='profile: str = "other"')
+    for name in ("01_first", "02_second"):
+        folder = results(paths.local("small"), NUMBERS) if name == "01_first" else paths.local("small", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (paths.local("small", name) / f"{name}.ipynb").write_text("{}")
+        provenance.write(paths.local("small", name), {"seconds": 1.0})
+        stamp = checkout / workflow.stamp("small", name)
+        stamp.parent.mkdir(parents=True)
+        stamp.write_text(notebooks.fingerprint(paths.local("small", name)) + "\n")
+    return checkout
+
+
+def test_what_is_published_is_light_and_verifies(ran: Path) -> None:
+    (ran / "results" / "small" / "00_gone").mkdir(parents=True)
+    (ran / "results" / "small" / compare.INTERVALS).write_text("{}")
+    target = publish.publish(profiles.load("small"))
+    assert listing(target) == ["01_first", "02_second", compare.INTERVALS]
+    assert listing(target / "01_first") == ["claims", "figures", "manifest.json", "tables"]
+    assert listing(target / "01_first" / "figures") == ["a.png", "array.npz"]
+    assert listing(target / "02_second") == ["02_second.ipynb", "manifest.json"]
+    assert provenance.verify(target / "01_first") == []
+    assert (paths.local("small", "01_first") / "figures" / "a.svg").is_file(), "the run keeps all of it"
+
+
+def test_what_failed_or_is_not_of_a_commit_is_not_published(ran: Path) -> None:
+    record = paths.local("small", "01_first") / "claims" / "C1.json"
+    good = record.read_text()
+    for spoil, says in (
+        (lambda: record.write_text(good.replace("PASS", "FAIL")), "01_first: a claim failed"),
+        (lambda: record.write_text(good + " "), "C1.json: changed"),
+        (lambda: shutil.rmtree(paths.local("small", "02_second")), "02_second: not run"),
+    ):
+        spoil()
+        with pytest.raises(ValueError, match=says):
+            publish.publish(profiles.load("small"))
+        assert not paths.published("small").exists()
+
+
+def test_results_of_uncommitted_code_are_not_published(ran: Path) -> None:
+    folder = paths.local("small", "02_second")
+    manifest = provenance.read(folder)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "dirty": True}))
+    with pytest.raises(ValueError, match="02_second: made from uncommitted changes"):
+        publish.publish(profiles.load("small"))
+
+
+def test_a_reader_sees_the_own_run_and_a_test_what_is_published(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish.publish(profiles.load("small"))
+    assert paths.result("small", "01_first") == paths.local("small", "01_first")
+    monkeypatch.setenv(paths.PUBLISHED_VARIABLE, "1")
+    assert paths.result("small", "01_first") == paths.published("small", "01_first")
+    assert paths.result("small", "03_none") is None
+
+
+# This checkout -------------------------------------------------------------------------------------------------------
+
+LARGEST = {"tiny": 24e6, "cifar10-cpu": 25e6, "digits": 3e6, "cifar10-gpu": 10e6}
+"""Bytes that the published results of a profile may have."""
+
+
+def test_published_results_are_light(repository: Path) -> None:
+    for folder in sorted((repository / "results").iterdir()):
+        if folder.is_dir() and folder.name not in ("local", "interactive"):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            size = sum(path.stat().st_size for path in files)
+            assert size <= LARGEST.get(folder.name, 1e6), f"{folder.name}: {size / 1e6:.1f} MB"
+            assert not [path for path in files if path.suffix == ".svg"], folder.name
+
+
+@pytest.mark.slow
+def test_a_clone_in_any_folder_reproduces_and_stays_clean(repository: Path, tmp_path: Path) -> None:
+    """In "ä b/companion" two notebooks run, nothing tracked changes, and the tests that look at files are green."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    clone = tmp_path / "ä b" / "companion"
+    for name in filter(None, listed.stdout.split("\0")):
+        if (repository / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / name, clone / name)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=clone, check=True)
+    hidden = ("PAPERLIB_OUTPUT", "PAPERLIB_ROOT", paths.PUBLISHED_VARIABLE)
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"PYTHONPATH": str(clone)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", *arguments]
+        done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for name in ("01_schedules", "02_objectives"):
+        shown = run("paperlib", "reproduce", "tiny", "--only", name)
+        assert f"results/local/tiny/{name}" in shown
+        assert "Compared with what is published" in shown
+    tests = ("equations", "project", "claims", "notebooks", "comparison", "cli", "profiles")
+    run("pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in tests))
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
+    assert changed.stdout == ""
