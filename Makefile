@@ -59,13 +59,13 @@ notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as th
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
 
 publish: $(READY) ## for maintainers: what `make reproduce` made becomes results/PROFILE, and README.md is filled from it
-	$(BIN)/paperlib publish $(PROFILE)
+	$(BIN)/python -m tools.publish $(PROFILE)
 	$(MAKE) readme
 
 readme: $(READY) ## fill README.md from results/tiny, and docs/equations.md and docs/costs.md from the code
-	$(BIN)/python -m paperlib.companion.equations
-	$(BIN)/paperlib costs --write
-	$(BIN)/python -m paperlib.companion.readme
+	$(BIN)/python -m tools.equations
+	$(BIN)/python -m tools.costs
+	$(BIN)/python -m tools.readme
 
 clean: ## remove caches, results made here and the site; published results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

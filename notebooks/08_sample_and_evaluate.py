@@ -38,12 +38,12 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+import over_seeds
 import pandas as pd
 import torch
 
 from paperlib import companion
 from paperlib.companion import assessment, experiments, figures, profiles
-from paperlib.companion import statistics as over_seeds
 from paperlib.engine import data, evaluation, features
 
 run = companion.start("08_sample_and_evaluate", profile)

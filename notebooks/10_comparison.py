@@ -28,13 +28,13 @@ rows_shown: int = 10
 spread: float = 0.1
 
 # %%
+import literature
 import pandas as pd
 
 from paperlib import companion
-from paperlib.companion import comparison, profiles, workflow
+from paperlib.companion import workflow
 
 run = companion.start("10_comparison", profile)
-settings = profiles.load(profile)
 pd.set_option("display.max_colwidth", None)
 
 # %% [markdown]
@@ -45,7 +45,7 @@ pd.set_option("display.max_colwidth", None)
 # of the paper (its Table 2, with standard errors) could not be verified and is not shown.
 
 # %%
-imagenet64 = comparison.published("imagenet64").fillna("")
+imagenet64 = literature.published("imagenet64").fillna("")
 run.table(
     imagenet64, "imagenet64", caption="FID at ImageNet 64×64, class-conditional, as published (Table 2 and text)."
 )
@@ -59,7 +59,7 @@ imagenet64[["model", "fid", "note"]].set_index("model")
 # resolution is ours.
 
 # %%
-table_4 = comparison.table_4()
+table_4 = literature.table_4()
 run.table(
     table_4.reset_index(),
     "table_4",
@@ -73,7 +73,7 @@ table_4
 # the weighting, the schedule and the samplers are in the library, and these profiles state the recipe.
 
 # %% tags=["nbval-ignore-output"]
-at_scale = comparison.full_scale()
+at_scale = literature.full_scale()
 run.table(
     at_scale,
     "full_scale",
@@ -81,7 +81,7 @@ run.table(
     "the assumptions. No row has been run by us.",
 )
 if "gpu_days" not in at_scale:
-    print("results/costs.csv is missing: GPUs, days and dollars are left out; make it with: paperlib costs --write")
+    print("results/costs.csv is missing: GPUs, days and dollars are left out; make it with: make readme")
 assert at_scale.profile.is_unique
 at_scale.set_index("profile").round(1)
 
@@ -102,7 +102,7 @@ claim.not_run("no profile at 128, 256 or 512 pixels has results here; each run t
 # and without guidance, must fail it:
 
 # %%
-published = comparison.published("table4").query("from_the_paper == 'yes'")
+published = literature.published("table4").query("from_the_paper == 'yes'")
 both = published.pivot(index="resolution", columns="guidance", values="fid").dropna()
 apart = (both["no"] / both["yes"] - 1).abs()
 assert (apart > spread).all()
@@ -115,7 +115,7 @@ print(f"guided and unguided FID differ by at least {apart.min():.0%} where both 
 # numbers. Between profiles nothing may be compared, and none of these is a FID of the tables above.
 
 # %% tags=["nbval-ignore-output"]
-measured = comparison.measured(profile)
+measured = literature.measured(profile)
 run.table(measured, "measured", caption="Weighting × sampler, every profile with samples evaluated here.")
 for name, found in measured.groupby("profile"):
     print(f"{name}: {found.caption.iloc[0]}\n")
@@ -154,7 +154,7 @@ side_by_side
 # longer match their recorded hash are counted.
 
 # %%
-others = comparison.reproductions()
+others = literature.reproductions()
 run.table(others, "reproduced", caption="Runs of this companion by other people, from their manifests.")
 print("none yet" if others.empty else others.to_string(index=False))
 

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib import companion
-from paperlib.companion import equations, figures, profiles, workflow
+from paperlib.companion import figures, files, profiles, workflow
 from paperlib.companion.claims import Verdict, factor
 
 run = companion.start("12_claims", profile)
@@ -124,20 +124,16 @@ for identifier, entry in open_claims.iterrows():
 # were derived here; the paper may well have more.
 
 # %%
-entries = equations.index()
-count = equations.coverage(entries)
-print(f"{count['places']} places: {count['function']} have a function, {count['cell']} a cell, {count['both']} both")
-by_kind = pd.DataFrame(
-    [(entry.place.kind, bool(entry.functions), bool(entry.cells)) for entry in entries.values()],
-    columns=["kind", "function", "cell"],
-).query("kind != 'section'")
-summary = by_kind.groupby("kind").agg(places=("kind", "size"), function=("function", "sum"), cell=("cell", "sum"))
+places = pd.read_csv(files.root() / "docs" / "equations.csv").query("kind != 'section'")
+count = places[["function", "cell"]].sum()
+both = (places.function & places.cell).sum()
+print(f"{len(places)} places: {count.function} have a function, {count.cell} a cell, {both} both")
+summary = places.groupby("kind").agg(places=("kind", "size"), function=("function", "sum"), cell=("cell", "sum"))
 run.table(summary, "coverage", caption="Places of the paper by kind, and how many have a function and a cell.")
 summary
 
 # %%
-uncovered = [name for name, entry in entries.items() if entry.place.kind != "section" and not entry.cells]
-print("no cell computes:", "; ".join(uncovered) or "(none)")
+print("no cell computes:", "; ".join(places.place[~places.cell]) or "(none)")
 
 # %% [markdown]
 # ## 12.5 The ledger, checked

@@ -41,13 +41,13 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
+import over_seeds
 import pandas as pd
 import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from paperlib import companion, elbo
 from paperlib.companion import ablation, experiments, figures, measuring, profiles
-from paperlib.companion import statistics as over_seeds
 from paperlib.engine import evaluation, features
 
 run = companion.start("13_ablation", profile)

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import sys
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,7 @@ from helpers import NotebookWriter
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "notebooks")]  # tools/, and what the notebooks share
 
 # A busy machine is no failure, and every run sees the same examples.
 settings.register_profile("reproducible", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

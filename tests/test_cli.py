@@ -17,8 +17,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE)
-    first = ["reproduce", "run", "train", "sample", "evaluate", "claims", "costs"]
-    assert listed == [*first, "compare", "publish", "verify", "doctor"]
+    first = ["reproduce", "run", "train", "sample", "evaluate", "claims"]
+    assert listed == [*first, "compare", "verify", "doctor"]
 
 
 @pytest.mark.parametrize(

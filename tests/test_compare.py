@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import compare, notebooks, paths, profiles, provenance, publish, workflow
+from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
+from tools import publish
 
 NUMBERS = np.array([1.0, 20.0, 300.0])
 

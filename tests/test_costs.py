@@ -9,8 +9,8 @@ from pictures import real_images
 from torch import nn
 
 from paperlib import models
-from paperlib.companion import costs as profile_costs
 from paperlib.engine import costs, data
+from tools import costs as profile_costs
 
 SHAPE = {"image_shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.75}
 
@@ -121,4 +121,4 @@ def test_the_committed_table_is_the_one_that_is_measured(table: pd.DataFrame, re
     written = pd.read_csv(repository / "results" / "costs.csv").set_index("profile")
     pd.testing.assert_frame_equal(written, table, check_dtype=False, rtol=1e-5)
     text = profile_costs.markdown(table.reset_index())
-    assert (repository / "docs" / "costs.md").read_text(encoding="utf-8") == text, "run: paperlib costs --write"
+    assert (repository / "docs" / "costs.md").read_text(encoding="utf-8") == text, "run: make readme"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from paperlib.companion import claims, documents, equations
+from paperlib.companion import claims, documents
+from tools import equations
 
 LIST = """\
 - {place: "Section 3, the Theorem", what: growth of L, kind: formula, source: seen, also: ["Theorem"]}
@@ -133,7 +134,7 @@ def test_every_function_that_is_listed_exists(entries: dict[str, equations.Entry
 
 def test_the_committed_page_is_what_the_citations_give(repository: Path, entries: dict[str, equations.Entry]) -> None:
     committed = (repository / "docs" / "equations.md").read_text()
-    assert committed == equations.page(entries), "run: python -m paperlib.companion.equations"
+    assert committed == equations.page(entries), "run: make readme"
 
 
 def test_the_coverage_adds_up(entries: dict[str, equations.Entry]) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from paperlib import companion, predictions, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import experiments, profiles, readme
+from paperlib.companion import experiments, profiles
 from paperlib.companion.run import Run
 from paperlib.engine import checkpoints, training
+from tools import readme
 
 
 @pytest.fixture

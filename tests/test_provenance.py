@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import listing
+from helpers import NotebookWriter, listing
 
-from paperlib.companion import files, provenance, sources
+from paperlib.companion import files, notebooks, provenance, sources
 
 
 @pytest.fixture
@@ -156,6 +156,18 @@ def test_dependencies_follow_imports() -> None:
     assert "engine/training.py" in names("def f():\n    from paperlib.engine import training")
     assert "engine/training.py" not in names("from paperlib import companion")
     assert not {"companion/cli.py", "companion/runner.py"} & names("from paperlib import companion")
+
+
+def test_what_lies_beside_the_notebooks_counts_and_files_that_are_read(
+    checkout: Path, write_notebook: NotebookWriter
+) -> None:
+    path = write_notebook("01_first", "import shared\nfrom paperlib.companion import workflow")
+    for name in ("shared", "other"):
+        (path.parent / f"{name}.py").write_text("from paperlib import oracles\n")
+    found = {file.name for file in notebooks.library_files(path)}
+    assert {"shared.py", "oracles.py", "workflow.py"} <= found
+    assert "other.py" not in found
+    assert sources.reads(notebooks.library_files(path)) == ["claims.yaml"]
 
 
 def test_a_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

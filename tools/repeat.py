@@ -1,6 +1,6 @@
 """How far the numbers of a profile move when only its seeds are others: ``results/<profile>/intervals.json``.
 
-    python tools/repeat.py tiny --times 3
+    python -m tools.repeat tiny --times 3
 
 Runs the whole profile so many times, each time with every seed (training, pictures, sampling, and parameters of
 notebooks called ``seed`` or ``seeds``) moved by a thousand, in a checkout of its own under ``.cache/repeat``.  The

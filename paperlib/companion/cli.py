@@ -72,15 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--profile", default="tiny")
     ledger.add_argument("--json", action="store_true")
 
-    prices = _command(commands, "costs", _costs, "what each profile costs: parameters, FLOPs, memory, GPU-days")
-    prices.add_argument("--write", action="store_true", help="also to results/costs.csv and docs/costs.md")
-
     comparing = _command(commands, "compare", _compare, "compare the run made here with what is published")
     comparing.add_argument("profile")
     comparing.add_argument("--strict", action="store_true", help="fail where a number is outside its interval")
-
-    publishing = _command(commands, "publish", _publish, "for maintainers: publish the run made here")
-    publishing.add_argument("profile")
 
     verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
@@ -185,16 +179,6 @@ def _claims(options: argparse.Namespace) -> int:
     return 0
 
 
-def _costs(options: argparse.Namespace) -> int:
-    from paperlib.companion import costs
-
-    found = costs.table()
-    if options.write:
-        costs.write(found)
-    print(found.to_string(index=False, float_format="{:.3g}".format), costs.ASSUMPTIONS, sep="\n\n")
-    return 0
-
-
 def _compare(options: argparse.Namespace) -> int:
     from paperlib.companion import compare, paths, profiles
 
@@ -205,13 +189,6 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare.results(paths.published(profile.name), here, [path.name for path in sorted(here.glob("[0-9]*"))])
     print(found.text())
     return 1 if options.strict and found.outside else 0
-
-
-def _publish(options: argparse.Namespace) -> int:
-    from paperlib.companion import paths, profiles, publish
-
-    print(f"published: {paths.shown(publish.publish(profiles.load(options.profile)))}")
-    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -10,8 +10,8 @@ interval  differences that other seeds make as well, by ``intervals.json`` of th
 outside   anything else, a number or a file that only one side has included
 ========= ==============================================================================================
 
-``intervals.json`` (``tools/repeat.py`` makes it) comes from n runs of the whole profile under other seeds: s, the
-standard deviation over the runs, pooled over the R numbers of a column.  Two runs differ by more than
+``intervals.json`` (``python -m tools.repeat`` makes it) comes from n runs of the whole profile under other
+seeds: s, the standard deviation over the runs, pooled over the R numbers of a column.  Two runs differ by more than
 :math:`\sqrt2\, t_{1 - 0.025/R,\, R(n-1)}\, s` in one column of twenty when nothing but the seeds differs.  Columns
 of times are not compared.
 """

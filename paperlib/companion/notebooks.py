@@ -50,9 +50,12 @@ def source_digest(notebook: Path) -> str:
 
 
 def library_files(notebook: Path) -> list[Path]:
-    """The files of the library that a notebook imports, directly or not."""
+    """The files of the library and those beside the notebooks that a notebook imports, directly or not."""
     code = [python(source) for kind, source in cells(notebook) if kind == "code"]
-    return sources.dependencies("\n".join(code))
+    beside = {path.stem: path for path in notebook.parent.glob("[a-z]*.py")}
+    shared = [beside[name] for name in sources.modules("\n".join(code)) if name in beside]
+    code += [path.read_text(encoding="utf-8") for path in shared]
+    return [*sources.dependencies("\n".join(code)), *shared]
 
 
 def python(source: str) -> str:

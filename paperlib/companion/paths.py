@@ -1,7 +1,7 @@
 """Where things lie in a checkout; no other module spells these folders.
 
 =========================================== ========================================================================
-``results/<profile>/<notebook>/``           published: tracked, and changed by ``paperlib publish`` alone
+``results/<profile>/<notebook>/``           published: tracked, and changed by ``make publish`` alone
 ``results/local/<profile>/<notebook>/``     what ``paperlib reproduce`` made here
 ``results/interactive/<profile>/<notebook>/`` a notebook opened in JupyterLab, and ``paperlib run``
 ``.cache/<profile>/<notebook>/``            stamps, and what a failed run left

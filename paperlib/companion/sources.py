@@ -22,7 +22,7 @@ def digest(files: Iterable[Path]) -> str:
     """SHA-256 over the code of Python files, docstrings and comments left out."""
     total = hashlib.sha256()
     for file in sorted(files):
-        total.update(file.relative_to(PACKAGE.parent).as_posix().encode())
+        total.update(file.name.encode())
         total.update(_code(file.read_text(encoding="utf-8")).encode())
     return total.hexdigest()
 
@@ -61,15 +61,20 @@ def dependencies(source: str) -> list[Path]:
     return sorted(found)
 
 
-@cache
-def _imported(source: str) -> frozenset[Path]:
-    modules: set[str] = set()
+def modules(source: str) -> set[str]:
+    """Names of the modules that Python ``source`` imports, or may: ``from a import b`` gives a and a.b."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {module for module in modules if module.split(".")[0] == PACKAGE.name}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@cache
+def _imported(source: str) -> frozenset[Path]:
+    ours = {module for module in modules(source) if module.split(".")[0] == PACKAGE.name}
     return frozenset(file for module in ours for file in _files(module))
 
 

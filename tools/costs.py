@@ -1,4 +1,4 @@
-"""What each profile costs: size of its network, FLOPs, memory, and GPU-days, as a table.  ``paperlib costs``
+"""What each profile costs: size of its network, FLOPs, memory, and GPU-days, as a table.  ``python -m tools.costs``
 
 Everything is measured on the network itself (:mod:`paperlib.engine.costs`), nothing typed; what is assumed, which GPU,
 its share of peak that training reaches, the price of an hour, stands beside the table.
@@ -144,3 +144,14 @@ def write(found: "pd.DataFrame") -> None:
     """Put the table where documents read it: ``results/costs.csv`` and ``docs/costs.md``."""
     files.write_text(files.root() / "results" / "costs.csv", found.to_csv(index=False, float_format="%.6g"))
     files.write_text(files.root() / "docs" / "costs.md", markdown(found))
+
+
+def main() -> None:
+    """Write the table, and show it."""
+    found = table()
+    write(found)
+    print(found.to_string(index=False, float_format="{:.3g}".format), ASSUMPTIONS, sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,9 +2,9 @@
 
 ``docs/equations.yaml`` lists the places.  Docstrings of the library below the companion, the ``place`` of each claim
 and the texts that code cells carry (captions, tables) cite them, word for word; this module collects who does, and
-writes ``docs/equations.md``:
+writes ``docs/equations.md``, and ``docs/equations.csv`` for notebook 12:
 
-    python -m paperlib.companion.equations
+    python -m tools.equations
 
 A citation of a place that is not listed is an error, with the words that are wrong.  What is cited of other works,
 "(Karras et al. 2022, Table 1)", is no citation of the paper: from an author and a year to the end of the clause nothing
@@ -12,6 +12,8 @@ counts.
 """
 
 import ast
+import csv
+import io
 import re
 import sys
 from collections import defaultdict
@@ -25,8 +27,6 @@ from tabulate import tabulate
 
 from paperlib.companion import claims, documents, files, notebooks
 
-READS = ("docs/equations.yaml",)
-"""Files of the checkout that whoever imports this module depends on."""
 OTHER_WORKS = re.compile(r"[A-Z][\w’'&-]+(?: et al\.|,? (?:& |and )?[A-Z][\w&, -]+?)?,? (?:19|20)\d\d[^();]*")
 MENTION = re.compile(
     r"\b(?:Section|Equation|Eq\.|Table|Figure|Fig\.|Appendix|Erratum) (?:\d+(?:\.\d+)*|[A-Z]\b)(?:, the \w+)?"
@@ -170,7 +170,7 @@ def coverage(entries: dict[str, Entry]) -> dict[str, int]:
 HEAD = """\
 # Index of equations
 
-Which function and which cell compute each place of the paper. Made by `python -m paperlib.companion.equations` from
+Which function and which cell compute each place of the paper. Made by `python -m tools.equations` from
 docstrings, claims and notebooks; not to be edited. The paper itself is not at hand here: *seen* places are quoted by
 public sources, *derived* ones were derived for this companion, and only where they stand in the paper is recalled.
 """
@@ -187,6 +187,17 @@ def page(entries: dict[str, Entry] | None = None) -> str:
     rows = [_row(entry) for entry in entries.values() if entry.place.kind != "section"]
     table = tabulate(rows, ["place", "what stands there", "source", "functions", "cells"], tablefmt="github")
     return f"{HEAD}\n{summary}\n\n{table}\n\n{_uncovered(entries)}"
+
+
+def summary(entries: dict[str, Entry]) -> str:
+    """``docs/equations.csv``: a row a place, whether a function computes it and whether a cell does."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["place", "kind", "function", "cell"])
+    writer.writerows(
+        [name, entry.place.kind, bool(entry.functions), bool(entry.cells)] for name, entry in entries.items()
+    )
+    return text.getvalue()
 
 
 def _row(entry: Entry) -> list[str]:
@@ -216,6 +227,7 @@ def main() -> None:
     """Write ``docs/equations.md`` of this checkout."""
     entries = index()
     files.write_text(files.root() / "docs" / "equations.md", page(entries))
+    files.write_text(files.root() / "docs" / "equations.csv", summary(entries))
     print(f"docs/equations.md: {coverage(entries)}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Publish: what a maintainer's run made becomes what the checkout states, ``results/<profile>/``.
+"""What a maintainer's run made becomes what the checkout states: ``python -m tools.publish PROFILE``.
 
 A published result is light: SVG files stay behind (each figure keeps its PNG and its data), and so does the executed
 notebook where ``notebooks/`` holds it executed at the same profile.  Its manifest is that of the run, with the hashes
@@ -8,6 +8,7 @@ of what is published.
 import ast
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -71,3 +72,7 @@ def _home(notebook: str) -> str | None:
                 if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "profile":
                     return ast.literal_eval(statement.value) if statement.value else None
     return None
+
+
+if __name__ == "__main__":
+    print(f"published: {paths.shown(publish(profiles.load(sys.argv[1])))}")

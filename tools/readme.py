@@ -1,4 +1,4 @@
-"""The parts of README.md that are made from results: ``make readme``.
+"""The parts of README.md that are made from results: ``make readme``, or ``python -m tools.readme``.
 
 A part stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``.  Numbers there come from ``results/`` and carry
 their provenance; the tests check that they are the ones that the committed results give.
