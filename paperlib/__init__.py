@@ -9,9 +9,12 @@ Three tiers, imports pointing down only:
 
 Throughout, :math:`\lambda` (always ``logsnr``) is :math:`\log(\alpha^2/\sigma^2)`, natural logarithm, and the noisy
 data ``z`` are variance preserving, :math:`z = \alpha x + \sigma \epsilon` with :math:`\alpha^2 + \sigma^2 = 1`.
+
+A module is imported when it is first asked for.
 """
 
-from paperlib import adaptive, elbo, objectives, oracles, predictions, process, schedules, weightings
+import importlib
+from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,3 +27,11 @@ __all__ = [
     "schedules",
     "weightings",
 ]
+DISTRIBUTION = "diffusion-objectives"
+"""What to ``pip install``; the package index knows another project by the name of this module."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"paperlib.{name}")
+    raise AttributeError(f"module 'paperlib' has no attribute {name!r}; it has {', '.join(__all__)}.")

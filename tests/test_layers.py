@@ -64,7 +64,7 @@ def test_theory_states_no_other_dependency(repository: Path) -> None:
 
 def test_ruff(repository: Path) -> None:
     for command in (("check",), ("format", "--check")):
-        result = run(repository, "-m", "ruff", *command, "paperlib", "tests", "notebooks")
+        result = run(repository, "-m", "ruff", *command, "paperlib", "tools", "tests", "notebooks")
         assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -163,5 +163,21 @@ def test_files_that_are_made_are_not_tracked(tracked: list[Path], repository: Pa
 
 
 def test_the_command_is_installed() -> None:
-    shown = subprocess.run([Path(sys.executable).with_name("paperlib"), "--help"], capture_output=True, check=True)
-    assert b"reproduce" in shown.stdout
+    for command in ([Path(sys.executable).with_name("paperlib")], [sys.executable, "-m", "paperlib"]):
+        assert b"reproduce" in subprocess.run([*command, "--help"], capture_output=True, check=True).stdout
+
+
+def test_without_the_companions_packages_the_command_says_what_to_install(repository: Path) -> None:
+    """As after ``pip install .`` alone: torch and NumPy are there, and the theory."""
+    blocked = ("matplotlib", "pandas", "papermill", "psutil", "pydantic", "scipy", "sklearn", "tabulate", "yaml")
+    hide = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+    for code, status, says in (
+        ("from paperlib.companion.cli import main; main(['--help'])", 0, "reproduce"),
+        ("from paperlib.companion.cli import main; sys.exit(main(['reproduce', 'tiny']))", 1, "[companion]'"),
+        ("import paperlib; print(paperlib.weightings.Sigmoid())", 0, "Sigmoid"),
+    ):
+        command = [sys.executable, "-c", hide + code]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert says in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr

@@ -10,6 +10,15 @@ after which ``run.figure``, ``run.table`` and ``run.claim`` write what a reader 
 Headless runs, provenance and the command line are in `runner`, `provenance` and `cli`; no notebook imports those.
 """
 
-from paperlib.companion.run import Run, start
+from typing import Any
 
 __all__ = ["Run", "start"]
+
+
+def __getattr__(name: str) -> Any:
+    """Taken from `run` when asked for: the command line has to say what is missing without Matplotlib."""
+    if name in __all__:
+        from paperlib.companion import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module 'paperlib.companion' has no attribute {name!r}.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paperlib.companion import provenance
+from paperlib import DISTRIBUTION
 
 if TYPE_CHECKING:
     from paperlib.companion.profiles import Profile
@@ -19,7 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "paperlib":
+            raise
+        remedy = f"this command needs the companion's packages: pip install '{DISTRIBUTION}[companion]'"
+        print(f"paperlib {options.command}: {error.name} is not installed; {remedy}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("paperlib"):
+            raise  # of torch or a bug: somebody wants the traceback
         print(f"paperlib {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
@@ -33,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = _command(commands, "reproduce", _reproduce, "run the notebooks of a profile and show what came of them")
     reproduce.add_argument("profile")
-    reproduce.add_argument("--cores", type=_positive, default=provenance.cores(), help="cores to use (default: all)")
+    reproduce.add_argument("--cores", type=_positive, help="cores to use (default: all)")
     reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
     reproduce.add_argument("--strict", action="store_true", help="fail too where a number is outside its interval")
 
@@ -96,9 +104,10 @@ def _positive(text: str) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from paperlib.companion import profiles, workflow
+    from paperlib.companion import profiles, provenance, workflow
 
-    return workflow.reproduce(profiles.load(options.profile), options.cores, options.only, options.strict)
+    cores = options.cores or provenance.cores()
+    return workflow.reproduce(profiles.load(options.profile), cores, options.only, options.strict)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -192,7 +201,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from paperlib.companion import files, profiles
+    from paperlib.companion import files, profiles, provenance
 
     if options.profile:
         profiles.path(options.profile)

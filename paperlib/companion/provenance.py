@@ -19,7 +19,8 @@ from paperlib.companion import files
 from paperlib.companion.paths import MANIFEST
 
 PACKAGES = [
-    *("paperlib", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid", "safetensors", "pandas"),
+    *("diffusion-objectives", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid"),
+    *("safetensors", "pandas"),
     *("matplotlib", "sympy", "pydantic", "papermill", "nbclient", "ipykernel", "jupytext", "snakemake"),
 ]
 """Packages whose versions a manifest states; all others follow from the hash of the lock."""

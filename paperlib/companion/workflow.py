@@ -88,7 +88,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
 
     Raises:
         ValueError: before anything runs, for a notebook or parameter that does not fit.
-        RuntimeError: when the same profile is being reproduced by another process.
+        BusyError: when the same profile is being reproduced by another process.
     """
     from paperlib.companion import (
         compare,
@@ -146,6 +146,10 @@ def finished(profile: str, notebook: str) -> bool:
     return path.read_text().strip() == notebooks.fingerprint(result)
 
 
+class BusyError(RuntimeError):
+    """Another process is at the same work."""
+
+
 @contextmanager
 def _sole(profile: str) -> Iterator[None]:
     """Hold the profile for this process; the system lets go of it when the process ends, however it ends."""
@@ -157,7 +161,7 @@ def _sole(profile: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(f"profile {profile!r} is being reproduced by another process; wait for it.") from None
+            raise BusyError(f"profile {profile!r} is being reproduced by another process; wait for it.") from None
         yield
 
 
