@@ -9,10 +9,12 @@ import re
 import shlex
 import shutil
 import stat
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from helpers import NotebookWriter, listing
@@ -148,6 +150,31 @@ def test_a_notebook_is_run_and_its_result_kept_with_its_provenance(
     shown = capsys.readouterr().out
     assert "01_first  cell 3/3  A title" in shown
     assert "| wrote 3 with 1 threads" in shown
+
+
+def test_the_kernel_is_this_interpreter_and_shows_pictures_whatever_the_machine_says(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = checkout / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(checkout / "jupyter"))
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    write_notebook("01_first", "import sys\nimport matplotlib.pyplot as plt\nplt.plot([1])\nprint(sys.executable)")
+    executed = nbformat.read(run("01_first") / "01_first.ipynb", as_version=4)
+    outputs = executed.cells[-1].outputs
+    assert sys.executable in "".join(output.get("text", "") for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_a_notebook_that_is_not_in_step_with_its_text_is_not_run(write_notebook: NotebookWriter) -> None:
+    path = write_notebook("01_first", "print(points)")
+    text = jupytext.writes(nbformat.read(path, as_version=4), fmt="py:percent")
+    path.with_suffix(".py").write_text(text)
+    runner.plan(profiles.load("small"), "01_first")
+    path.with_suffix(".py").write_text(text.replace("print(points)", "print(points + 1)"))
+    with pytest.raises(ValueError, match=r"01_first\.ipynb and 01_first\.py differ, first in cell 2; keep"):
+        runner.plan(profiles.load("small"), "01_first")
 
 
 def test_a_failing_cell_is_named_and_leaves_the_earlier_result(checkout: Path, write_notebook: NotebookWriter) -> None:

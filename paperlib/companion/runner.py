@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,9 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import nbformat
 import papermill
 import psutil
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
@@ -77,11 +81,31 @@ def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -
     """The job of one notebook of a profile, its parameters checked against the notebook's own.
 
     Raises:
-        ValueError: for an unknown notebook, and for parameters that its cell does not declare.
+        ValueError: for an unknown notebook, one that is not in step with its .py, and for parameters that its cell does
+            not declare.
     """
+    _require_in_step(notebooks.path(notebook))
     values = parameters.check(notebooks.path(notebook), dict(profile.notebook(notebook)))
     section = profile.section(notebook)
     return Job(profile, notebook, values, paths.local(profile.name, notebook), threads or section.threads)
+
+
+def _require_in_step(path: Path) -> None:
+    """Refuse a notebook whose paired .py was edited, or the other way round: the edit would not run."""
+    if not (text := path.with_suffix(".py")).is_file():
+        return
+    pair = [[(kind, source.rstrip()) for kind, source in cells] for cells in (notebooks.cells(path), _percent(text))]
+    if pair[0] != pair[1]:
+        number = next((n for n, both in enumerate(zip(*pair, strict=False), 1) if both[0] != both[1]), len(pair[0]) + 1)
+        raise ValueError(
+            f"{path.name} and {text.name} differ, first in cell {number}; keep the one you edited with "
+            f"jupytext --sync {paths.shown(path)}"
+        )
+
+
+def _percent(text: Path) -> list[tuple[str, str]]:
+    """Kind and source of the cells of a .py in the percent format."""
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(text).cells]
 
 
 def with_parameters(job: Job, assignments: list[str]) -> Job:
@@ -183,8 +207,9 @@ def _environment(job: Job, directory: Path) -> dict[str, str]:
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     # Threads that spin while they wait lose a factor of ten and more as soon as anything else runs on the machine.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # a reader's own may show nothing
     folders = {OUTPUT_VARIABLE: str(directory), files.ROOT_VARIABLE: str(files.root()), paths.PUBLISHED_VARIABLE: ""}
-    return {**os.environ, **threads, **waiting, **folders}
+    return {**os.environ, **threads, **waiting, **backend, **folders}
 
 
 def _save(notebook: NotebookNode, path: Path) -> None:
@@ -261,6 +286,15 @@ def _numbers(notebook: NotebookNode) -> list[int]:
     return [position - sum(injected[:position]) for position in range(1, len(injected) + 1)]
 
 
+class _Kernel(AsyncKernelManager):
+    """A kernel of this very interpreter, whatever kernelspec of the notebook's name the machine has."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
 class _Engine(NBClientEngine):
     """papermill's engine with :class:`_Client`, and with an environment for the kernel alone."""
 
@@ -272,6 +306,7 @@ class _Engine(NBClientEngine):
             nb_man,
             options["screen"],
             kernel_name=kernel_name,
+            kernel_manager_class=_Kernel,
             timeout=options["execution_timeout"],
             startup_timeout=options["start_timeout"],
         )
