@@ -8,7 +8,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import psutil
 import pytest
 from helpers import NotebookWriter, listing
 
@@ -465,6 +468,33 @@ def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
     profile = profiles.load("small")
     with workflow._sole("small"), pytest.raises(RuntimeError, match="being reproduced by another process"):
         workflow.reproduce(profile, cores=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
+    workplace: Path, write_notebook: NotebookWriter, number: signal.Signals
+) -> None:
+    started = workplace / "started"
+    write_notebook(
+        "01_first",
+        f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)",
+    )
+    command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
+    process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not started.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kernel = psutil.Process(int(started.read_text()))
+    children = [kernel, *psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(number)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on" in message
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    with workflow._sole("small"):
+        pass
 
 
 def test_a_failed_claim_fails_the_run(workplace: Path) -> None:

@@ -11,18 +11,22 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import IO, Any
 
 from tabulate import tabulate
 
 from paperlib.companion import claims, files, notebooks, paths, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
+from paperlib.engine.interruption import STOPPING
 
 READS = ("claims.yaml",)
 """Files of the checkout that whoever imports this module depends on (:func:`sources.reads`)."""
@@ -90,10 +94,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
         ValueError: before anything runs, for a notebook or parameter that does not fit.
         BusyError: when the same profile is being reproduced by another process.
     """
-    from paperlib.companion import (
-        compare,
-        runner,
-    )  # papermill takes seconds to import, and the Snakefile does not need it
+    from paperlib.companion import compare, runner  # slow to import, and the Snakefile needs neither
 
     print(f"{profile.name}: {profile.description}; {len(profile.notebooks)} notebooks, {cores} cores", flush=True)
     for name in profile.notebooks:
@@ -101,11 +102,11 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
     names = list(profile.notebooks) if only is None else [only]
     for name in names:
         profile.section(name)
-    with _sole(profile.name):
+    with _sole(profile.name) as lock:
         _forget_missing(profile)
         for name in profile.notebooks:
             shutil.rmtree(paths.failed(profile.name, name), ignore_errors=True)
-        code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names])
+        code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names], lock)
     print(report(profile), flush=True)
     made = [row.notebook for row in overview(profile) if row.state == "done"]
     compared = compare.results(paths.published(profile.name), paths.local(profile.name), made)
@@ -114,7 +115,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
     return 1 if code or failed or (strict and compared.outside) else 0
 
 
-def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int:
+def _snakemake(profile: profiles.Profile, cores: int, targets: list[str], lock: IO[str]) -> int:
     """Run Snakemake on the targets.  Its own talk goes to a log, shown only if it, and not a notebook, failed."""
     command = [sys.executable, "-m", "snakemake", *targets, "--config", f"profile={profile.name}"]
     options = ["--cores", str(cores), "--nolock", "--rerun-incomplete"]
@@ -123,9 +124,17 @@ def _snakemake(profile: profiles.Profile, cores: int, targets: list[str]) -> int
     environment = {**os.environ, "PAPERLIB_PYTHON": sys.executable}
     environment.pop("SNAKEMAKE_PROFILE", None)  # a reader's own, which may say dry-run
     with log.open("w", encoding="utf-8") as stream:
-        code = subprocess.run(
-            [*command, *options], cwd=files.root(), env=environment, stderr=stream, check=False
-        ).returncode
+        # The lock goes with it: should this process be killed, nobody starts beside what is still running.
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=files.root(),
+            env=environment,
+            stderr=stream,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+        with _passing_on(process):
+            code = process.wait()
     if code and not any(paths.failed(profile.name, name).is_dir() for name in profile.notebooks):
         print(log.read_text(encoding="utf-8"), file=sys.stderr)
     return code
@@ -151,8 +160,34 @@ class BusyError(RuntimeError):
 
 
 @contextmanager
-def _sole(profile: str) -> Iterator[None]:
-    """Hold the profile for this process; the system lets go of it when the process ends, however it ends."""
+def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to the whole session of a process, whose end is waited for before they are raised here."""
+    received: list[int] = []
+
+    def tell(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, tell) for number in STOPPING} if _in_main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        stopped = KeyboardInterrupt("stopped; what was finished is kept, and the same command goes on.")
+        stopped.signal = received[0]  # type: ignore[attr-defined]
+        raise stopped
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _sole(profile: str) -> Iterator[IO[str]]:
+    """Hold the profile for this process and those it hands the lock to; it is free when the last of them has ended."""
     path = paths.cache(profile) / "lock"
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +197,7 @@ def _sole(profile: str) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(f"profile {profile!r} is being reproduced by another process; wait for it.") from None
-        yield
+        yield stream
 
 
 # The table at the end ------------------------------------------------------------------------------------------------
