@@ -98,15 +98,19 @@ def test_intervals_are_read_from_the_published_results(tmp_path: Path) -> None:
     }
 
 
-def test_the_screen_names_every_claim_every_file_and_the_largest_difference(tmp_path: Path) -> None:
+def test_the_screen_names_every_claim_every_file_and_the_largest_difference(checkout: Path, tmp_path: Path) -> None:
     one = results(tmp_path / "a", NUMBERS)
     shown = compare.results(one, results(tmp_path / "b", NUMBERS * 1.5, "FAIL"), ["01_first"]).text()
     assert [line.split() for line in shown.splitlines() if line.startswith("C1")] == [
-        ["C1", "PASS", "FAIL", "×2.0", "×2.0"]
+        ["C1", "FAIL", "×2.0", "PASS", "×2.0"]
     ]
     assert "table.csv value: 300 → 450" in shown
     assert "array.npz x: 300 → 450" in shown
-    assert "Nothing is published" in compare.results(tmp_path / "none", one, ["01_first"]).text()
+    alone = compare.results(tmp_path / "none", one, ["01_first"])
+    assert [line.split() for line in alone.text().splitlines() if line.startswith("C1")] == [
+        ["C1", "PASS", "×2.0", "–", "–"]
+    ]
+    assert alone.differences == []
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------
@@ -211,7 +215,7 @@ def test_a_clone_in_any_folder_reproduces_and_stays_clean(repository: Path, tmp_
     for name in ("01_schedules", "02_objectives"):
         shown = run("paperlib", "reproduce", "tiny", "--only", name)
         assert f"results/local/tiny/{name}" in shown
-        assert "Compared with what is published" in shown
+        assert "beside what is published" in shown
     tests = ("equations", "project", "claims", "notebooks", "comparison", "cli", "profiles")
     run("pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in tests))
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ of times are not compared.
 import json
 import math
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ STATES = ("identical", "rounding", "interval", "outside")
 TIMES = re.compile(r"second|minute|hour|\btime\b|duration", re.IGNORECASE)
 NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 INTERVALS = "intervals.json"
+MISSING = claims.Record("–", None, None, None, {}, {})
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Comparison:
     """What came of it.
 
     Attributes:
-        claims: a row an id: verdict and margin there and here.
+        claims: a row an id: verdict and margin here, verdict and margin there, and what is claimed.
         differences: one a column of every table and figure.
     """
 
@@ -151,20 +153,30 @@ class Comparison:
 
     def text(self) -> str:
         """For a terminal: every claim, the files by their worst column, and what is outside with its difference."""
-        if not self.claims and not self.differences:
-            return "Nothing is published to compare with.\n"
         worst: dict[str, int] = defaultdict(int)
         for one in self.differences:
             worst[one.file] = max(worst[one.file], STATES.index(one.state))
         names = {"rounding": "the same up to rounding", "interval": "within what other seeds change"}
-        lines = ["Compared with what is published:", ""]
-        lines += [tabulate(self.claims, ["claim", "published", "here", "margin", "here"]), ""]
+        columns = ["claim", "verdict", "margin", "published", "margin", "what is claimed"]
+        lines = [tabulate(self.claims, columns, maxcolwidths=[None, 11, None, 11, None, 56]), ""]
+        lines += ["Tables and data of figures, beside what is published:"]
         for number, state in enumerate(STATES):
             files = [file for file, found in sorted(worst.items()) if found == number]
-            lines.append(f"{len(files):4} tables and figures {names.get(state, state)}")
-            lines += [f"       {file}" for file in files] if state != "outside" else []
+            lines.append(f"{len(files):4} {names.get(state, state)}")
+            lines += _wrapped(files) if state != "outside" else []
         lines += [f"       {one.file} {one.column}: {one.largest}" for one in self.outside]
         return "\n".join([*lines, ""])
+
+
+def _wrapped(files: list[str]) -> list[str]:
+    """Files by notebook, several a line."""
+    by_notebook: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_notebook[file.partition("/")[0]].append(Path(file).stem)
+    texts = [f"{notebook}: {', '.join(names)}" for notebook, names in by_notebook.items()]
+    return [
+        line for text in texts for line in textwrap.wrap(text, 100, initial_indent=" " * 5, subsequent_indent=" " * 9)
+    ]
 
 
 def results(published: Path, here: Path, notebooks: list[str]) -> Comparison:
@@ -173,14 +185,16 @@ def results(published: Path, here: Path, notebooks: list[str]) -> Comparison:
     Args:
         published: such as ``results/tiny``; its ``intervals.json`` says how far trained numbers move.
         here: such as ``results/local/tiny``.
-        notebooks: names of those to compare; one that is not published is left out.
+        notebooks: names of those to compare; of one that is not published only the claims are shown.
     """
-    known = [name for name in notebooks if (published / name).is_dir()]
+    known = claims.load()
     verdicts = []
-    for name in known:
+    for name in notebooks:
         then, now = claims.records(published / name), claims.records(here / name)
         for identifier in sorted(then.keys() | now.keys()):
-            pair = [side.get(identifier) for side in (then, now)]
-            shown = [one.verdict if one else "–" for one in pair]
-            verdicts.append([identifier, *shown, *(claims.factor(one.margin if one else None) for one in pair)])
-    return Comparison(verdicts, list(_differences(published, here, known)))
+            pair = [side.get(identifier, MISSING) for side in (now, then)]
+            shown = [text for one in pair for text in (one.verdict, claims.factor(one.margin))]
+            verdicts.append([identifier, *shown, known[identifier].statement if identifier in known else ""])
+    return Comparison(
+        verdicts, list(_differences(published, here, [name for name in notebooks if (published / name).is_dir()]))
+    )

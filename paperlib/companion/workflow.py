@@ -251,23 +251,13 @@ def verdicts(directory: Path) -> dict[str, str]:
 
 
 def report(profile: profiles.Profile) -> str:
-    """The table at the end of a run: every notebook, its claims, its time, and where to look."""
+    """The first table at the end of a run: every notebook, its claims, its time, and where to look."""
     rows = overview(profile)
     table = [
         [row.notebook, row.state, summary(row.verdicts), row.seconds, paths.shown(row.folder) if row.folder else ""]
         for row in rows
     ]
-    notebooks = tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f")
-    known = claims.load()
-    checked = [
-        [identifier, verdict, known[identifier].statement if identifier in known else "", row.notebook]
-        for row in rows
-        for identifier, verdict in row.verdicts.items()
-    ]
-    listing = tabulate(
-        checked, ["claim", "verdict", "what was checked", "notebook"], maxcolwidths=[None, None, 70, None]
-    )
-    return "\n\n".join(["", notebooks, *([listing] if checked else []), ""])
+    return "\n" + tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f") + "\n"
 
 
 def summary(found: dict[str, str]) -> str:
