@@ -187,7 +187,7 @@ class Trainer:
         self.step += 1
         self.averages.update(self.step)
         if self.adaptive is not None:
-            self.adaptive.update(parts.logsnr, parts.weighted_error)
+            self.adaptive.update(parts.logsnr, parts.weighted_error, self.group.sum)
         self.loss_sum, self.loss_count, self.stop = self.loss_sum + report.loss, self.loss_count + 1, report.stop
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             self._log(report.grad_norm)
