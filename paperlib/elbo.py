@@ -362,7 +362,7 @@ def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: flo
     """
     augmentation = Augmentation(weighting, logsnr_min, logsnr_max)
     start = torch.tensor([logsnr_min], dtype=torch.float64)
-    return weighting(start)[0] * (augmentation.integral(path_kl) - path_kl(start)[0])
+    return augmentation.scale * (augmentation.integral(path_kl) - path_kl(start)[0])
 
 
 # The bound in three terms --------------------------------------------------------------------------------------------

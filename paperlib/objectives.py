@@ -223,6 +223,10 @@ class WeightedLoss:
         low, high = self.schedule.ends
         grid = torch.linspace(low, high, points, dtype=torch.float64)
         log_w = self.weighting.log(grid)
+        if (nan := log_w.isnan()).any():
+            raise ValueError(
+                f"{self.weighting} is NaN at log-SNR {grid[nan][0].item():g}; log w is -inf where w is zero."
+            )
         log_average = torch.logsumexp(log_w, 0) + math.log((high - low) / points)  # E_p[w/p] = ∫ w dλ
         log_ratio = log_w - self.schedule.log_density(grid) - log_average
         worst = log_ratio.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax()

@@ -42,8 +42,8 @@ ROUNDING = 1e-12
 """How much log w may rise without being said to: rounding in float64."""
 BAND = 3.0
 """Standard errors that a measured weight may be off."""
-STEP = 1e-7
-"""Smallest step of w that counts, of its largest value: below are the steps of a w that was rounded to float32."""
+STEP = 1e-6
+"""Smallest relative step of w that counts where none is stated: below are those of a w that was rounded to float32."""
 
 Verdict = Literal["monotone", "within error", "not monotone"]
 
@@ -149,6 +149,7 @@ def _both_sides(weighting: Weighting, low: float, high: float, panels: int) -> T
     """Levels within (low, high): a grid of ``panels`` cells, and either side of each break."""
     gap = 8 * end_slack(low, high, torch.float64)
     edges = edges_between(low, high, panels, weighting.breaks)
+    edges = edges[torch.nn.functional.pad(edges.diff() > 4 * gap, (1, 0), value=True)]  # a break beside a grid point
     return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
 
 
@@ -664,7 +665,7 @@ class Augmentation:
 
     def _relative(self, logsnr: Tensor) -> Tensor:
         """w(λ)/w(λ_min), float64."""
-        return torch.exp(self.weighting.log(logsnr.double()) - self._log_ends[0])
+        return torch.exp(self.weighting.log(logsnr.double()).double() - self._log_ends[0])
 
     def density(self, logsnr: Tensor) -> Tensor:
         """The density where w is smooth, in 1/nats, the shape of ``logsnr``; zero outside the range."""
@@ -677,27 +678,35 @@ class Augmentation:
         return density.to(single_or_double(logsnr))
 
     @property
+    def scale(self) -> float:
+        """w(λ_min), by which p_w is divided."""
+        return math.exp(self._log_ends[0])
+
+    @property
     def clean_mass(self) -> float:
         """The point mass on clean data, w(λ_max)/w(λ_min)."""
         return math.exp(self._log_ends[1] - self._log_ends[0])
 
     @cached_property
+    def _grid(self) -> Tensor:
+        return _both_sides(self.weighting, self.logsnr_min, self.logsnr_max, 4096)
+
+    @cached_property
     def _steps(self) -> tuple[Tensor, Tensor]:
         """Levels and masses of the steps: where w differs by the same however near its two arguments come."""
-        cell = _both_sides(self.weighting, self.logsnr_min, self.logsnr_max, 4096).unfold(0, 2, 1)
-        value = self._relative(cell)
-        least = STEP * value.max()
+        left, right = self._grid[:-1], self._grid[1:]
+        before, after = self._relative(left), self._relative(right)
+        least = torch.full_like(left, STEP)
+        least[1::2] = 100 * ROUNDING  # across an edge of the grid, over a few rounding errors
         for _ in range(50):
-            middle = cell.mean(1, keepdim=True)
+            middle = (left + right) / 2
             inner = self._relative(middle)
-            left = (value[:, :1] - inner).abs() >= (inner - value[:, 1:]).abs()
-            cell, value = (
-                torch.where(left, torch.cat([ends[:, :1], new], 1), torch.cat([new, ends[:, 1:]], 1))
-                for ends, new in ((cell, middle), (value, inner))
-            )
-            steep = (value.diff().abs() > least)[:, 0]
-            cell, value = cell[steep], value[steep]
-        return cell[:, 1], value[:, 0] - value[:, 1]
+            first = (before - inner).abs() >= (inner - after).abs()  # the half in which w differs more
+            left, before = torch.where(first, left, middle), torch.where(first, before, inner)
+            right, after = torch.where(first, middle, right), torch.where(first, inner, after)
+            steep = (before - after).abs() > least * torch.maximum(before, after)
+            left, right, before, after, least = (part[steep] for part in (left, right, before, after, least))
+        return right, before - after
 
     def _smooth_integral(self, f: LevelFunction) -> Tensor:
         breaks = (*self.weighting.breaks, *self._steps[0].tolist())
@@ -712,7 +721,7 @@ class Augmentation:
         """
         level, mass = self._steps
         total = self._smooth_integral(self.density).item() + mass.sum().item() + self.clean_mass
-        if not abs(total - 1) < 1e-6 * (1 + mass.abs().sum().item() + self.clean_mass):
+        if not abs(total - 1) < STEP * self._relative(self._grid).max():
             raise ValueError(
                 f"p_w of {self.weighting} adds up to {total:.6g}, not 1: its density and clean data hold "
                 f"{total - mass.sum().item():.6g}, its steps {mass.sum().item():.6g} at log-SNR {level.tolist()}. A "

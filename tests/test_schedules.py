@@ -206,6 +206,18 @@ def test_standard_deviations(schedule: TruncatedSchedule, std: float) -> None:
     assert (weight * schedule.density(level) * level**2).sum().sqrt().item() == pytest.approx(std, rel=1e-9)
 
 
+@pytest.mark.parametrize("width", [1e-5, 1e-3, 1.0, 30.0])
+def test_linear_beta_keeps_its_digits_at_its_noisy_end(width: float) -> None:
+    """There 1 − t is small, and the range narrow: neither may be a difference of numbers near one."""
+    low, _ = schedules.LinearBeta(logsnr_max=0.0).ends
+    schedule = schedules.LinearBeta(None, low + width)
+    level = low + width * torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
+    assert torch.allclose(schedule.logsnr(schedule.time(level)), level, rtol=0, atol=1e-9 * width + 1e-14)
+    density = schedule.density(level)
+    slope = (schedule.time(level - 1e-3 * width) - schedule.time(level + 1e-3 * width)) / (2e-3 * width)
+    assert torch.allclose(density, slope, rtol=1e-4)
+
+
 # dtypes --------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +231,21 @@ def test_dtype_and_shape_are_kept(family: Family, dtype: torch.dtype) -> None:
         assert value.dtype == dtype
         assert value.shape == (3, 5)
     assert schedule.logsnr(torch.tensor(0.5, dtype=dtype)).shape == ()
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_back_in_single(family: Family, dtype: torch.dtype) -> None:
+    schedule = family(-2.3, 12.4)
+    t = torch.rand(50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    level = schedule.logsnr(t)
+    assert torch.equal(level, schedule.logsnr(t.float()))
+    for value in (schedule.time, schedule.density, schedule.log_density):
+        assert value(torch.tensor([3.0], dtype=dtype)).dtype == torch.float32
+    wide = schedules.Cosine(-178, 23)
+    ends = wide.logsnr(torch.tensor([1.0, 0.0], dtype=dtype))
+    assert ends.tolist() == [-178, 23]
+    assert torch.isfinite(wide.log_density(ends.to(dtype))).all()
 
 
 @every_family

@@ -208,7 +208,8 @@ def image_elbo(
         x, conditioning = _batch(data, examples, group.device, dtype, conditional)
         parts = []
         for draw in range(draws):
-            t = ((offset[examples.start : examples.stop] + draw) / draws).to(group.device, dtype)
+            t = (offset[examples.start : examples.stop] + draw) / draws
+            t = t.to(group.device, torch.promote_types(dtype, torch.float32))
             eps = noise(stream, draw, examples, data.image_shape, device=group.device, dtype=dtype)
             found = loss(network, x, t=t, eps=eps, **conditioning)
             parts.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))

@@ -212,7 +212,7 @@ class Trainer:
     def _backward(self, batch: Batch) -> LossParts:
         """Accumulate the gradient of the mean over the global batch, divided by :func:`loss_scale`."""
         config, size, done = self.config, self.micro_batch, list[LossParts]()
-        draws = Draws.of(config.seed, self.step, config.batch_size, self.dtype)
+        draws = Draws.of(config.seed, self.step, config.batch_size, torch.promote_types(self.dtype, torch.float32))
         seed_dropout(config.seed, self.step, self.group.rank, self.group.device)
         self.optimiser.zero_grad(set_to_none=True)
         for start in range(0, len(batch), size):
