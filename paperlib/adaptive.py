@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from paperlib.checks import end_slack, outside, require_levels, require_range, require_within, single_or_double
+from paperlib.checks import at_least_float32, end_slack, outside, require_levels, require_range, require_within
 from paperlib.schedules import NoiseSchedule
 
 START_HITS = 2
@@ -123,18 +123,18 @@ class AdaptiveSchedule(NoiseSchedule):
         below, above = cdf[index], cdf[index + 1]
         place = (rest - below) / (above - below)
         edges = self._edges.to(t.device)
-        return torch.lerp(edges[index], edges[index + 1], place).to(single_or_double(t))
+        return torch.lerp(edges[index], edges[index + 1], place).to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
         require_levels("logsnr", logsnr, *self.ends)
         index, place = self._bin(logsnr)
         cdf = self._cdf.to(logsnr.device)
-        return (1 - torch.lerp(cdf[index], cdf[index + 1], place)).clamp(0, 1).to(single_or_double(logsnr))
+        return (1 - torch.lerp(cdf[index], cdf[index + 1], place)).clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
     def log_density(self, logsnr: Tensor) -> Tensor:
         index, _ = self._bin(logsnr)
         inner = torch.log(self._probability.to(logsnr.device))[index] - math.log(self.width)
-        return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(single_or_double(logsnr))
+        return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
     # Its state -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 Checks that read values of a tensor are skipped while `torch.compile` traces, where they would break the graph.
 """
 
-import functools
 import math
 from numbers import Real
 
@@ -69,9 +68,9 @@ def require_levels(name: str, value: Tensor, low: float, high: float) -> None:
     require_within(name, value, low - slack, high + slack)
 
 
-def single_or_double(*values: Tensor) -> torch.dtype:
-    """The widest dtype of ``values``, at least float32: levels, densities and sums need more digits than half has."""
-    return functools.reduce(torch.promote_types, (value.dtype for value in values), torch.float32)
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 where it is coarser: levels, densities and sums need more digits than it has."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def require_finite(name: str, value: Tensor) -> None:

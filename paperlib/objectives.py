@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from paperlib import predictions, schedules
-from paperlib.checks import require_finite, require_instance, require_levels, require_within, single_or_double
+from paperlib.checks import at_least_float32, require_finite, require_instance, require_levels, require_within
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 from paperlib.quadrature import LevelFunction, edges_between, panel_nodes
@@ -102,7 +102,7 @@ class PublishedLoss:
         """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``."""
         require_finite("x", x)
         dtype, logsnr = x.dtype, self.schedule.logsnr(t)
-        x, eps = (value.to(single_or_double(value)) for value in (x, eps))
+        x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
         output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
         error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
         return error if self.loss_weight is None else self.loss_weight(logsnr) * error
@@ -264,7 +264,7 @@ class WeightedLoss:
                 times and levels, shapes that do not fit.
         """
         require_finite("x", x)
-        dtype = single_or_double(x)
+        dtype = at_least_float32(x.dtype)
         if t is not None and logsnr is not None:
             raise ValueError("give either t or logsnr, not both: the one follows from the other.")
         for name, what, given in (("t", "time", t), ("logsnr", "level", logsnr)):
@@ -278,10 +278,10 @@ class WeightedLoss:
             logsnr = self.schedule.logsnr(t)
         else:
             require_levels("logsnr", logsnr, *self.schedule.ends)
-            logsnr = logsnr.to(single_or_double(logsnr))
+            logsnr = logsnr.to(at_least_float32(logsnr.dtype))
         if eps is None:
             eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=dtype)
-        z = diffuse(x.to(dtype), eps.to(single_or_double(eps)), logsnr)
+        z = diffuse(x.to(dtype), eps.to(at_least_float32(eps.dtype)), logsnr)
         eps_hat = self.prediction.to_eps(network(z.to(x.dtype), logsnr, **conditioning), z, logsnr)
         eps_error = (eps_hat - eps).square().flatten(1).sum(1)
         log_w = self.weighting.log(logsnr)

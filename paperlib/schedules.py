@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.checks import (
+    at_least_float32,
     end_slack,
     outside,
     require_floating,
@@ -39,7 +40,6 @@ from paperlib.checks import (
     require_positive,
     require_range,
     require_within,
-    single_or_double,
 )
 
 NARROWEST = 1e-6
@@ -175,7 +175,7 @@ class TruncatedSchedule(NoiseSchedule):
         u = t.double()
         inner = self._isf(above + u * self._mass, below + (1 - u) * self._mass).clamp(low, high)
         inner = torch.where(u == 0, high, torch.where(u == 1, low, inner))
-        return inner.to(single_or_double(t))
+        return inner.to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
@@ -183,13 +183,13 @@ class TruncatedSchedule(NoiseSchedule):
         level, (above, below) = logsnr.double().clamp(low, high), self._tails
         from_above = (self._sf(level) - above) / self._mass
         from_below = 1 - (self._cdf(level) - below) / self._mass
-        return torch.where(self._sf(level) < 0.5, from_above, from_below).clamp(0, 1).to(single_or_double(logsnr))
+        return torch.where(self._sf(level) < 0.5, from_above, from_below).clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
     def log_density(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
         require_floating("logsnr", logsnr)
         inner = self._log_pdf(logsnr.double().clamp(low, high)) - math.log(self._mass)
-        return torch.where(outside(logsnr, low, high), -math.inf, inner).to(single_or_double(logsnr))
+        return torch.where(outside(logsnr, low, high), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
 
 def log_sech(x: Tensor) -> Tensor:

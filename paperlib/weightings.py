@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.checks import (
+    at_least_float32,
     end_slack,
     outside,
     require_finite,
     require_positive,
     require_range,
     require_within,
-    single_or_double,
 )
 from paperlib.quadrature import LevelFunction, edges_between, integrate
 from paperlib.schedules import log_sech
@@ -244,7 +244,7 @@ class Tabulated(Weighting):
         left = (torch.searchsorted(table, level.detach(), right=True) - 1).clamp(0, len(table) - 2)
         place = (level - table[left]) / (table[left + 1] - table[left])
         values = values.to(logsnr.device).double()
-        return torch.lerp(values[left], values[left + 1], place).to(single_or_double(logsnr))
+        return torch.lerp(values[left], values[left + 1], place).to(at_least_float32(logsnr.dtype))
 
     def log(self, logsnr: Tensor) -> Tensor:
         return torch.where(outside(logsnr, *self.ends), -math.inf, self._interpolated(self.w.log(), logsnr))
@@ -281,7 +281,7 @@ class Binned(Weighting):
     def log(self, logsnr: Tensor) -> Tensor:
         inner = self.edges[1:-1].to(logsnr.device).double()
         value = self.w.to(logsnr.device).log()[torch.searchsorted(inner, logsnr.double(), right=True)]
-        return torch.where(outside(logsnr, *self.ends), -math.inf, value).to(single_or_double(logsnr))
+        return torch.where(outside(logsnr, *self.ends), -math.inf, value).to(at_least_float32(logsnr.dtype))
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -675,7 +675,7 @@ class Augmentation:
             (slope,) = torch.autograd.grad(relative.sum(), level)
         nothing = outside(logsnr, self.logsnr_min, self.logsnr_max) | (relative == 0)
         density = torch.where(nothing, 0.0, -slope)
-        return density.to(single_or_double(logsnr))
+        return density.to(at_least_float32(logsnr.dtype))
 
     @property
     def scale(self) -> float:
@@ -784,7 +784,7 @@ class Augmentation:
             middle = (low + high) / 2
             above = self.weighting.log(middle) >= target
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return ((low + high) / 2).to(single_or_double(upper))
+        return ((low + high) / 2).to(at_least_float32(upper.dtype))
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """``size`` noise levels drawn from p_w, float64; as :meth:`level`, whose errors it raises."""

@@ -88,6 +88,14 @@ def test_the_diffusion_term_is_the_closed_form_of_a_gaussian(name: str, schedule
     assert difference.std() / math.sqrt(len(difference)) < 0.05 * exact.mean()
 
 
+def test_a_network_in_half_precision_is_asked_at_the_same_levels() -> None:
+    def nothing(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(z)
+
+    half, single = (bound(nothing, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert torch.equal(half.logsnr, single.logsnr)
+
+
 def test_the_other_terms_are_those_of_the_theory() -> None:
     pictures = some()
     terms = bound(OnImages(GAUSSIAN), draws=1).terms
