@@ -17,9 +17,10 @@ monotone it is signed, and the loss is the likelihood of no data.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -219,87 +220,105 @@ class Custom(Weighting):
         return self.log_weight(logsnr)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Tabulated(Weighting):
     """A weighting from its values at some levels, log w linear between them; zero outside.
 
     Args:
-        logsnr: levels in ascending order, in nats, shape (N,), N ≥ 2.
-        w: the weight there, positive, shape (N,).
-        error: standard error of ``w``, shape (N,), where it was measured.
+        logsnr: levels in ascending order, in nats, two at least; a sequence or a tensor, as the others.
+        w: the weight at each, positive.
+        error: standard error of each ``w``, where it was measured.
+
+    Raises:
+        ValueError: for levels that do not ascend, or values that do not fit them.
     """
 
-    logsnr: Tensor
-    w: Tensor
-    error: Tensor | None = None
+    logsnr: Sequence[float]
+    w: Sequence[float]
+    error: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        error = torch.zeros_like(self.w) if self.error is None else self.error
+        _keep_as_numbers(self, "logsnr", "w", *(["error"] if self.error is not None else []))
         _require_table("logsnr", self.logsnr, self.w, len(self.w))
-        if error.shape != self.w.shape or not (self.w > 0).all() or not (error >= 0).all():
-            raise ValueError("w must be positive and error, one value for each w, not negative.")
+        if min(self.w) <= 0 or (self.error is not None and (len(self.error) != len(self.w) or min(self.error) < 0)):
+            raise ValueError("w must be positive, and error one value for each w, none of them negative.")
 
     def _interpolated(self, values: Tensor, logsnr: Tensor) -> Tensor:
-        table, level = self.logsnr.to(logsnr.device).double(), logsnr.double()
+        table, level = torch.tensor(self.logsnr, dtype=torch.float64, device=logsnr.device), logsnr.double()
         left = (torch.searchsorted(table, level.detach(), right=True) - 1).clamp(0, len(table) - 2)
         place = (level - table[left]) / (table[left + 1] - table[left])
-        values = values.to(logsnr.device).double()
+        values = values.to(logsnr.device)
         return torch.lerp(values[left], values[left + 1], place).to(at_least_float32(logsnr.dtype))
 
     def log(self, logsnr: Tensor) -> Tensor:
-        return torch.where(outside(logsnr, *self.ends), -math.inf, self._interpolated(self.w.log(), logsnr))
+        log_w = torch.tensor(self.w, dtype=torch.float64).log()
+        return torch.where(outside(logsnr, *self.ends), -math.inf, self._interpolated(log_w, logsnr))
 
     def log_error(self, logsnr: Tensor) -> Tensor:
-        return torch.zeros_like(logsnr) if self.error is None else self._interpolated(self.error / self.w, logsnr)
+        if self.error is None:
+            return super().log_error(logsnr)
+        error, w = torch.tensor([self.error, self.w], dtype=torch.float64)
+        return self._interpolated(error / w, logsnr)
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        return tuple(self.logsnr.tolist())
+        return tuple(self.logsnr)
 
     @property
     def ends(self) -> tuple[float, float]:
-        return self.logsnr[0].item(), self.logsnr[-1].item()
+        return self.logsnr[0], self.logsnr[-1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Binned(Weighting):
     """A weighting that is constant in bins, as that of an adaptive schedule or a histogram is; zero outside.
 
     Args:
-        edges: of the bins in ascending order, in nats, shape (N + 1,).
-        w: the weight in each bin, not negative, shape (N,).
+        edges: of the bins in ascending order, in nats, one more than bins; a sequence or a tensor.
+        w: the weight in each bin, not negative.
+
+    Raises:
+        ValueError: for edges that do not ascend, or values that do not fit them.
     """
 
-    edges: Tensor
-    w: Tensor
+    edges: Sequence[float]
+    w: Sequence[float]
 
     def __post_init__(self) -> None:
+        _keep_as_numbers(self, "edges", "w")
         _require_table("edges", self.edges, self.w, len(self.w) + 1)
-        if not (self.w >= 0).all():
-            raise ValueError("w must not be negative.")
+        if min(self.w) < 0:
+            raise ValueError(f"w must not be negative, got {min(self.w)}.")
 
     def log(self, logsnr: Tensor) -> Tensor:
-        inner = self.edges[1:-1].to(logsnr.device).double()
-        value = self.w.to(logsnr.device).log()[torch.searchsorted(inner, logsnr.double(), right=True)]
-        return torch.where(outside(logsnr, *self.ends), -math.inf, value).to(at_least_float32(logsnr.dtype))
+        inner, w = (
+            torch.tensor(values, dtype=torch.float64, device=logsnr.device) for values in (self.edges[1:-1], self.w)
+        )
+        log_w = w.log()[torch.searchsorted(inner, logsnr.double(), right=True)]
+        return torch.where(outside(logsnr, *self.ends), -math.inf, log_w).to(at_least_float32(logsnr.dtype))
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        return tuple(self.edges.tolist())
+        return tuple(self.edges)
 
     @property
     def ends(self) -> tuple[float, float]:
-        return self.edges[0].item(), self.edges[-1].item()
+        return self.edges[0], self.edges[-1]
 
 
-def _require_table(name: str, levels: Tensor, w: Tensor, count: int) -> None:
-    require_finite(name, levels)
-    require_finite("w", w)
-    if w.ndim != 1 or levels.shape != (count,) or count < 2 or not (levels.diff() > 0).all():
-        raise ValueError(
-            f"{name} must be at least 2 ascending levels, {count} for w of shape {tuple(w.shape)}; got "
-            f"{tuple(levels.shape)}."
-        )
+def _keep_as_numbers(table: Weighting, *names: str) -> None:
+    """Turn fields into tuples of numbers, so that two tables are equal, and known by their repr, to the last digit."""
+    for name in names:
+        values = torch.as_tensor(getattr(table, name), dtype=torch.float64)
+        require_finite(name, values)
+        if values.ndim != 1:
+            raise ValueError(f"{name} must be a list of numbers, got shape {tuple(values.shape)}.")
+        object.__setattr__(table, name, tuple(values.tolist()))
+
+
+def _require_table(name: str, levels: Sequence[float], w: Sequence[float], count: int) -> None:
+    if len(levels) != count or count < 2 or any(second <= first for first, second in pairwise(levels)):
+        raise ValueError(f"{name} must be at least 2 ascending levels, {count} for {len(w)} w; got {len(levels)}.")
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------

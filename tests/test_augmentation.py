@@ -256,7 +256,7 @@ def test_tables_hold_their_values(dtype: torch.dtype) -> None:
     ("levels", "w", "message"),
     [
         ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "ascending levels"),
-        ([0.0, 1.0], [1.0, 1.0, 1.0], "ascending levels, 3 for w"),
+        ([0.0, 1.0], [1.0, 1.0, 1.0], "ascending levels, 3 for 3 w; got 2"),
         ([0.0, 1.0], [1.0, 0.0], "must be positive"),
         ([0.0, math.nan], [1.0, 1.0], "logsnr has 1 value"),
     ],
@@ -266,8 +266,18 @@ def test_tables_that_are_none_are_refused(levels: list[float], w: list[float], m
         Tabulated(torch.tensor(levels), torch.tensor(w))
 
 
+def test_tables_are_known_by_all_their_digits() -> None:
+    """A run is known by the repr of its weighting: that of a tensor shows four digits and leaves out the middle."""
+    w = torch.linspace(1, 0.5, 2000, dtype=F64)
+    levels, other = torch.linspace(-9, 9, 2000, dtype=F64), w.clone()
+    other[1000] *= 1 + 1e-15
+    assert Tabulated(levels, w) == Tabulated(levels.tolist(), tuple(w.tolist())) != Tabulated(levels, other)
+    assert repr(Tabulated(levels, w)) != repr(Tabulated(levels, other))
+    assert eval(repr(Binned([-1.0, 1.0], [0.1 + 0.2]))) == Binned(torch.tensor([-1, 1]), [0.1 + 0.2])
+
+
 def test_bins_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="edges must be at least 2 ascending levels, 3 for w"):
+    with pytest.raises(ValueError, match="edges must be at least 2 ascending levels, 3 for 2 w; got 2"):
         Binned(torch.tensor([0.0, 1.0]), torch.ones(2))
     with pytest.raises(ValueError, match="w must not be negative"):
         Binned(torch.tensor([0.0, 1.0]), -torch.ones(1))
