@@ -463,10 +463,8 @@ class LinearBeta(TruncatedSchedule):
         return 2 * left / (self.beta_max + torch.sqrt(self.beta_max**2 - 2 * slope * left))
 
     def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        low, slope = self.support[0], self.beta_max - self.beta_min
-        from_above = -torch.log(torch.expm1(upper * (self.beta_min + 0.5 * slope * upper)))
-        drop = torch.expm1(lower * (0.5 * slope * lower - self.beta_max)) * (1 + math.exp(low))
-        return torch.where(drop > -0.5, low - torch.log1p(drop.clamp(min=-0.5)), from_above)
+        integral = upper * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * upper)
+        return -torch.log(torch.expm1(integral))
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         beta = self.beta_min + (self.beta_max - self.beta_min) * self._sf(logsnr)
