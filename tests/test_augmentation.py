@@ -100,6 +100,29 @@ def test_every_bin_of_a_learned_schedule_is_a_step() -> None:
     torch.testing.assert_close(level, torch.linspace(LOW, HIGH, 51, dtype=F64)[1:-1], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        weightings.MinSNR(3.0),
+        weightings.MinSNR(3.0).shifted(-1.1),
+        weightings.EDMMonotonic(),
+        ODD["tabulated"].shifted(0.35),
+        objectives.PublishedLoss(predictions.V, learned()).weighting,
+        objectives.PublishedLoss(predictions.V, schedules.Cosine(-10, 10), ODD["binned"]).weighting,
+    ],
+    ids=str,
+)
+def test_an_integral_that_ends_its_panels_at_the_breaks_needs_no_halving(weighting: Weighting) -> None:
+    calls = []
+
+    def counted(logsnr: Tensor) -> Tensor:
+        calls.append(len(logsnr))
+        return error(logsnr)
+
+    elbo.weighted_loss(counted, weighting, LOW + 0.5, HIGH - 0.5)
+    assert len(calls) == 2
+
+
 def test_smooth_weightings_have_no_atoms() -> None:
     for name in weightings.WEIGHTINGS:
         assert len(Augmentation(weightings.get(name), LOW, HIGH).atoms[0]) == 0, name
