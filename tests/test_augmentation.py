@@ -48,6 +48,7 @@ ODD = {
     ),
     "zero above 4.1": Custom(lambda logsnr: torch.where(logsnr < 4.1, -logsnr / 3, -torch.inf)),
     "falls to zero": Custom(lambda logsnr: torch.log((4.0 - logsnr).clamp(min=0))),
+    "falls faster than floats do": Custom(lambda logsnr: -torch.exp(logsnr**3)),
     "tabulated": Tabulated(NODES, torch.sigmoid(2 - NODES)),
     "tabulated, signed": Tabulated(NODES, 1 / torch.cosh(NODES / 2)),
     "binned": Binned(NODES, torch.sigmoid(2 - NODES[:-1])),
