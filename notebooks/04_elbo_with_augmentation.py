@@ -45,7 +45,7 @@ import pandas as pd
 import sympy as sp
 import torch
 
-from paperlib import companion, elbo, oracles, process, schedules, weightings
+from paperlib import companion, elbo, oracles, process, quadrature, schedules, weightings
 from paperlib.companion import figures, profiles
 
 run = companion.start("04_elbo_with_augmentation", profile)
@@ -161,7 +161,7 @@ shown = test.scaled(f64)[torch.randint(len(test), (draws,), generator=generator)
 print(f"{len(denoiser.images)} images of {train.name}, {draws} images of {test.name}, drawn with replacement.{caution}")
 
 segments = torch.linspace(-10, 6, 9, dtype=f64)
-nodes, width = elbo.panel_nodes(torch.linspace(-10, 6, 17, dtype=f64), order=4)
+nodes, width = quadrature.panel_nodes(torch.linspace(-10, 6, 17, dtype=f64), order=4)
 image_errors = elbo.eps_errors(denoiser, shown, nodes, draw)
 image_kls = elbo.marginal_kls(denoiser, shown, segments, draw)
 
@@ -389,13 +389,13 @@ monotone = {label: w for label, w in all_weightings.items() if w.is_monotonic(lo
 uniform = torch.rand(samples, generator=generator, dtype=f64)
 missed, mass, lowest = [], [], []
 for w in monotone.values():
-    levels = elbo.augmentation_level(w, uniform, low, high)
+    levels = weightings.Augmentation(w, low, high).level(uniform)
     values = gaussian.kl(x, levels) - gaussian.kl(x, start)
     target = elbo.weighted_loss(lambda lam: gaussian.eps_error_at(x, lam), w, low, high) / w(start)
     missed.append((values.mean() - target).abs() / (values.std() / math.sqrt(samples) + 1e-10))
     density = weightings.augmentation_density(w, grid, low, high)
     lowest.append(density.min())
-    inner = elbo.integrate(lambda lam, w=w: weightings.augmentation_density(w, lam, low, high), low, high)
+    inner = quadrature.integrate(lambda lam, w=w: weightings.augmentation_density(w, lam, low, high), low, high)
     mass.append(inner + weightings.clean_mass(w, low, high))
 
 
@@ -405,8 +405,8 @@ def positive_part(lam):
 
 
 clean = weightings.clean_mass(weightings.EDM(), low, high)
-kept = elbo.integrate(positive_part, low, high) + clean
-pretended = elbo.integrate(lambda lam: positive_part(lam) * gaussian.kl(x, lam), low, high)
+kept = quadrature.integrate(positive_part, low, high) + clean
+pretended = quadrature.integrate(lambda lam: positive_part(lam) * gaussian.kl(x, lam), low, high)
 pretended = (pretended + clean * gaussian.kl(x, torch.tensor([high], dtype=f64))) / kept - gaussian.kl(x, start)
 edm_loss = elbo.weighted_loss(lambda lam: gaussian.eps_error_at(x, lam), weightings.EDM(), low, high)
 
@@ -454,7 +454,7 @@ table = pd.DataFrame(
         (
             label,
             "yes" if w.is_monotonic(low, high) else "no",
-            elbo.negative_mass(w, low, high),
+            weightings.Augmentation(w, low, high).negative_mass,
             weightings.clean_mass(w, low, high),
         )
         for label, w in all_weightings.items()
@@ -466,9 +466,9 @@ table.assign(**{"negative mass": table["negative mass"].map("{:.1f}".format)}).r
 
 # %% tags=["signed"]
 signed = {label: w for label, w in all_weightings.items() if label not in monotone}
-negative = torch.tensor([elbo.negative_mass(w, low, high) for w in signed.values()])
+negative = torch.tensor([weightings.Augmentation(w, low, high).negative_mass for w in signed.values()])
 total = [
-    elbo.integrate(lambda lam, w=w: weightings.augmentation_density(w, lam, low, high), low, high)
+    quadrature.integrate(lambda lam, w=w: weightings.augmentation_density(w, lam, low, high), low, high)
     + weightings.clean_mass(w, low, high)
     for w in signed.values()
 ]
@@ -477,11 +477,13 @@ rising = sp.diff(sp.sech(lam / 2), lam).subs(lam, -2)
 claim.check_true(rising > 0, "by algebra: sech(λ/2) rises at λ = −2, so its p_w is negative there")
 claim.check_within(negative, 1, math.inf, f"negative mass of {', '.join(signed)}")
 claim.check(torch.stack(total), torch.ones(len(total)), "their total, signs counted", scale=1 + negative)
-claim.check_within(elbo.negative_mass(weightings.IDDPM(), low, high), 200.65, 200.75, "negative mass of sech(λ/2)")
-claim.check_within(elbo.negative_mass(weightings.EDM(), low, high), 656.75, 656.85, "negative mass of EDM")
-claim.falsify_within(
-    elbo.negative_mass(weightings.EDMMonotonic(), low, high), 1, math.inf, "negative mass of EDM-monotonic: it has none"
+iddpm, edm, held = (
+    weightings.Augmentation(w, low, high).negative_mass
+    for w in (weightings.IDDPM(), weightings.EDM(), weightings.EDMMonotonic())
 )
+claim.check_within(iddpm, 200.65, 200.75, "negative mass of sech(λ/2)")
+claim.check_within(edm, 656.75, 656.85, "negative mass of EDM")
+claim.falsify_within(held, 1, math.inf, "negative mass of EDM-monotonic: it has none")
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.6), sharex=True)

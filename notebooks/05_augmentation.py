@@ -42,7 +42,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from paperlib import companion, elbo, process, schedules, weightings
+from paperlib import companion, process, schedules, weightings
 from paperlib.companion import figures, profiles
 
 run = companion.start("05_augmentation", profile)
@@ -69,7 +69,7 @@ signed = {name: w for name, w in every.items() if name not in monotone}
 # %%
 density = {name: weightings.augmentation_density(w, grid, low, high) for name, w in every.items()}
 mass = {name: weightings.clean_mass(w, low, high) for name, w in every.items()}
-negative = {name: elbo.negative_mass(w, low, high) for name, w in signed.items()}
+negative = {name: weightings.Augmentation(w, low, high).negative_mass for name, w in signed.items()}
 
 fig, axes = plt.subplots(6, 3, figsize=(figures.WIDTH, 8.4), sharex=True)
 for ax, name in zip(axes.flat, [*monotone, *signed], strict=False):
@@ -139,7 +139,7 @@ def distance(levels, w):
 
 
 drawn = {
-    name: elbo.augmentation_level(w, torch.rand(samples, generator=generator, dtype=f64), low, high)
+    name: weightings.Augmentation(w, low, high).level(torch.rand(samples, generator=generator, dtype=f64))
     for name, w in continuous.items()
 }
 claim = run.claim("X05a")
@@ -183,7 +183,7 @@ rows = {
     "v, cosine": weightings.VCosine(),
     "InDI": weightings.InDI(),
 }
-levels = {label: elbo.augmentation_level(w, 1 - shares, low, high) for label, w in rows.items()}
+levels = {label: weightings.Augmentation(w, low, high).level(1 - shares) for label, w in rows.items()}
 
 
 def noisy(level):
@@ -261,7 +261,8 @@ def grey(level):
 
 cut = []
 for label, w in candidates.items():
-    noisier, median, finest = elbo.augmentation_level(w, torch.tensor([0.95, 0.5, 0.01], dtype=f64), low, high).tolist()
+    shown = torch.tensor([0.95, 0.5, 0.01], dtype=f64)
+    noisier, median, finest = weightings.Augmentation(w, low, high).level(shown).tolist()
     cut.append((label, noisier, median, finest, grey(finest), weightings.clean_mass(w, low, high)))
 columns = ["weighting", "λ, 5 %", "λ, median", "λ, 99 %", "grey levels at 99 %", "P(clean)"]
 cut = pd.DataFrame(cut, columns=columns)

@@ -47,7 +47,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from paperlib import companion, elbo, oracles, predictions, schedules, weightings
+from paperlib import companion, elbo, oracles, predictions, quadrature, schedules, weightings
 from paperlib.companion import experiments, figures, profiles
 from paperlib.engine import evaluation, likelihood
 from paperlib.engine.images import ImageData
@@ -319,7 +319,7 @@ assert np.isfinite(curves).all(axis=None)
 # noise, other code), $\tfrac12\int e\,d\lambda$. The falsifier leaves out $1/p$.
 
 # %% tags=["nbval-ignore-output"]
-nodes, widths = elbo.panel_nodes(torch.linspace(*range_of_training, 9, dtype=f64), order=5)
+nodes, widths = quadrature.panel_nodes(torch.linspace(*range_of_training, 9, dtype=f64), order=5)
 checked = experiments.some(test, quadrature_images)
 first = {label: next(one for one in runs if one.weighting == label) for label in labels}
 by_quadrature = torch.stack(

@@ -2,8 +2,8 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 
 Three tiers, imports pointing down only:
 
-* **theory** (`process`, `schedules`, `adaptive`, `weightings`, `predictions`, `objectives`, `oracles`, `elbo`): pure
-  functions and small values, float64-safe, needing torch alone;
+* **theory** (`process`, `quadrature`, `schedules`, `adaptive`, `weightings`, `predictions`, `objectives`, `oracles`,
+  `elbo`): pure functions and small values, float64-safe, needing torch alone;
 * **practice** (`models`, `engine`): networks, training, sampling, metrics;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
@@ -24,6 +24,7 @@ __all__ = [
     "oracles",
     "predictions",
     "process",
+    "quadrature",
     "schedules",
     "weightings",
 ]

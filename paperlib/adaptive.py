@@ -20,13 +20,13 @@ Condition the network on λ, not on t: f moves.  ``state_dict`` belongs in the c
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from paperlib.checks import require_range, require_within
+from paperlib.checks import at_least_float32, end_slack, outside, require_levels, require_range, require_within
 from paperlib.schedules import NoiseSchedule
 
 START_HITS = 2
@@ -39,8 +39,8 @@ class AdaptiveSchedule(NoiseSchedule):
     The start is uniform.  The mean of the first batch then becomes the average of every bin, counting as two hits; each
     later hit moves a bin's average by 1/hits until that falls to 1 − decay, so that the average is a plain mean first
     and an exponential one later.  Several examples in one bin in one batch are averaged and count as one hit; a bin
-    that was not hit keeps its average.  Under `torch.distributed` sums and counts are added over all ranks, so that N
-    processes hold the schedule that one process would hold with the whole batch.
+    that was not hit keeps its average.  Where several processes train together, :meth:`update` takes the function that
+    adds over them, and N processes hold the schedule that one process would hold with the whole batch.
 
     Args:
         logsnr_min: f(1), in nats.
@@ -96,6 +96,10 @@ class AdaptiveSchedule(NoiseSchedule):
         """Δλ, the width of a bin, in nats."""
         return (self.ends[1] - self.ends[0]) / self.bins
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(self._edges[1:-1].tolist())
+
     # The schedule ----------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
@@ -119,27 +123,23 @@ class AdaptiveSchedule(NoiseSchedule):
         below, above = cdf[index], cdf[index + 1]
         place = (rest - below) / (above - below)
         edges = self._edges.to(t.device)
-        return torch.lerp(edges[index], edges[index + 1], place).to(t.dtype)
+        return torch.lerp(edges[index], edges[index + 1], place).to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
-        slack = 1e-5 * max(1.0, abs(low), abs(high))  # a float32 copy of an end point is within the range
-        require_within("logsnr", logsnr, low - slack, high + slack)
+        require_levels("logsnr", logsnr, *self.ends)
         index, place = self._bin(logsnr)
         cdf = self._cdf.to(logsnr.device)
-        return (1 - torch.lerp(cdf[index], cdf[index + 1], place)).clamp(0, 1).to(logsnr.dtype)
+        return (1 - torch.lerp(cdf[index], cdf[index + 1], place)).clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
     def log_density(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
         index, _ = self._bin(logsnr)
         inner = torch.log(self._probability.to(logsnr.device))[index] - math.log(self.width)
-        outside = (logsnr < low) | (logsnr > high)
-        return torch.where(outside, -math.inf, inner).to(logsnr.dtype)
+        return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
     # Its state -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def update(self, logsnr: Tensor, weighted_error: Tensor) -> None:
+    def update(self, logsnr: Tensor, weighted_error: Tensor, reduce: Callable[[Tensor], Tensor] | None = None) -> None:
         """Take in a batch: the level and the weighted error w(λ)‖ε̂ − ε‖² of each example, *not* divided by p.
 
         (Dividing first would feed the schedule back into itself: where p is small the error would look large.)
@@ -147,6 +147,8 @@ class AdaptiveSchedule(NoiseSchedule):
         Args:
             logsnr: levels, shape (B,), within the range.
             weighted_error: shape (B,), non-negative, finite; no gradient is taken.
+            reduce: the sum of a tensor over the processes that train together, each with its part of the batch; None
+                for one process.  Nothing is asked of `torch.distributed` otherwise.
 
         Raises:
             ValueError: for shapes that differ, levels outside the range, or errors that are
@@ -158,11 +160,13 @@ class AdaptiveSchedule(NoiseSchedule):
                 f"and {tuple(weighted_error.shape)}."
             )
         low, high = self.ends
-        _require_between("logsnr", logsnr, low - 1e-3, high + 1e-3)
+        slack = end_slack(low, high, torch.float32)
+        _require_between("logsnr", logsnr, low - slack, high + slack)
         _require_between("weighted_error", weighted_error, 0.0, torch.finfo(weighted_error.dtype).max)
         self._to(weighted_error.device)
         value = weighted_error.double()
-        sums, counts = self._sums(logsnr, value.square() if self.moment == "second" else value)
+        sums_and_counts = self._sums(logsnr, value.square() if self.moment == "second" else value)
+        sums, counts = sums_and_counts if reduce is None else reduce(sums_and_counts)
         if self._untouched:
             self.average.fill_(sums.sum() / counts.sum())
             self._untouched = False
@@ -172,13 +176,10 @@ class AdaptiveSchedule(NoiseSchedule):
         self.average += step * (sums / counts.clamp(min=1) - self.average)
         self._refresh()
 
-    def _sums(self, logsnr: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum and count of ``value`` in each bin, over all ranks; both (bins,)."""
+    def _sums(self, logsnr: Tensor, value: Tensor) -> Tensor:
+        """Sum and count of ``value`` in each bin; (2, bins)."""
         both = value.new_zeros(2, self.bins)
-        both.index_add_(1, self._bin(logsnr)[0], torch.stack([value, torch.ones_like(value)]))
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(both)
-        return both[0], both[1]
+        return both.index_add_(1, self._bin(logsnr)[0], torch.stack([value, torch.ones_like(value)]))
 
     def _to(self, device: torch.device) -> None:
         if self.average.device != device:

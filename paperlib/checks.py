@@ -18,10 +18,19 @@ def require_range(logsnr_min: float, logsnr_max: float) -> None:
         raise ValueError(f"logsnr_min ({logsnr_min}) must be below logsnr_max ({logsnr_max}).")
 
 
-def require_positive(name: str, value: float) -> None:
-    """Refuse a parameter that is not a positive finite number."""
-    if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}.")
+def require_positive(name: str, value: float, or_zero: bool = False) -> None:
+    """Refuse a parameter that is not a positive finite number; zero is one where ``or_zero`` says so."""
+    if not (isinstance(value, Real) and math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        raise ValueError(f"{name} must be a positive number{' or zero' if or_zero else ''}, got {value!r}.")
+
+
+def require_instance(name: str, value: object, kind: type, remedy: str) -> None:
+    """Refuse what is no ``kind``: a name, a class in place of one of its objects, a bare function."""
+    if isinstance(value, kind):
+        return
+    if isinstance(value, type) and issubclass(value, kind):
+        remedy = f"make an object of it, {value.__name__}(…)"
+    raise TypeError(f"{name} must be a {kind.__name__}, got {value!r} ({type(value).__name__}); {remedy}.")
 
 
 def require_floating(name: str, value: Tensor) -> None:
@@ -42,10 +51,26 @@ def require_within(name: str, value: Tensor, low: float, high: float) -> None:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value[outside].flatten()[0].item():g}.")
 
 
+def end_slack(low: float, high: float, dtype: torch.dtype) -> float:
+    """How far an end point of [low, high] may lie outside for having been rounded to ``dtype``."""
+    return torch.finfo(dtype).eps * max(1.0, abs(low), abs(high))
+
+
 def outside(value: Tensor, low: float, high: float) -> Tensor:
     """Whether each value lies outside [low, high]; an end point that was rounded to the dtype of ``value`` does not."""
-    slack = torch.finfo(value.dtype).eps * max(1.0, abs(low), abs(high))
+    slack = end_slack(low, high, value.dtype)
     return (value < low - slack) | (value > high + slack)
+
+
+def require_levels(name: str, value: Tensor, low: float, high: float) -> None:
+    """As :func:`require_within`, for levels in a range of log-SNR: an end may have been through float32."""
+    slack = end_slack(low, high, torch.float32)
+    require_within(name, value, low - slack, high + slack)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 where it is coarser: levels, densities and sums need more digits than it has."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def require_finite(name: str, value: Tensor) -> None:

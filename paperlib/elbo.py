@@ -6,45 +6,37 @@ With :math:`L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1}))` and the error o
 .. math::
     \frac{d}{dt} L(t; x) &= \tfrac12 f'(t)\, e(\lambda_t), \\
     L_w(x) &= -\int_0^1 \frac{dL}{dt}\, w(\lambda_t)\, dt
-            = w(\lambda_{min}) \left\{ \int p_w(\lambda)\, L(\lambda; x)\, d\lambda
-            + m\, L(\lambda_{max}; x) - L(\lambda_{min}; x) \right\},
+            = w(\lambda_{min}) \left\{ \int L(\lambda; x)\, dp_w(\lambda) - L(\lambda_{min}; x) \right\},
 
-where p_w is :func:`paperlib.weightings.augmentation_density` and m :func:`paperlib.weightings.clean_mass`, together of
-mass one.  Because :math:`L(t; x) = -E_q[ELBO_t(z_t)] - H(q(z_t \mid x))`, a monotone w makes this the ELBO of data
-with Gaussian noise added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.  It is
-distribution augmentation: the model is told the level in training and asked for clean data when sampling.
+where p_w is :class:`paperlib.weightings.Augmentation`, of mass one.  Because
+:math:`L(t; x) = -E_q[ELBO_t(z_t)] - H(q(z_t \mid x))`, a monotone w makes this the ELBO of data with Gaussian noise
+added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.  It is distribution
+augmentation: the model is told the level in training and asked for clean data when sampling.
 
 L is written as a function of log-SNR here, because it depends on t through λ alone.  Everything is in nats an example;
-:func:`bits_per_dim` is the only conversion.  Integrals over λ are taken by Gauss–Legendre quadrature; expectations over
-ε by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
+:func:`bits_per_dim` is the only conversion.  Integrals over λ are those of :mod:`paperlib.quadrature`; expectations
+over ε are taken by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.polynomial import legendre
 from torch import Tensor
 
 from paperlib import predictions, process
-from paperlib.checks import require_finite, require_positive, require_range, require_within
-from paperlib.objectives import Network, WeightedLoss
+from paperlib.checks import require_finite, require_positive, require_within
+from paperlib.objectives import Network
 from paperlib.oracles import LOG_2PI, Empirical, Oracle
 from paperlib.predictions import Prediction
+from paperlib.quadrature import LevelFunction, antiderivative, integrate, panel_nodes
 from paperlib.schedules import NoiseSchedule
-from paperlib.weightings import ELBO, Weighting, augmentation_density, clean_mass
-
-LevelFunction = Callable[[Tensor], Tensor]
-"""A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
+from paperlib.weightings import Augmentation, Weighting
 
 ROWS, ELEMENTS = 16384, 2**20
 """Noisy examples, and values in them, that are evaluated at a time."""
-MOST_PANELS = 4096
-"""Panels that an integral may still have to halve: beyond it the integrand is noise, not a function with kinks."""
 
 
 # Expectations over ε -------------------------------------------------------------------------------------------------
@@ -180,68 +172,6 @@ def marginal_kl(oracle: Oracle, x: Tensor, noise: Noise) -> LevelFunction:
     return lambda logsnr: noise.mean(marginal_kls(oracle, x, logsnr, noise))
 
 
-# Integrals over λ ----------------------------------------------------------------------------------------------------
-
-
-def panel_nodes(edges: Tensor, order: int = 16) -> tuple[Tensor, Tensor]:
-    """Gauss–Legendre nodes and weights on the panels between ``edges`` (P + 1,); both of shape (P · order,)."""
-    nodes, weights = _between(edges[:-1], edges[1:], order)
-    return nodes.flatten(), weights.flatten()
-
-
-def _between(left: Tensor, right: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(order))
-    half, middle = (right - left)[:, None] / 2, (right + left)[:, None] / 2
-    return middle + half * nodes, half * weights
-
-
-def _panel_integrals(f: LevelFunction, left: Tensor, right: Tensor, order: int) -> Tensor:
-    nodes, weights = _between(left, right, order)
-    return (f(nodes.flatten()).reshape(nodes.shape) * weights).sum(1)
-
-
-def integrate(
-    f: LevelFunction, low: float, high: float, tolerance: float = 1e-12, order: int = 16, rounds: int = 60
-) -> Tensor:
-    """Integral of f over [low, high], halving the panels that do not yet agree with their halves.
-
-    Made for weightings with kinks (min-SNR, EDM-monotonic), where the panels gather of themselves.
-
-    Args:
-        f: function of levels, (N,) to (N,).
-        low: lower end, in nats of log-SNR.
-        high: upper end.
-        tolerance: disagreement allowed to a panel, relative to the integral of |f|.
-        order: nodes in a panel.
-        rounds: how often a panel may be halved.
-
-    Returns:
-        A scalar, float64.
-
-    Raises:
-        ValueError: when the range is none, f is not finite, or f is too rough for the tolerance.
-    """
-    require_range(low, high)
-    edges = torch.linspace(low, high, 33, dtype=torch.float64)
-    left, right = edges[:-1], edges[1:]
-    coarse = _panel_integrals(f, left, right, order)
-    scale, total = coarse.abs().sum(), torch.zeros((), dtype=torch.float64)
-    for _ in range(rounds):
-        middle = (left + right) / 2
-        left, right = torch.stack([left, middle], 1), torch.stack([middle, right], 1)
-        fine = _panel_integrals(f, left.flatten(), right.flatten(), order).reshape(-1, 2)
-        if not torch.isfinite(fine).all():
-            raise ValueError(f"the integrand has values that are NaN or infinite on [{low}, {high}].")
-        rough = (fine.sum(1) - coarse).abs() > tolerance * scale
-        total = total + fine[~rough].sum()
-        if not rough.any():
-            return total
-        if rough.sum() > MOST_PANELS:
-            break
-        left, right, coarse = left[rough].flatten(), right[rough].flatten(), fine[rough].flatten()
-    raise ValueError(f"the integral did not settle to {tolerance:g} near log-SNR {left.flatten()[0].item():.6g}.")
-
-
 # L(t; x) -------------------------------------------------------------------------------------------------------------
 
 
@@ -255,8 +185,8 @@ def path_kl(
 ) -> LevelFunction:
     r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
 
-    The error is evaluated once, on Gauss–Legendre panels; L is then the antiderivative of its Legendre expansion, so
-    any number of levels costs nothing more.  (Section 3, the path KL; Section 3, the Theorem)
+    The error is evaluated once, so any number of levels costs nothing more.
+    (Section 3, the path KL; Section 3, the Theorem)
 
     Args:
         eps_error: e(λ) = E_ε‖ε̂ − ε‖² at levels (N,), shape (N,); not necessarily of one x: averages of L are had alike.
@@ -269,33 +199,8 @@ def path_kl(
     Returns:
         L as a function of levels (N,) in [logsnr_min, logsnr_max], in nats, shape (N,).
     """
-    require_range(logsnr_min, logsnr_max)
-    count = math.ceil((logsnr_max - logsnr_min) / panel_width)
-    edges = torch.linspace(logsnr_min, logsnr_max, count + 1, dtype=torch.float64)
-    nodes, _ = panel_nodes(edges, order)
-    rate = 0.5 * eps_error(nodes).reshape(count, order) * (edges[1] - edges[0]) / 2
-    coefficients = rate @ _antiderivative(order)
-    before = torch.cat([torch.zeros(1, dtype=torch.float64), coefficients.sum(1).cumsum(0)]) + prior_kl
-
-    def value(logsnr: Tensor) -> Tensor:
-        require_within("logsnr", logsnr, logsnr_min - 1e-9, logsnr_max + 1e-9)
-        position = (logsnr.double() - logsnr_min) / (edges[1] - edges[0])
-        panel = position.floor().long().clamp(0, count - 1)
-        basis = torch.from_numpy(legendre.legvander((2 * (position - panel) - 1).numpy(), order))
-        return (before[panel] + (basis * coefficients[panel]).sum(-1)).to(logsnr.dtype)
-
-    return value
-
-
-def _antiderivative(order: int) -> Tensor:
-    """Matrix from values at Gauss–Legendre nodes to Legendre coefficients of the integral from −1; (order, order + 1).
-
-    Every P_k is one at +1, so the sum of the coefficients is the integral over the panel.
-    """
-    nodes, weights = legendre.leggauss(order)
-    degree = np.arange(order)
-    expansion = (2 * degree + 1) / 2 * weights[:, None] * legendre.legvander(nodes, order - 1)
-    return torch.from_numpy(legendre.legint(expansion, lbnd=-1, axis=1))
+    gained = antiderivative(eps_error, logsnr_min, logsnr_max, panel_width, order)
+    return lambda logsnr: prior_kl + 0.5 * gained(logsnr)
 
 
 def path_kl_rate(eps_error: LevelFunction, schedule: NoiseSchedule, t: Tensor) -> Tensor:
@@ -434,16 +339,17 @@ def weighted_loss(eps_error: LevelFunction, weighting: Weighting, logsnr_min: fl
 
     (Section 2, Equation 4)
     """
-    return integrate(lambda logsnr: 0.5 * weighting(logsnr) * eps_error(logsnr), logsnr_min, logsnr_max)
+    return integrate(
+        lambda logsnr: 0.5 * weighting(logsnr) * eps_error(logsnr), logsnr_min, logsnr_max, weighting.breaks
+    )
 
 
 def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: float, logsnr_max: float) -> Tensor:
     r"""L_w(x) as ELBOs of noisy data, the other side of the corollary, for any w.  (Section 3, the Corollary)
 
-    .. math:: w(\lambda_{min}) \left\{ \int p_w(\lambda)\,L(\lambda; x)\,d\lambda + m\,L(\lambda_{max}; x)
-              - L(\lambda_{min}; x) \right\}.
+    .. math:: w(\lambda_{min}) \left\{ \int L(\lambda; x)\, dp_w(\lambda) - L(\lambda_{min}; x) \right\}.
 
-    For a monotone w the first two terms are an expectation over noise levels; for others p_w is signed.
+    For a monotone w the integral is an expectation over noise levels; for others p_w is signed.
 
     Args:
         path_kl: L(λ; x) at levels (N,), shape (N,), in nats: :func:`path_kl`, a closed form, or :func:`marginal_kl`.
@@ -454,59 +360,9 @@ def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: flo
     Returns:
         A scalar, in nats.
     """
-
-    def levels_in_between(logsnr: Tensor) -> Tensor:
-        return augmentation_density(weighting, logsnr, logsnr_min, logsnr_max) * path_kl(logsnr)
-
-    start, end = path_kl(torch.tensor([logsnr_min, logsnr_max], dtype=torch.float64))
-    inner = integrate(levels_in_between, logsnr_min, logsnr_max)
-    scale = weighting(torch.tensor(logsnr_min, dtype=torch.float64))
-    return scale * (inner + clean_mass(weighting, logsnr_min, logsnr_max) * end - start)
-
-
-def negative_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Mass of the negative part of p_w, :math:`\int \max(0, -p_w)\,d\lambda`; zero for a monotone weighting.
-
-    (Section 3, weightings that are not monotone; the total of p_w, positive part, negative part and point mass, is one
-    for every w.)
-    """
-
-    def negative_part(logsnr: Tensor) -> Tensor:
-        return (-augmentation_density(weighting, logsnr, logsnr_min, logsnr_max)).clamp(min=0)
-
-    return integrate(negative_part, logsnr_min, logsnr_max).item()
-
-
-def augmentation_level(weighting: Weighting, upper: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
-    r"""The level above which p_w has the probability ``upper``: p_w's inverse survival function.
-
-    (Section 3, monotone weightings)
-
-    For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data included; so
-    ``augmentation_level(w, torch.rand(n), …)`` draws noise levels, logsnr_max standing for clean data.
-
-    Args:
-        weighting: w, monotone on the range.
-        upper: probabilities in [0, 1], any shape.
-        logsnr_min: λ at t = 1.
-        logsnr_max: λ at t = 0.
-
-    Returns:
-        Levels, shape of ``upper``.
-
-    Raises:
-        ValueError: for a weighting that is not monotone (p_w is no distribution), or probabilities outside [0, 1].
-    """
-    require_within("upper", upper, 0.0, 1.0)
-    if not weighting.is_monotonic(logsnr_min, logsnr_max):
-        raise ValueError(f"{weighting} is not monotone on [{logsnr_min}, {logsnr_max}]: its p_w is no distribution.")
-    low, high = (torch.full_like(upper, end, dtype=torch.float64) for end in (logsnr_min, logsnr_max))
-    target = torch.log(upper.double()) + weighting.log(low)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = weighting.log(middle) >= target
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return ((low + high) / 2).to(upper.dtype)
+    augmentation = Augmentation(weighting, logsnr_min, logsnr_max)
+    start = torch.tensor([logsnr_min], dtype=torch.float64)
+    return augmentation.scale * (augmentation.integral(path_kl) - path_kl(start)[0])
 
 
 # The bound in three terms --------------------------------------------------------------------------------------------
@@ -520,7 +376,7 @@ class ElboTerms:
 
     Attributes:
         prior_kl: KL(q(z_1|x) ‖ N(0, I)).
-        diffusion: L_1(x), the weighted loss with w = 1, or an estimate of it.
+        diffusion: L_1(x), the weighted loss with w = 1, or an estimate of it (:mod:`paperlib.engine.likelihood`).
         reconstruction: −E log p(x|z_0), with the discretised decoder.
     """
 
@@ -532,33 +388,6 @@ class ElboTerms:
     def total(self) -> Tensor:
         """−ELBO(x), in nats, shape (B,)."""
         return self.prior_kl + self.diffusion + self.reconstruction
-
-
-def elbo_terms(
-    network: Network,
-    x: Tensor,
-    schedule: NoiseSchedule,
-    levels: int,
-    prediction: Prediction = predictions.EPS,
-    *,
-    generator: torch.Generator | None = None,
-    **conditioning: Any,
-) -> ElboTerms:
-    """One Monte Carlo estimate of −ELBO for each example; average several for a tighter one.
-
-    Args:
-        network: ``network(z, logsnr, **conditioning)``, returning what ``prediction`` says.
-        x: data on the grid of ``levels`` values in [−1, 1], shape (B, *).
-        schedule: how λ is drawn; its ends are those of the bound.
-        levels: number of values of a pixel, 256 for 8-bit images.
-        prediction: what the network predicts.
-        generator: source of t and ε.
-        conditioning: passed to the network, for example ``label``.
-    """
-    low, high = schedule.ends
-    diffusion = WeightedLoss(ELBO(), schedule, prediction)(network, x, generator=generator, **conditioning).loss
-    eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return ElboTerms(prior_kl(x, low), diffusion, reconstruction(x, eps, high, levels))
 
 
 def prior_kl(x: Tensor, logsnr_min: float) -> Tensor:

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from paperlib import predictions, schedules
-from paperlib.checks import require_finite, require_within
+from paperlib.checks import at_least_float32, require_finite, require_instance, require_levels, require_within
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
+from paperlib.quadrature import LevelFunction, edges_between, panel_nodes
 from paperlib.schedules import NoiseSchedule
 from paperlib.weightings import Custom, Weighting
 
@@ -39,6 +39,10 @@ Network = Callable[..., Tensor]
 
 LEVEL_WEIGHT_LIMIT = 1e4
 """A level that counts this many times its average spoils the Monte Carlo estimate: :class:`WeightedLoss` warns."""
+
+PREDICTION_REMEDY = "take one of paperlib.predictions, for example predictions.V or predictions.get('v')"
+SCHEDULE_REMEDY = "take one of paperlib.schedules, for example schedules.Cosine(-12.0, 12.0)"
+WEIGHTING_REMEDY = "take one of paperlib.weightings, or wrap a function that returns log w in weightings.Custom(…)"
 
 
 # From a published loss to its weighting ------------------------------------------------------------------------------
@@ -56,6 +60,18 @@ class ImpliedWeighting(Weighting):
         log_w = self.schedule.log_density(logsnr) + self.prediction.log_mse_factor(logsnr)
         return log_w if self.loss_weight is None else log_w + self.loss_weight.log(logsnr)
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        of_loss = () if self.loss_weight is None else self.loss_weight.breaks
+        return (*self.ends, *self.schedule.breaks, *of_loss)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.schedule.ends
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        return super().log_error(logsnr) if self.loss_weight is None else self.loss_weight.log_error(logsnr)
+
 
 @dataclass(frozen=True)
 class PublishedLoss:
@@ -71,6 +87,12 @@ class PublishedLoss:
     schedule: NoiseSchedule
     loss_weight: Weighting | None = None
 
+    def __post_init__(self) -> None:
+        require_instance("prediction", self.prediction, Prediction, PREDICTION_REMEDY)
+        require_instance("schedule", self.schedule, NoiseSchedule, SCHEDULE_REMEDY)
+        if self.loss_weight is not None:
+            require_instance("loss_weight", self.loss_weight, Weighting, WEIGHTING_REMEDY)
+
     @property
     def weighting(self) -> ImpliedWeighting:
         """The weighting of the ε error that this loss amounts to, up to a constant."""
@@ -79,8 +101,9 @@ class PublishedLoss:
     def __call__(self, network: Network, x: Tensor, t: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
         """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``."""
         require_finite("x", x)
-        logsnr = self.schedule.logsnr(t)
-        output = network(diffuse(x, eps, logsnr), logsnr, **conditioning)
+        dtype, logsnr = x.dtype, self.schedule.logsnr(t)
+        x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
+        output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
         error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
         return error if self.loss_weight is None else self.loss_weight(logsnr) * error
 
@@ -181,6 +204,9 @@ class WeightedLoss:
     prediction: Prediction
 
     def __post_init__(self) -> None:
+        require_instance("weighting", self.weighting, Weighting, WEIGHTING_REMEDY)
+        require_instance("schedule", self.schedule, NoiseSchedule, SCHEDULE_REMEDY)
+        require_instance("prediction", self.prediction, Prediction, PREDICTION_REMEDY)
         level, ratio = self.largest_importance()
         if ratio > LEVEL_WEIGHT_LIMIT:
             warnings.warn(
@@ -197,6 +223,10 @@ class WeightedLoss:
         low, high = self.schedule.ends
         grid = torch.linspace(low, high, points, dtype=torch.float64)
         log_w = self.weighting.log(grid)
+        if (nan := log_w.isnan()).any():
+            raise ValueError(
+                f"{self.weighting} is NaN at log-SNR {grid[nan][0].item():g}; log w is -inf where w is zero."
+            )
         log_average = torch.logsumexp(log_w, 0) + math.log((high - low) / points)  # E_p[w/p] = ∫ w dλ
         log_ratio = log_w - self.schedule.log_density(grid) - log_average
         worst = log_ratio.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax()
@@ -208,33 +238,51 @@ class WeightedLoss:
         x: Tensor,
         *,
         t: Tensor | None = None,
+        logsnr: Tensor | None = None,
         eps: Tensor | None = None,
         generator: torch.Generator | None = None,
         **conditioning: Any,
     ) -> LossParts:
         """Evaluate the loss on a batch.
 
+        The network is given z in the dtype of ``x`` and λ in at least float32, in which the loss is computed: half
+        precision has no levels to draw from at the noisy end, and no room for sums.
+
         Args:
             network: ``network(z, logsnr, **conditioning)``, returning its prediction, the shape of z.
             x: data, shape (B, *), finite.
             t: times in [0, 1], shape (B,); drawn with low discrepancy when None.
+            logsnr: levels instead of times, shape (B,), drawn by the caller from the schedule's density: for a network
+                that knows some levels only, such as the steps of a table.
             eps: standard normal noise, the shape of ``x``; drawn when None.
             generator: source of what is drawn.
             conditioning: passed to the network, for example ``label``.
 
         Raises:
-            ValueError: for data that are not finite, times outside [0, 1], shapes that do not fit.
+            TypeError: for data or levels that are no floating-point tensors.
+            ValueError: for data that are not finite, times outside [0, 1], levels outside the schedule's range, both
+                times and levels, shapes that do not fit.
         """
         require_finite("x", x)
-        if t is None:
-            t = low_discrepancy_time(len(x), generator=generator, device=x.device, dtype=x.dtype)
+        dtype = at_least_float32(x.dtype)
+        if t is not None and logsnr is not None:
+            raise ValueError("give either t or logsnr, not both: the one follows from the other.")
+        for name, what, given in (("t", "time", t), ("logsnr", "level", logsnr)):
+            if given is not None and given.shape != x.shape[:1]:
+                raise ValueError(
+                    f"{name} must have one {what} an example, shape ({len(x)},), got {tuple(given.shape)}."
+                )
+        if logsnr is None:
+            if t is None:
+                t = low_discrepancy_time(len(x), generator=generator, device=x.device, dtype=dtype)
+            logsnr = self.schedule.logsnr(t)
+        else:
+            require_levels("logsnr", logsnr, *self.schedule.ends)
+            logsnr = logsnr.to(at_least_float32(logsnr.dtype))
         if eps is None:
-            eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"t must have one time an example, shape ({len(x)},), got {tuple(t.shape)}.")
-        logsnr = self.schedule.logsnr(t)
-        z = diffuse(x, eps, logsnr)
-        eps_hat = self.prediction.to_eps(network(z, logsnr, **conditioning), z, logsnr)
+            eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=dtype)
+        z = diffuse(x.to(dtype), eps.to(at_least_float32(eps.dtype)), logsnr)
+        eps_hat = self.prediction.to_eps(network(z.to(x.dtype), logsnr, **conditioning), z, logsnr)
         eps_error = (eps_hat - eps).square().flatten(1).sum(1)
         log_w = self.weighting.log(logsnr)
         importance = torch.exp(log_w - self.schedule.log_density(logsnr))
@@ -247,27 +295,24 @@ class WeightedLoss:
 def time_quadrature(schedule: NoiseSchedule, panels: int = 64, order: int = 16) -> tuple[Tensor, Tensor]:
     """Nodes and weights for integrals over t ∈ [0, 1]: Gauss–Legendre panels.
 
-    The panels end at the times of equally spaced log-SNR, so that none hides a range of levels that passes in an
-    instant of t; within a panel the nodes are those of t.
+    The panels end at the times of equally spaced log-SNR, and of the schedule's breaks, so that none hides a range of
+    levels that passes in an instant of t; within a panel the nodes are those of t.
 
     Args:
         schedule: the schedule whose time it is.
-        panels: number of panels.
+        panels: number of panels, breaks aside.
         order: nodes in each.
 
     Returns:
         Times and weights, each of shape (panels · order,), float64, adding up to one.
     """
     low, high = schedule.ends
-    edges = schedule.time(torch.linspace(high, low, panels + 1, dtype=torch.float64))
-    nodes, weights = (torch.from_numpy(a) for a in leggauss(order))
-    half = (edges[1:] - edges[:-1])[:, None] / 2
-    times = (edges[1:] + edges[:-1])[:, None] / 2 + half * nodes
-    return times.flatten(), (half * weights).flatten()
+    edges = edges_between(low, high, panels, schedule.breaks)
+    return panel_nodes(schedule.time(edges.flip(0)), order)
 
 
 def weighted_loss_by_quadrature(
-    eps_error: Callable[[Tensor], Tensor],
+    eps_error: LevelFunction,
     weighting: Weighting,
     schedule: NoiseSchedule,
     panels: int = 64,

@@ -7,48 +7,123 @@ w multiplies the error of **ε**, whatever the network predicts, and matters up 
 Table 1 of the paper).  A weighting states log w(λ); everything else follows from that.
 
 Where w is non-increasing in λ ("monotone"), the loss is the ELBO of data with Gaussian noise added, the noise level
-being drawn from a distribution (Section 3)
+being drawn from a distribution (Section 3), the Stieltjes measure of −w:
 
-.. math:: p_w(\lambda) = -\frac{dw}{d\lambda} \Big/ w(\lambda_{min}), \qquad
-          P(\lambda = \lambda_{max}) = w(\lambda_{max}) / w(\lambda_{min}),
+.. math:: p_w = -\frac{dw}{w(\lambda_{min})}, \qquad P(\lambda = \lambda_{max}) = w(\lambda_{max}) / w(\lambda_{min}),
 
-which :func:`augmentation_density` and :func:`clean_mass` compute.  Where it is not, the same expressions are signed.
+a density where w is smooth and a point mass where it steps.  :class:`Augmentation` is that measure.  Where w is not
+monotone it is signed, and the loss is the likelihood of no data.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import outside, require_positive, require_range
+from paperlib.checks import (
+    at_least_float32,
+    end_slack,
+    outside,
+    require_finite,
+    require_positive,
+    require_range,
+    require_within,
+)
+from paperlib.quadrature import LevelFunction, edges_between, integrate
 from paperlib.schedules import log_sech
+
+ROUNDING = 1e-12
+"""How much log w may rise without being said to: rounding in float64."""
+BAND = 3.0
+"""Standard errors that a measured weight may be off."""
+STEP = 1e-6
+"""Smallest relative step of w that counts where none is stated: below are those of a w that was rounded to float32."""
+
+Verdict = Literal["monotone", "within error", "not monotone"]
 
 
 class Weighting(ABC):
-    """A positive function of log-SNR.  ``logsnr`` may have any shape and dtype; the result has the same."""
+    """A non-negative function of log-SNR.  ``logsnr`` may have any shape; the result has it too."""
 
     @abstractmethod
     def log(self, logsnr: Tensor) -> Tensor:
-        """log w(λ)."""
+        """log w(λ); −∞ where w vanishes."""
 
     def __call__(self, logsnr: Tensor) -> Tensor:
         """w(λ)."""
         return self.log(logsnr).exp()
 
-    def is_monotonic(self, logsnr_min: float, logsnr_max: float, points: int = 8193) -> bool:
-        """Whether w is non-increasing in λ on the range, decided on a grid in float64 to a relative 1e-12.
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Where w is known to have steps or kinks, in nats; steps that are not stated are searched for."""
+        return ()
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The range of log-SNR that w was made for: that of its schedule, or of its table; None for a formula."""
+        return None
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        """Standard error of log w(λ): zero unless w was measured."""
+        return torch.zeros_like(logsnr)
+
+    def is_monotonic(
+        self,
+        logsnr_min: float | None = None,
+        logsnr_max: float | None = None,
+        *,
+        tolerance: float = ROUNDING,
+    ) -> bool:
+        """Whether w is non-increasing in λ: whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
+        return self.monotonicity(logsnr_min, logsnr_max, tolerance=tolerance) == "monotone"
+
+    def monotonicity(
+        self,
+        logsnr_min: float | None = None,
+        logsnr_max: float | None = None,
+        *,
+        tolerance: float = ROUNDING,
+    ) -> Verdict:
+        """Whether w is non-increasing in λ, decided in float64 on a grid of 8,192 cells and both sides of every break.
 
         (Table 1, column monotone)
+
+        Args:
+            logsnr_min: lower end of the range; None for that of :attr:`ends`.
+            logsnr_max: upper end of the range; None for that of :attr:`ends`.
+            tolerance: how much log w may rise in all from one level to any later one.
+
+        Returns:
+            "monotone" where w falls throughout; "within error" where a *measured* w rises, but some non-increasing
+            function lies within three standard errors of it everywhere; else "not monotone".
+
+        Raises:
+            ValueError: for a range that is none, or needed and not given; for a w that is NaN.
         """
-        require_range(logsnr_min, logsnr_max)
-        grid = torch.linspace(logsnr_min, logsnr_max, points, dtype=torch.float64)
-        return bool((self.log(grid).diff() <= 1e-12).all())
+        if logsnr_min is None or logsnr_max is None:
+            if self.ends is None:
+                raise ValueError(
+                    f"{self} has no range of its own; give logsnr_min and logsnr_max, for example -12, 12."
+                )
+            logsnr_min = self.ends[0] if logsnr_min is None else logsnr_min
+            logsnr_max = self.ends[1] if logsnr_max is None else logsnr_max
+        grid = _both_sides(self, logsnr_min, logsnr_max, 8192)
+        log_w = self.log(grid)
+        if log_w.isnan().any():
+            raise ValueError(
+                f"{self} is NaN at log-SNR {grid[log_w.isnan()][0].item():g}; log w is -inf where w is zero."
+            )
+        band = BAND * self.log_error(grid)
+        if not _rises(log_w, log_w, tolerance):
+            return "monotone"
+        return "not monotone" if _rises(log_w - band, log_w + band, tolerance) else "within error"
 
     def shifted(self, shift: float) -> "Weighting":
         """w(λ − shift); for d×d images larger than 64, shift = 2 log(64/d)."""
@@ -63,6 +138,19 @@ class Weighting(ABC):
         return self.shifted(2 * math.log(64 / size))
 
 
+def _rises(lower: Tensor, upper: Tensor, tolerance: float) -> bool:
+    """Whether no non-increasing function lies between two, but for a rise of ``tolerance``; infinities compare."""
+    return bool((lower > upper.cummin(0).values + tolerance).any())
+
+
+def _both_sides(weighting: Weighting, low: float, high: float, panels: int) -> Tensor:
+    """Levels within (low, high): a grid of ``panels`` cells, and either side of each break."""
+    gap = 8 * end_slack(low, high, torch.float64)
+    edges = edges_between(low, high, panels, weighting.breaks)
+    edges = edges[torch.nn.functional.pad(edges.diff() > 4 * gap, (1, 0), value=True)]  # a break beside a grid point
+    return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
+
+
 @dataclass(frozen=True)
 class Shifted(Weighting):
     """w(λ − shift).  (Section 5, high resolutions)"""
@@ -73,15 +161,161 @@ class Shifted(Weighting):
     def log(self, logsnr: Tensor) -> Tensor:
         return self.base.log(logsnr - self.shift)
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(b + self.shift for b in self.base.breaks)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        ends = self.base.ends
+        return ends and (ends[0] + self.shift, ends[1] + self.shift)
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        return self.base.log_error(logsnr - self.shift)
+
 
 @dataclass(frozen=True)
 class Custom(Weighting):
-    """A weighting from a function of log-SNR that returns log w."""
+    """A weighting from a function of log-SNR that returns log w.  It is tried once, on levels from −20 to 20.
+
+    Args:
+        log_weight: log w(λ), the shape of λ; −∞ where w is zero.
+        breaks: where w has steps or kinks, in nats, if that is known.
+
+    Raises:
+        TypeError: when it is no function, or returns no floating-point tensor.
+        ValueError: when it returns another shape, NaN, or what looks like w instead of log w.
+    """
 
     log_weight: Callable[[Tensor], Tensor]
+    breaks: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.log_weight, Weighting | type) or not callable(self.log_weight):
+            raise TypeError(f"log_weight must be a function that returns log w, got {self.log_weight!r}.")
+        levels = torch.linspace(-20, 20, 321, dtype=torch.float64)
+        value = self.log_weight(levels)
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            raise TypeError(f"log_weight must return a floating-point tensor, got {getattr(value, 'dtype', value)!r}.")
+        if value.shape != levels.shape:
+            raise ValueError(f"log_weight must keep the shape of its levels, {len(levels)}; got {tuple(value.shape)}.")
+        if value.isnan().any():
+            raise ValueError(
+                f"log_weight is NaN at log-SNR {levels[value.isnan()][0].item():g}; return -inf where w is zero."
+            )
+        finite = value[value.isfinite()]
+        if len(finite) == 0:
+            raise ValueError("log_weight is infinite at every log-SNR from -20 to 20.")
+        fades = 0 <= finite.min() < 1e-3 * finite.max() <= 1e-3 and len(finite.unique()) > 20
+        if finite.max() > 700 or fades:  # w would overflow, or be one but for a factor that fades smoothly
+            raise ValueError(
+                f"log_weight looks like w, not log w: its values go from {finite.min().item():.3g} to "
+                f"{finite.max().item():.3g}. Return the logarithm; if it is one, subtract a constant: w is the same."
+            )
 
     def log(self, logsnr: Tensor) -> Tensor:
         return self.log_weight(logsnr)
+
+
+@dataclass(frozen=True)
+class Tabulated(Weighting):
+    """A weighting from its values at some levels, log w linear between them; zero outside.
+
+    Args:
+        logsnr: levels in ascending order, in nats, two at least; a sequence or a tensor, as the others.
+        w: the weight at each, positive.
+        error: standard error of each ``w``, where it was measured.
+
+    Raises:
+        ValueError: for levels that do not ascend, or values that do not fit them.
+    """
+
+    logsnr: Sequence[float]
+    w: Sequence[float]
+    error: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        _keep_as_numbers(self, "logsnr", "w", *(["error"] if self.error is not None else []))
+        _require_table("logsnr", self.logsnr, self.w, len(self.w))
+        if min(self.w) <= 0 or (self.error is not None and (len(self.error) != len(self.w) or min(self.error) < 0)):
+            raise ValueError("w must be positive, and error one value for each w, none of them negative.")
+
+    def _interpolated(self, values: Tensor, logsnr: Tensor) -> Tensor:
+        table, level = torch.tensor(self.logsnr, dtype=torch.float64, device=logsnr.device), logsnr.double()
+        left = (torch.searchsorted(table, level.detach(), right=True) - 1).clamp(0, len(table) - 2)
+        place = (level - table[left]) / (table[left + 1] - table[left])
+        values = values.to(logsnr.device)
+        return torch.lerp(values[left], values[left + 1], place).to(at_least_float32(logsnr.dtype))
+
+    def log(self, logsnr: Tensor) -> Tensor:
+        log_w = torch.tensor(self.w, dtype=torch.float64).log()
+        return torch.where(outside(logsnr, *self.ends), -math.inf, self._interpolated(log_w, logsnr))
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        if self.error is None:
+            return super().log_error(logsnr)
+        error, w = torch.tensor([self.error, self.w], dtype=torch.float64)
+        return self._interpolated(error / w, logsnr)
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(self.logsnr)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.logsnr[0], self.logsnr[-1]
+
+
+@dataclass(frozen=True)
+class Binned(Weighting):
+    """A weighting that is constant in bins, as that of an adaptive schedule or a histogram is; zero outside.
+
+    Args:
+        edges: of the bins in ascending order, in nats, one more than bins; a sequence or a tensor.
+        w: the weight in each bin, not negative.
+
+    Raises:
+        ValueError: for edges that do not ascend, or values that do not fit them.
+    """
+
+    edges: Sequence[float]
+    w: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _keep_as_numbers(self, "edges", "w")
+        _require_table("edges", self.edges, self.w, len(self.w) + 1)
+        if min(self.w) < 0:
+            raise ValueError(f"w must not be negative, got {min(self.w)}.")
+
+    def log(self, logsnr: Tensor) -> Tensor:
+        inner, w = (
+            torch.tensor(values, dtype=torch.float64, device=logsnr.device) for values in (self.edges[1:-1], self.w)
+        )
+        log_w = w.log()[torch.searchsorted(inner, logsnr.double(), right=True)]
+        return torch.where(outside(logsnr, *self.ends), -math.inf, log_w).to(at_least_float32(logsnr.dtype))
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(self.edges)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.edges[0], self.edges[-1]
+
+
+def _keep_as_numbers(table: Weighting, *names: str) -> None:
+    """Turn fields into tuples of numbers, so that two tables are equal, and known by their repr, to the last digit."""
+    for name in names:
+        values = torch.as_tensor(getattr(table, name), dtype=torch.float64)
+        require_finite(name, values)
+        if values.ndim != 1:
+            raise ValueError(f"{name} must be a list of numbers, got shape {tuple(values.shape)}.")
+        object.__setattr__(table, name, tuple(values.tolist()))
+
+
+def _require_table(name: str, levels: Sequence[float], w: Sequence[float], count: int) -> None:
+    if len(levels) != count or count < 2 or any(second <= first for first, second in pairwise(levels)):
+        raise ValueError(f"{name} must be at least 2 ascending levels, {count} for {len(w)} w; got {len(levels)}.")
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------
@@ -151,15 +385,11 @@ class VCosine(Weighting):
         return -logsnr / 2
 
 
-@dataclass(frozen=True)
-class FlowMatchingOT(Weighting):
-    r"""Flow matching with the OT path, uniform t: :math:`w = e^{-\lambda/2}`.
+class FlowMatchingOT(VCosine):
+    r"""Flow matching with the OT path, uniform t: again :math:`w = e^{-\lambda/2}`.
 
     (Table 1, flow matching; Lipman et al. 2023; monotone)
     """
-
-    def log(self, logsnr: Tensor) -> Tensor:
-        return -logsnr / 2
 
 
 @dataclass(frozen=True)
@@ -180,7 +410,7 @@ class P2(Weighting):
     (Table 1, P2; Choi et al. 2022)
 
     Args:
-        gamma: γ, how strongly high SNR is suppressed.
+        gamma: γ ≥ 0, how strongly high SNR is suppressed; 0 is the baseline, sech(λ/2).
         k: stabilising constant of the original.
     """
 
@@ -188,7 +418,7 @@ class P2(Weighting):
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+        require_positive("gamma", self.gamma, or_zero=True)
         require_positive("k", self.k)
 
     def log(self, logsnr: Tensor) -> Tensor:
@@ -210,6 +440,10 @@ class MinSNR(Weighting):
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2) + (math.log(self.gamma) - logsnr).clamp(max=0)
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return (math.log(self.gamma),)
 
 
 # The paper's own -----------------------------------------------------------------------------------------------------
@@ -266,6 +500,10 @@ class EDMMonotonic(Weighting):
 
     def log(self, logsnr: Tensor) -> Tensor:
         return self.edm.log(logsnr.clamp(min=self.edm.peak))
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return (self.edm.peak,)
 
 
 # Beyond the paper ----------------------------------------------------------------------------------------------------
@@ -397,38 +635,183 @@ def get(name: str, **parameters: Any) -> Weighting:
 # The augmentation distribution ---------------------------------------------------------------------------------------
 
 
-def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
-    r"""p_w over log-SNR, :math:`-w'(\lambda)/w(\lambda_{min})`: the noise levels at which the ELBO is taken.
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    r"""p_w on [logsnr_min, logsnr_max], the measure −dw/w(λ_min): the noise levels at which the ELBO is taken.
 
-    Together with :func:`clean_mass` it adds up to one.  Negative values mean noise levels that are *un*-learned: w is
-    not monotone there.  (Section 3, the distribution of noise levels; Section 3, weightings that are not monotone)
+    It has a density, :math:`-w'(\lambda)/w(\lambda_{min})`, a point mass at each step of w, and w(λ_max)/w(λ_min) on
+    clean data; together, one.  (Section 3, the distribution of noise levels)  Where w rises it is negative (Section 3,
+    weightings that are not monotone), which means two things, both true:
+
+    * no level is un-learned: w ≥ 0 multiplies the error at every level, so no reduction of error ever raises the loss,
+      and its ideal minimiser is that of the ELBO;
+    * at equal total error, moving error from a level to a noisier one where p_w < 0 between them lowers the loss,
+      although the ELBO of exactly the levels between gets worse.
 
     Args:
-        weighting: w.
-        logsnr: where to evaluate, any shape, within the range.
+        weighting: w, positive and finite at logsnr_min.
         logsnr_min: lower end of the range, where w is taken to be one.
         logsnr_max: upper end of the range.
 
-    Returns:
-        The density in 1/nats, the shape of ``logsnr``; zero outside the range.
+    Raises:
+        ValueError: for a range that is none, or a w that is zero or infinite at logsnr_min, or infinite at logsnr_max.
     """
-    require_range(logsnr_min, logsnr_max)
-    with torch.enable_grad():
-        level = logsnr.detach().double().requires_grad_()
-        # 0 · level keeps the graph whole where w is constant
-        relative = torch.exp(weighting.log(level) + 0 * level - _log_weight_at(weighting, logsnr_min))
-        (slope,) = torch.autograd.grad(relative.sum(), level)
-    return torch.where(outside(logsnr, logsnr_min, logsnr_max), 0.0, -slope).to(logsnr.dtype)
+
+    weighting: Weighting
+    logsnr_min: float
+    logsnr_max: float
+
+    def __post_init__(self) -> None:
+        require_range(self.logsnr_min, self.logsnr_max)
+        low, high = self._log_ends
+        if not math.isfinite(low) or not high < math.inf:
+            raise ValueError(
+                f"{self.weighting} has log w = {low} at logsnr_min ({self.logsnr_min}) and {high} at logsnr_max "
+                f"({self.logsnr_max}): p_w = -dw/w(logsnr_min) needs a positive, finite w at the lower end and "
+                f"a finite one at the upper; choose a range where it has them."
+            )
+
+    @cached_property
+    def _log_ends(self) -> tuple[float, float]:
+        """log w at the ends, seen from within."""
+        gap = 8 * end_slack(self.logsnr_min, self.logsnr_max, torch.float64)
+        ends = torch.tensor([self.logsnr_min + gap, self.logsnr_max - gap], dtype=torch.float64)
+        low, high = self.weighting.log(ends).tolist()
+        return low, high
+
+    def _relative(self, logsnr: Tensor) -> Tensor:
+        """w(λ)/w(λ_min), float64."""
+        return torch.exp(self.weighting.log(logsnr.double()).double() - self._log_ends[0])
+
+    def density(self, logsnr: Tensor) -> Tensor:
+        """The density where w is smooth, in 1/nats, the shape of ``logsnr``; zero outside the range."""
+        with torch.enable_grad():
+            level = logsnr.detach().double().requires_grad_()
+            relative = self._relative(level) + 0 * level  # which keeps the graph whole where w is constant
+            (slope,) = torch.autograd.grad(relative.sum(), level)
+        nothing = outside(logsnr, self.logsnr_min, self.logsnr_max) | (relative == 0)
+        density = torch.where(nothing, 0.0, -slope)
+        return density.to(at_least_float32(logsnr.dtype))
+
+    @property
+    def scale(self) -> float:
+        """w(λ_min), by which p_w is divided."""
+        return math.exp(self._log_ends[0])
+
+    @property
+    def clean_mass(self) -> float:
+        """The point mass on clean data, w(λ_max)/w(λ_min)."""
+        return math.exp(self._log_ends[1] - self._log_ends[0])
+
+    @cached_property
+    def _grid(self) -> Tensor:
+        return _both_sides(self.weighting, self.logsnr_min, self.logsnr_max, 4096)
+
+    @cached_property
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        """Levels and masses of the steps: where w differs by the same however near its two arguments come."""
+        left, right = self._grid[:-1], self._grid[1:]
+        before, after = self._relative(left), self._relative(right)
+        least = torch.full_like(left, STEP)
+        least[1::2] = 100 * ROUNDING  # across an edge of the grid, over a few rounding errors
+        for _ in range(50):
+            middle = (left + right) / 2
+            inner = self._relative(middle)
+            first = (before - inner).abs() >= (inner - after).abs()  # the half in which w differs more
+            left, before = torch.where(first, left, middle), torch.where(first, before, inner)
+            right, after = torch.where(first, middle, right), torch.where(first, inner, after)
+            steep = (before - after).abs() > least * torch.maximum(before, after)
+            left, right, before, after, least = (part[steep] for part in (left, right, before, after, least))
+        return right, before - after
+
+    def _smooth_integral(self, f: LevelFunction) -> Tensor:
+        breaks = (*self.weighting.breaks, *self._steps[0].tolist())
+        return integrate(f, self.logsnr_min, self.logsnr_max, breaks)
+
+    @cached_property
+    def total(self) -> float:
+        """The mass of the whole measure, by quadrature of its density: one.
+
+        Raises:
+            ValueError: when it is not, so that a part of w was not found.
+        """
+        level, mass = self._steps
+        total = self._smooth_integral(self.density).item() + mass.sum().item() + self.clean_mass
+        if not abs(total - 1) < STEP * self._relative(self._grid).max():
+            raise ValueError(
+                f"p_w of {self.weighting} adds up to {total:.6g}, not 1: its density and clean data hold "
+                f"{total - mass.sum().item():.6g}, its steps {mass.sum().item():.6g} at log-SNR {level.tolist()}. A "
+                f"step was not found, or log w has no derivative; give its steps and kinks as breaks=… (Custom)."
+            )
+        return total
+
+    @property
+    def atoms(self) -> tuple[Tensor, Tensor]:
+        """Levels of the steps of w within the range, ascending, and the mass at each, positive where w falls.
+
+        They are looked for on both sides of the breaks that w states and by bisection in 4,096 cells of it; (K,) each.
+
+        Raises:
+            ValueError: when the measure does not add up to one.
+        """
+        _ = self.total
+        return self._steps
+
+    def integral(self, f: LevelFunction) -> Tensor:
+        r""":math:`\int f\,dp_w`, point masses included: for a monotone w the expectation of f(λ); a scalar, float64.
+
+        Args:
+            f: function of levels, (N,) to (N,), on the range and at its upper end.
+        """
+        level, mass = self.atoms
+        points = torch.cat([level, level.new_tensor([self.logsnr_max])])
+        masses = torch.cat([mass, mass.new_tensor([self.clean_mass])])
+        return self._smooth_integral(lambda logsnr: self.density(logsnr) * f(logsnr)) + masses @ f(points)
+
+    @property
+    def negative_mass(self) -> float:
+        """Mass of the negative part, zero for a monotone w."""
+        _, mass = self.atoms
+        smooth = self._smooth_integral(lambda logsnr: (-self.density(logsnr)).clamp(min=0))
+        return (smooth - mass.clamp(max=0).sum()).item()
+
+    def level(self, upper: Tensor) -> Tensor:
+        r"""The level above which p_w has the probability ``upper``: its inverse survival function.
+
+        For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data included.
+        (Section 3, monotone weightings)
+
+        Args:
+            upper: probabilities in [0, 1], any shape.
+
+        Returns:
+            Levels, shape of ``upper``; logsnr_max stands for clean data.
+
+        Raises:
+            ValueError: for a weighting that is not monotone (p_w is no distribution), or probabilities outside [0, 1].
+        """
+        require_within("upper", upper, 0.0, 1.0)
+        if not self.weighting.is_monotonic(self.logsnr_min, self.logsnr_max):
+            ends = f"[{self.logsnr_min}, {self.logsnr_max}]"
+            raise ValueError(f"{self.weighting} is not monotone on {ends}: its p_w is no distribution.")
+        low, high = (torch.full_like(upper, end, dtype=torch.float64) for end in (self.logsnr_min, self.logsnr_max))
+        target = torch.log(upper.double()) + self._log_ends[0]
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.weighting.log(middle) >= target
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return ((low + high) / 2).to(at_least_float32(upper.dtype))
+
+    def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
+        """``size`` noise levels drawn from p_w, float64; as :meth:`level`, whose errors it raises."""
+        return self.level(torch.rand(size, generator=generator, dtype=torch.float64))
+
+
+def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
+    """The density of :class:`Augmentation`: all of p_w but its point masses, at clean data and at steps of w."""
+    return Augmentation(weighting, logsnr_min, logsnr_max).density(logsnr)
 
 
 def clean_mass(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""The point mass of p_w on clean data (t = 0), :math:`w(\lambda_{max})/w(\lambda_{min})`.
-
-    (Section 3, the distribution of noise levels)
-    """
-    require_range(logsnr_min, logsnr_max)
-    return math.exp(_log_weight_at(weighting, logsnr_max) - _log_weight_at(weighting, logsnr_min))
-
-
-def _log_weight_at(weighting: Weighting, logsnr: float) -> float:
-    return weighting.log(torch.tensor(logsnr, dtype=torch.float64)).item()
+    """The point mass of :class:`Augmentation` on clean data (t = 0)."""
+    return Augmentation(weighting, logsnr_min, logsnr_max).clean_mass

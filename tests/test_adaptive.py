@@ -228,6 +228,12 @@ def test_state_is_a_copy() -> None:
     assert torch.equal(state["average"], kept)
 
 
+def summed(tensor: Tensor) -> Tensor:
+    """Over the processes of the default group."""
+    dist.all_reduce(tensor)
+    return tensor
+
+
 def _rank(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", size)
@@ -237,7 +243,7 @@ def _rank(rank: int, size: int, folder: str) -> None:
     for _ in range(30):
         logsnr = schedule.logsnr(torch.rand(64, generator=generator, dtype=F64))
         mine = logsnr[rank::size]
-        schedule.update(mine, peaked(mine))
+        schedule.update(mine, peaked(mine), summed)
     torch.save(schedule.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -251,6 +257,28 @@ def test_two_processes_hold_what_one_would_hold(tmp_path: Path) -> None:
     assert torch.equal(first["average"], second["average"])
     torch.testing.assert_close(first["average"], alone.average, rtol=1e-12, atol=0)
     assert torch.equal(first["hits"], alone.hits)
+
+
+def test_no_process_group_is_asked_unless_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule in a process group of which only this process updates it: it must not wait for the others."""
+    asked: list[tuple[int, ...]] = []
+
+    def doubled(tensor: Tensor) -> Tensor:
+        asked.append(tuple(tensor.shape))
+        return 2 * tensor
+
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    reduced: list[Tensor] = []
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, *_, **__: reduced.append(tensor))
+    try:
+        schedule = AdaptiveSchedule(-1, 1, bins=4)
+        schedule.update(torch.tensor([0.1]), torch.tensor([3.0]))
+    finally:
+        dist.destroy_process_group()
+    assert not reduced
+    schedule.update(torch.tensor([0.1]), torch.tensor([3.0]), doubled)
+    assert asked == [(2, 4)]
+    assert schedule.hits.tolist() == [0, 0, 2, 0]
 
 
 def test_three_lines_in_a_plain_torch_loop() -> None:

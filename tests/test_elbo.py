@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paperlib import elbo, objectives, oracles, predictions, process, schedules, weightings
+from paperlib import elbo, objectives, oracles, process, quadrature, schedules, weightings
 
 F64 = torch.float64
 LOW, HIGH = -12.0, 12.0
@@ -99,7 +99,7 @@ def test_integral_and_density_agree_on_images_by_monte_carlo() -> None:
     images = torch.rand(60, 1, 4, 4, generator=generator, dtype=F64) * 2 - 1
     model, x = oracles.Empirical(images[1:]), images[0]
     noise = elbo.Noise.monte_carlo((1, 4, 4), 400, generator)
-    nodes, width = elbo.panel_nodes(torch.linspace(-8, 4, 13, dtype=F64), 8)
+    nodes, width = quadrature.panel_nodes(torch.linspace(-8, 4, 13, dtype=F64), 8)
     ends = elbo.marginal_kls(model, x, torch.tensor([-8.0, 4.0], dtype=F64), noise)
     integral = 0.5 * width @ elbo.eps_errors(model, x, nodes, noise)
     difference = ends[1] - ends[0] - integral
@@ -147,16 +147,16 @@ def test_corollary_fails_without_the_point_mass() -> None:
 
 @pytest.mark.parametrize("weighting", ALL_WEIGHTINGS.values(), ids=ALL_WEIGHTINGS)
 def test_total_mass_is_one_and_negative_exactly_where_not_monotone(weighting: weightings.Weighting) -> None:
-    mass = elbo.integrate(lambda lam: weightings.augmentation_density(weighting, lam, LOW, HIGH), LOW, HIGH)
-    negative = elbo.negative_mass(weighting, LOW, HIGH)
+    mass = quadrature.integrate(lambda lam: weightings.augmentation_density(weighting, lam, LOW, HIGH), LOW, HIGH)
+    negative = weightings.Augmentation(weighting, LOW, HIGH).negative_mass
     total = mass.item() + weightings.clean_mass(weighting, LOW, HIGH)
     assert abs(total - 1) < 1e-9 * (1 + negative)
     assert (negative > 1e-9) == (not weighting.is_monotonic(LOW, HIGH))
 
 
 def test_reference_masses() -> None:
-    assert elbo.negative_mass(weightings.IDDPM(), LOW, HIGH) == pytest.approx(200.7, abs=0.05)
-    assert elbo.negative_mass(weightings.EDM(), LOW, HIGH) == pytest.approx(656.8, abs=0.05)
+    assert weightings.Augmentation(weightings.IDDPM(), LOW, HIGH).negative_mass == pytest.approx(200.7, abs=0.05)
+    assert weightings.Augmentation(weightings.EDM(), LOW, HIGH).negative_mass == pytest.approx(656.8, abs=0.05)
     masses = [weightings.clean_mass(weightings.Sigmoid(k), LOW, HIGH) for k in range(1, 6)]
     assert masses == pytest.approx([1.7e-5, 4.5e-5, 1.2e-4, 3.4e-4, 9.1e-4], rel=0.03)
     assert weightings.clean_mass(weightings.EDMMonotonic(), LOW, HIGH) == pytest.approx(5.1e-5, rel=0.01)
@@ -168,16 +168,16 @@ def test_augmentation_level_inverts_the_survival_function(bias: float, low: floa
     weighting = weightings.Sigmoid(bias)
     levels = torch.linspace(low, high, 33, dtype=F64)
     upper = weighting(levels) / weighting(levels[:1])
-    found = elbo.augmentation_level(weighting, upper, low, high)
+    found = weightings.Augmentation(weighting, low, high).level(upper)
     again = weighting(found) / weighting(levels[:1])
     torch.testing.assert_close(again, upper, rtol=1e-9, atol=1e-12)
 
 
 def test_augmentation_level_is_clean_below_the_point_mass() -> None:
     upper = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
-    assert elbo.augmentation_level(weightings.ELBO(), upper, LOW, HIGH).tolist() == pytest.approx([HIGH] * 3)
+    assert weightings.Augmentation(weightings.ELBO(), LOW, HIGH).level(upper).tolist() == pytest.approx([HIGH] * 3)
     with pytest.raises(ValueError, match="is not monotone"):
-        elbo.augmentation_level(weightings.EDM(), upper, LOW, HIGH)
+        weightings.Augmentation(weightings.EDM(), LOW, HIGH).level(upper)
 
 
 # Discrete time -------------------------------------------------------------------------------------------------------
@@ -332,30 +332,6 @@ def test_decoder_at_the_ends() -> None:
     assert elbo.reconstruction(x, eps, -20.0, 17).item() == pytest.approx(17 * math.log(17), rel=1e-3)
 
 
-def test_total_bound_is_above_the_entropy_and_tight_for_the_exact_model() -> None:
-    """Data on a grid of 9 values, one dimension, with its exact denoiser: −ELBO averages to the entropy, log 9."""
-    values = torch.linspace(-1, 1, 9, dtype=F64)[:, None]
-    model, schedule = oracles.Empirical(values), schedules.LinearLogSNR(-14, 9)
-    x = values.repeat(4000, 1)
-    terms = elbo.elbo_terms(model, x, schedule, 9, generator=torch.Generator().manual_seed(0))
-    standard_error = terms.total.std().item() / math.sqrt(len(x))
-    assert abs(terms.total.mean().item() - math.log(9)) < 4 * standard_error
-    shrunk = elbo.elbo_terms(oracles.Shrunk(model, 0.8), x, schedule, 9, generator=torch.Generator().manual_seed(0))
-    assert shrunk.total.mean() > terms.total.mean() + 4 * standard_error
-
-
-def test_terms_take_any_prediction() -> None:
-    values = torch.linspace(-1, 1, 9, dtype=F64)[:, None]
-    model, schedule = oracles.Empirical(values), schedules.LinearLogSNR(-8, 8)
-
-    def velocity(z: Tensor, logsnr: Tensor) -> Tensor:
-        return predictions.EPS.convert(model(z, logsnr), z, logsnr, predictions.V)
-
-    plain = elbo.elbo_terms(model, values, schedule, 9, generator=torch.Generator().manual_seed(0))
-    other = elbo.elbo_terms(velocity, values, schedule, 9, predictions.V, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(other.total, plain.total)
-
-
 def test_units() -> None:
     assert elbo.bits_per_dim(torch.tensor(64 * 8 * math.log(2)), 64).item() == pytest.approx(8)
     assert elbo.scaling_bits(256) == pytest.approx(6.9944, abs=1e-4)
@@ -366,14 +342,7 @@ def test_units() -> None:
     )
 
 
-# Quadrature ----------------------------------------------------------------------------------------------------------
-
-
-def test_integrate_finds_kinks_and_jumps() -> None:
-    kink = elbo.integrate(lambda lam: (lam - math.pi).clamp(min=0), -5, 5)
-    assert kink.item() == pytest.approx(0.5 * (5 - math.pi) ** 2, rel=1e-11)
-    jump = elbo.integrate(lambda lam: (lam > math.e).double(), -5, 5)
-    assert jump.item() == pytest.approx(5 - math.e, rel=1e-10)
+# Expectations and integrals -------------------------------------------------------------------------------------------
 
 
 def test_noise_quadrature_has_the_moments_of_a_normal() -> None:
@@ -397,10 +366,6 @@ def test_bad_arguments_are_named() -> None:
         elbo.discrete_bound(error, schedules.Cosine(-5, 5), 0)
     with pytest.raises(ValueError, match="must be below"):
         elbo.path_kl(error, 3.0, -3.0)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        elbo.integrate(lambda lam: torch.where(lam > 0.1, torch.nan, 0.0), -1, 1)
-    with pytest.raises(ValueError, match="did not settle"):
-        elbo.integrate(lambda lam: torch.rand_like(lam), -1, 1)
     with pytest.raises(ValueError, match="grid of 17 levels"):
         elbo.reconstruction(torch.full((1, 4), 0.03), torch.zeros(1, 4), 8.0, 17)
     with pytest.raises(ValueError, match="logsnr must lie in"):

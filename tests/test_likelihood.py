@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from paperlib import elbo, models, predictions, schedules, weightings
+from paperlib import elbo, models, predictions, quadrature, schedules, weightings
 from paperlib.engine import data, likelihood
 from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.images import ImageData
@@ -86,6 +86,14 @@ def test_the_diffusion_term_is_the_closed_form_of_a_gaussian(name: str, schedule
     difference = found.terms.diffusion - exact
     assert in_errors(difference) < 4
     assert difference.std() / math.sqrt(len(difference)) < 0.05 * exact.mean()
+
+
+def test_a_network_in_half_precision_is_asked_at_the_same_levels() -> None:
+    def nothing(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(z)
+
+    half, single = (bound(nothing, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert torch.equal(half.logsnr, single.logsnr)
 
 
 def test_the_other_terms_are_those_of_the_theory() -> None:
@@ -262,7 +270,7 @@ def test_uniform_dequantisation_is_the_mean_log_density_over_a_level() -> None:
     """And a bound: the probabilities of all integers add up to less than one, and each is less than its integral."""
     found = flow(OnImages(ONE), ends=(-14.0, 2.0), dequantisation="uniform", draws=60)
     width, level = 2 / (LEVELS - 1), torch.tensor(2.0, dtype=F64)
-    nodes, weights = elbo.panel_nodes(torch.linspace(-0.5, 0.5, 9, dtype=F64))
+    nodes, weights = quadrature.panel_nodes(torch.linspace(-0.5, 0.5, 9, dtype=F64))
     x = EVERY_VALUE.scaled(F64).flatten()[:, None] + width * nodes
     alpha = torch.sigmoid(level).sqrt()
     log_density = ONE.log_prob((alpha * x).reshape(-1, 1), level).reshape(x.shape) + torch.log(alpha)

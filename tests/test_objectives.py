@@ -400,6 +400,72 @@ def test_finite_at_the_very_ends(dtype: torch.dtype, ends: tuple[float, float]) 
             assert torch.isfinite(slope).all()
 
 
+def of_no_dimension(name: str, dtype: torch.dtype, seed: int = 0, size: int = 40_000) -> tuple[Tensor, float, float]:
+    """L_w of ε̂ = 0 in one dimension, by Monte Carlo: levels, mean, and its standard error."""
+    loss = WeightedLoss(weightings.get(name), schedules.LinearLogSNR(-12, 12), predictions.EPS)
+    x, generator = torch.zeros(size, 1, dtype=dtype), torch.Generator().manual_seed(seed)
+    parts = loss(lambda z, logsnr: torch.zeros_like(z), x, generator=generator)
+    assert all(part.dtype == torch.float32 for part in vars(parts).values())
+    return parts.logsnr, parts.mean().item(), parts.loss.std().item() / math.sqrt(size)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("name", "nats"), [("elbo", 12.0), ("sigmoid", 7.0), ("v_cosine", math.exp(6))])
+def test_the_precision_of_the_data_does_not_move_the_loss(name: str, nats: float, dtype: torch.dtype) -> None:
+    """½ ∫ w dλ on [−12, 12]."""
+    levels, mean, standard_error = of_no_dimension(name, dtype)
+    assert abs(mean - nats) < 4 * standard_error
+    assert standard_error < 0.03 * nats
+    assert -12 <= levels.min() < -11.99
+    assert len(levels.unique()) > 39_000, "bfloat16 has few levels to draw from"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["eps", "v", "F"])
+def test_networks_in_half_precision_see_their_dtype_and_levels_in_single(name: str, dtype: torch.dtype) -> None:
+    """And what rounding z takes away is no error of ε: x̂ = 0 and ε̂ = z/σ agree with float64 to half's digits."""
+    x, eps, t = (value.to(dtype) for value in batch(64))
+    seen = []
+
+    def network(z: Tensor, logsnr: Tensor) -> Tensor:
+        seen.append((z.dtype, logsnr.dtype))
+        return torch.zeros_like(z)
+
+    loss = WeightedLoss(weightings.Sigmoid(), schedules.Cosine(-8, 8), PREDICTIONS[name])
+    half = loss(network, x, t=t.float(), eps=eps)
+    double = loss(network, x.double(), t=t.double(), eps=eps.double())
+    assert seen == [(dtype, torch.float32), (torch.float64, torch.float64)]
+    torch.testing.assert_close(half.loss.double(), double.loss, rtol=1e-4, atol=0)
+    PublishedLoss(PREDICTIONS[name], schedules.Cosine(-8, 8))(network, x, t, eps)
+    assert seen[-1] == (dtype, torch.float32)
+
+
+def test_levels_may_be_given_in_the_place_of_times() -> None:
+    x, eps, t = batch(64)
+    loss = WeightedLoss(weightings.Sigmoid(), schedules.Cosine(-8, 8), predictions.EPS)
+    by_time, by_level = loss(GAUSSIAN, x, t=t, eps=eps), loss(GAUSSIAN, x, logsnr=loss.schedule.logsnr(t), eps=eps)
+    assert torch.equal(by_level.loss, by_time.loss)
+    table = loss.schedule.logsnr((torch.arange(1000, dtype=F64) + 0.5) / 1000)
+    index = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def of_integers(z: Tensor, logsnr: Tensor) -> Tensor:
+        seen.append(torch.searchsorted(-table, -logsnr))
+        return torch.zeros_like(z)
+
+    parts = loss(of_integers, x, logsnr=table[index], eps=eps)
+    assert torch.equal(seen[0], index)
+    assert torch.allclose(parts.importance, loss.weighting(table[index]) / loss.schedule.density(table[index]))
+    with pytest.raises(ValueError, match="give either t or logsnr, not both"):
+        loss(GAUSSIAN, x, t=t, logsnr=table[index])
+    with pytest.raises(ValueError, match=r"logsnr must lie in \[-8, 8\], got 8\.1"):
+        loss(GAUSSIAN, x, logsnr=torch.full((64,), 8.1))
+    with pytest.raises(ValueError, match=r"logsnr must have one level an example, shape \(64,\), got \(3,\)"):
+        loss(GAUSSIAN, x, logsnr=table[:3])
+    with pytest.raises(TypeError, match=r"logsnr must be a floating-point tensor, got torch\.int64"):
+        loss(GAUSSIAN, x, logsnr=index)
+
+
 def test_what_is_drawn_follows_the_generator() -> None:
     loss = WeightedLoss(weightings.Sigmoid(), schedules.Cosine(-8, 8), predictions.EPS)
     x = batch(16)[0]
@@ -435,6 +501,33 @@ def test_the_loss_compiles_as_one_graph(schedule: str) -> None:
 
     compiled = torch.compile(value, fullgraph=True, backend="eager")
     assert compiled(t).item() == pytest.approx(value(t).item(), rel=1e-6)
+
+
+GOOD: dict[str, object] = {"weighting": weightings.ELBO(), "schedule": COSINE, "prediction": predictions.EPS}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        (
+            "weighting",
+            "sigmoid",
+            r"weighting must be a Weighting, got 'sigmoid' \(str\); take one of paperlib.weightings",
+        ),
+        ("weighting", lambda logsnr: -logsnr, r"wrap a function that returns log w in weightings.Custom"),
+        ("weighting", weightings.Sigmoid, r"weighting must be a Weighting.*make an object of it, Sigmoid\(…\)"),
+        ("schedule", "cosine", r"schedule must be a NoiseSchedule, got 'cosine'.*schedules.Cosine"),
+        ("schedule", schedules.Cosine, r"make an object of it, Cosine\(…\)"),
+        ("prediction", "v", r"prediction must be a Prediction, got 'v'.*predictions\.V"),
+        ("prediction", predictions.VPrediction, r"make an object of it, VPrediction\(…\)"),
+    ],
+)
+def test_wrong_types_are_refused_where_they_are_given(name: str, given: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        WeightedLoss(**{**GOOD, name: given})  # type: ignore[arg-type]
+    published = {"loss_weight" if key == "weighting" else key: value for key, value in {**GOOD, name: given}.items()}
+    with pytest.raises(TypeError, match=message.replace("weighting must", "loss_weight must")):
+        PublishedLoss(**published)  # type: ignore[arg-type]
 
 
 def test_bad_input_is_refused() -> None:

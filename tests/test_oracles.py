@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paperlib import elbo, oracles, process
+from paperlib import elbo, oracles, process, quadrature
 
 F64 = torch.float64
 LEVELS = torch.linspace(-12, 12, 25, dtype=F64)
@@ -63,7 +63,7 @@ def test_one_level_for_all_and_a_label_are_accepted(oracle: oracles.Oracle) -> N
 def test_denoiser_is_the_posterior_mean_by_quadrature() -> None:
     """E[x | z] = ∫ x q(z|x) q(x) dx / q(z), in one dimension, for the mixture as for the Gaussian that it contains."""
     mixture = oracles.GaussianMixture.isotropic(torch.tensor([[-1.0], [0.6]], dtype=F64), 0.1)
-    x, width = elbo.panel_nodes(torch.linspace(-8, 8, 201, dtype=F64))
+    x, width = quadrature.panel_nodes(torch.linspace(-8, 8, 201, dtype=F64))
     prior = mixture.log_prob(x[:, None], torch.tensor(60.0, dtype=F64))  # clean data
     for level in (-3.0, 0.0, 2.5):
         logsnr = torch.tensor(level, dtype=F64)

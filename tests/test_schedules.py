@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -206,6 +207,23 @@ def test_standard_deviations(schedule: TruncatedSchedule, std: float) -> None:
     assert (weight * schedule.density(level) * level**2).sum().sqrt().item() == pytest.approx(std, rel=1e-9)
 
 
+@pytest.mark.parametrize("width", [1e-5, 1e-3, 1.0, 30.0])
+def test_linear_beta_keeps_its_digits_at_its_noisy_end(width: float) -> None:
+    """There 1 − t is small, and the range narrow: it may not be a difference of numbers near one."""
+    schedule = schedules.LinearBeta(None, schedules.LinearBeta(logsnr_max=0.0).ends[0] + width)
+    low, high = schedule.ends
+    level = low + (high - low) * torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
+
+    def elapsed(logsnr: float) -> mpmath.mpf:
+        """1 − t before truncation: (20 − 19.9/2 · u) u = ∫β from t to 1, with u = 1 − t."""
+        slope, left = mpmath.mpf(19.9), mpmath.log1p(mpmath.exp(-low)) - mpmath.log1p(mpmath.exp(-mpmath.mpf(logsnr)))
+        return (20 - mpmath.sqrt(400 - 2 * slope * left)) / slope
+
+    with mpmath.workdps(40):
+        exact = [float(1 - elapsed(each) / elapsed(high)) for each in level.tolist()]
+    assert schedule.time(level).tolist() == pytest.approx(exact, rel=0, abs=1e-13)
+
+
 # dtypes --------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +237,21 @@ def test_dtype_and_shape_are_kept(family: Family, dtype: torch.dtype) -> None:
         assert value.dtype == dtype
         assert value.shape == (3, 5)
     assert schedule.logsnr(torch.tensor(0.5, dtype=dtype)).shape == ()
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_back_in_single(family: Family, dtype: torch.dtype) -> None:
+    schedule = family(-2.3, 12.4)
+    t = torch.rand(50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    level = schedule.logsnr(t)
+    assert torch.equal(level, schedule.logsnr(t.float()))
+    for value in (schedule.time, schedule.density, schedule.log_density):
+        assert value(torch.tensor([3.0], dtype=dtype)).dtype == torch.float32
+    wide = schedules.Cosine(-178, 23)
+    ends = wide.logsnr(torch.tensor([1.0, 0.0], dtype=dtype))
+    assert ends.tolist() == [-178, 23]
+    assert torch.isfinite(wide.log_density(ends.to(dtype))).all()
 
 
 @every_family

@@ -98,6 +98,14 @@ def test_a_trainer_goes_back_to_a_state(tmp_path: Path) -> None:
     assert torch.equal(*after)
 
 
+def test_weights_in_half_precision_are_trained_on_the_same_levels() -> None:
+    def levels(dtype: torch.dtype) -> Tensor:
+        trainer = Trainer(network().to(dtype), LOSS, DIGITS, CONFIG)
+        return trainer._backward(trainer._fetch()).logsnr
+
+    assert torch.equal(levels(torch.bfloat16), levels(torch.float32))
+
+
 def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

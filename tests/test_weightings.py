@@ -69,6 +69,11 @@ def test_table_1_is_made_of_these() -> None:
     assert list(TABLE_1.values()) == [ALL[name] for name in names]
 
 
+def test_p2_without_gamma_is_its_baseline() -> None:
+    level = torch.linspace(-15, 15, 301, dtype=torch.float64)
+    assert torch.equal(weightings.P2(gamma=0)(level), weightings.IDDPM()(level))
+
+
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0, 20.0])
 def test_gamma(gamma: float) -> None:
     level = torch.linspace(-15, 15, 301, dtype=torch.float64)
@@ -317,7 +322,7 @@ def test_reversed_ranges_are_refused() -> None:
         (lambda: weightings.EDM(p_std=0), "p_std must be a positive number"),
         (lambda: weightings.EDM(sigma_data=-0.5), "sigma_data must be a positive number, got -0.5"),
         (lambda: weightings.EDMMonotonic(p_std=-1), "p_std must be a positive number, got -1"),
-        (lambda: weightings.P2(gamma=0), "gamma must be a positive number"),
+        (lambda: weightings.P2(gamma=-0.5), "gamma must be a positive number or zero, got -0.5"),
         (lambda: weightings.P2(k=0), "k must be a positive number"),
         (lambda: weightings.MinSNR(gamma=math.nan), "gamma must be a positive number, got nan"),
         (lambda: weightings.SoftMinSNR(gamma=0), "gamma must be a positive number"),

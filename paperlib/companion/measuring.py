@@ -18,7 +18,7 @@ import joblib
 import torch
 from torch import Tensor
 
-from paperlib import elbo
+from paperlib import elbo, quadrature
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import assessment, files, profiles, sources
 from paperlib.companion.experiments import WEIGHTS, Experiment, some
@@ -53,7 +53,7 @@ class Panels:
     def over(cls, ends: tuple[float, float], panels: int, order: int = 2) -> "Panels":
         """``panels`` of them over a range of log-SNR."""
         edges = torch.linspace(*ends, panels + 1, dtype=torch.float64)
-        return cls(edges, *elbo.panel_nodes(edges, order))
+        return cls(edges, *quadrature.panel_nodes(edges, order))
 
     def up_to_edges(self, values: Tensor) -> Tensor:
         """∫ from the lowest edge to each edge, of values at the nodes, shape (*, P · order); shape (*, P + 1)."""

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from paperlib import elbo
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.checks import require_positive, require_range, require_within
+from paperlib.checks import at_least_float32, require_positive, require_range, require_within
 from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.images import ImageData, scale
 from paperlib.engine.randomness import noise, seed_of, seeded
@@ -208,7 +208,8 @@ def image_elbo(
         x, conditioning = _batch(data, examples, group.device, dtype, conditional)
         parts = []
         for draw in range(draws):
-            t = ((offset[examples.start : examples.stop] + draw) / draws).to(group.device, dtype)
+            t = (offset[examples.start : examples.stop] + draw) / draws
+            t = t.to(group.device, at_least_float32(dtype))
             eps = noise(stream, draw, examples, data.image_shape, device=group.device, dtype=dtype)
             found = loss(network, x, t=t, eps=eps, **conditioning)
             parts.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))

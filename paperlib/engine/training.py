@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from paperlib.adaptive import AdaptiveSchedule
+from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoints, states
 from paperlib.engine.averages import MovingAverages
 from paperlib.engine.batching import Batch, batch_indices, batches
@@ -187,7 +188,7 @@ class Trainer:
         self.step += 1
         self.averages.update(self.step)
         if self.adaptive is not None:
-            self.adaptive.update(parts.logsnr, parts.weighted_error)
+            self.adaptive.update(parts.logsnr, parts.weighted_error, self.group.sum)
         self.loss_sum, self.loss_count, self.stop = self.loss_sum + report.loss, self.loss_count + 1, report.stop
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             self._log(report.grad_norm)
@@ -212,7 +213,7 @@ class Trainer:
     def _backward(self, batch: Batch) -> LossParts:
         """Accumulate the gradient of the mean over the global batch, divided by :func:`loss_scale`."""
         config, size, done = self.config, self.micro_batch, list[LossParts]()
-        draws = Draws.of(config.seed, self.step, config.batch_size, self.dtype)
+        draws = Draws.of(config.seed, self.step, config.batch_size, at_least_float32(self.dtype))
         seed_dropout(config.seed, self.step, self.group.rank, self.group.device)
         self.optimiser.zero_grad(set_to_none=True)
         for start in range(0, len(batch), size):

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from paperlib.checks import require_floating, require_positive
+from paperlib.checks import at_least_float32, require_floating, require_positive
 from paperlib.process import expand, input_scale
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,7 +52,7 @@ class LogSNRFeatures(nn.Module):
 
     def forward(self, logsnr: Tensor) -> Tensor:
         """(B,) to (B, features), in float32 or what finer type ``logsnr`` has."""
-        level = at_least_float32(logsnr)
+        level = logsnr.to(at_least_float32(logsnr.dtype))
         phase = level[:, None] * self._frequencies(level)
         return torch.cat([phase.cos(), phase.sin()], dim=1)
 
@@ -137,7 +137,8 @@ class ConditionedNetwork(nn.Module, ABC):
         require_floating("z", z)
         require_floating("logsnr", logsnr)
         self._require_shapes(z, logsnr)
-        scaled = expand(input_scale(at_least_float32(logsnr), self.sigma_data), z) * z
+        level = logsnr.to(at_least_float32(logsnr.dtype))
+        scaled = expand(input_scale(level, self.sigma_data), z) * z
         condition = self.conditioning(logsnr, label)
         output = self.body(scaled.reshape(-1, *self.image_shape).to(condition.dtype), condition)
         return output.to(z.dtype).reshape(z.shape)
@@ -156,11 +157,6 @@ class ConditionedNetwork(nn.Module, ABC):
             raise ValueError(f"z must have shape (B, *{self.image_shape}) or (B, {flat[0]}), got {tuple(z.shape)}.")
         if logsnr.shape != z.shape[:1]:
             raise ValueError(f"logsnr must have one level an example, shape ({len(z)},), got {tuple(logsnr.shape)}.")
-
-
-def at_least_float32(value: Tensor) -> Tensor:
-    """The same values, in float32 where their type is coarser."""
-    return value if value.dtype == torch.float64 else value.float()
 
 
 def exactly(module: nn.Module, x: Tensor) -> Tensor:
