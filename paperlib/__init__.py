@@ -2,8 +2,8 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 
 Three tiers, imports pointing down only:
 
-* **theory** (`process`, `schedules`, `adaptive`, `weightings`, `predictions`, `objectives`, `oracles`, `elbo`): pure
-  functions and small values, float64-safe, needing torch alone;
+* **theory** (`process`, `schedules`, `tables`, `adaptive`, `weightings`, `predictions`, `loss_weights`, `objectives`,
+  `recipes`, `oracles`, `elbo`): pure functions and small values, float64-safe, needing torch alone;
 * **practice** (`models`, `engine`): networks, training, sampling, metrics;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
@@ -11,16 +11,31 @@ Throughout, :math:`\lambda` (always ``logsnr``) is :math:`\log(\alpha^2/\sigma^2
 data ``z`` are variance preserving, :math:`z = \alpha x + \sigma \epsilon` with :math:`\alpha^2 + \sigma^2 = 1`.
 """
 
-from paperlib import adaptive, elbo, objectives, oracles, predictions, process, schedules, weightings
+from paperlib import (
+    adaptive,
+    elbo,
+    loss_weights,
+    objectives,
+    oracles,
+    predictions,
+    process,
+    recipes,
+    schedules,
+    tables,
+    weightings,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "adaptive",
     "elbo",
+    "loss_weights",
     "objectives",
     "oracles",
     "predictions",
     "process",
+    "recipes",
     "schedules",
+    "tables",
     "weightings",
 ]

@@ -344,5 +344,5 @@ def test_schedules_are_values() -> None:
     assert schedule == schedules.Cosine(-9, 9, 0.5)
     assert hash(schedule) == hash(schedules.Cosine(-9, 9, 0.5))
     assert pickle.loads(pickle.dumps(schedule)) == schedule
-    for name in schedules.SCHEDULES:
+    for name in schedules.TABLE:
         assert schedules.get(name, logsnr_min=-8, logsnr_max=8).ends == (-8, 8)
