@@ -28,7 +28,7 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from paperlib import loss_weights, predictions, schedules
+from paperlib import loss_weights, predictions, schedules, weightings
 from paperlib.checks import require_finite, require_within
 from paperlib.loss_weights import LossWeight
 from paperlib.predictions import Prediction
@@ -163,6 +163,16 @@ def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
         schedules.get(parts["schedule"]),
         None if weight is None else loss_weights.get(weight),
     )
+
+
+def weighting(said: Mapping[str, Any] | str | Weighting) -> Weighting:
+    """A weighting as :func:`paperlib.weightings.get` takes it, or that of a loss as :func:`get` takes it.
+
+    What a profile says of a weighting: ``{name: sigmoid}``, or ``{prediction: v, schedule: {name: ddpm}}``.
+    """
+    if isinstance(said, Mapping) and "prediction" in said:
+        return get(said).weighting
+    return weightings.get(said)
 
 
 def table_1(logsnr_min: float, logsnr_max: float, sigma_data: float = 0.5) -> dict[str, PublishedLoss]:

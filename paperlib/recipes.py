@@ -38,22 +38,17 @@ class Recipe:
     source: str
     unknown: str = ""
 
-    @property
-    def monotone(self) -> bool:
-        """Whether w never rises with λ over the range of the schedule."""
-        return self.loss.weighting.is_monotonic(*self.loss.schedule.ends)
 
-    @property
-    def peak(self) -> float | None:
-        """λ below which w falls towards the noisy end, in nats: where w is largest.  None for a monotone w."""
-        if self.monotone:
-            return None
-        low, high = self.loss.schedule.ends
-        for _ in range(3):  # the grid, then twice the surroundings of its best point
-            grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
-            best = int(self.loss.weighting.log(grid).argmax())
-            low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
-        return grid[best].item()
+def peak(loss: PublishedLoss) -> float | None:
+    """λ below which w falls towards the noisy end, in nats: where w is largest.  None where w never rises with λ."""
+    low, high = loss.schedule.ends
+    if loss.weighting.is_monotonic(low, high):
+        return None
+    for _ in range(3):  # the range, then twice the surroundings of its best point
+        grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
+        best = int(loss.weighting.log(grid).argmax())
+        low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
+    return grid[best].item()
 
 
 def _recipe(
@@ -204,15 +199,10 @@ def get(said: str | Recipe) -> Recipe:
 
 
 def table() -> list[dict[str, Any]]:
-    """Name, w, verdict and peak (nats; None for a monotone w) of every recipe, with its source and what is unknown."""
-    return [
-        {
-            "recipe": name,
-            "w": recipe.formula,
-            "monotone": recipe.monotone,
-            "peak": recipe.peak,
-            "source": recipe.source,
-            "unknown": recipe.unknown,
-        }
-        for name, recipe in RECIPES.items()
-    ]
+    """Every recipe: its name, w, whether that is monotone, else its peak (nats), its source and what is unknown."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        highest = peak(recipe.loss)
+        said = {"recipe": name, "w": recipe.formula, "monotone": highest is None, "peak": highest}
+        rows.append(said | {"source": recipe.source, "unknown": recipe.unknown})
+    return rows

@@ -12,8 +12,11 @@ and can then be said wherever the others can.  A package does the same for every
 an entry point of the group ``paperlib`` that names the module with that line: an unknown name makes them be imported.
 """
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -91,6 +94,7 @@ class Registry(dict[str, Any], Generic[T]):
             if not parameters:
                 return entry
             entry = type(entry)
+        _require_numbers(name, entry, parameters)
         try:
             made = entry(**parameters)
         except TypeError as error:
@@ -98,3 +102,12 @@ class Registry(dict[str, Any], Generic[T]):
         if not isinstance(made, self.kind):
             raise TypeError(f"{name} is registered as a {self.what}, but makes {made!r}.")
         return made
+
+
+def _require_numbers(name: str, entry: Any, parameters: Mapping[str, Any]) -> None:
+    """Refuse what is no finite number where the signature wants one: YAML and the command line deliver text."""
+    wanted = inspect.signature(entry).parameters
+    for key, value in parameters.items():
+        number = key in wanted and wanted[key].annotation in (int, float, float | None)
+        if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")

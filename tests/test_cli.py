@@ -17,7 +17,19 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE)
-    assert listed == ["reproduce", "run", "train", "sample", "evaluate", "claims", "costs", "verify", "doctor"]
+    assert listed == [
+        "reproduce",
+        "run",
+        "train",
+        "sample",
+        "evaluate",
+        "claims",
+        "costs",
+        "verify",
+        "weighting",
+        "recipes",
+        "doctor",
+    ]
 
 
 @pytest.mark.parametrize(
