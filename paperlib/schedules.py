@@ -432,8 +432,9 @@ class Laplace(TruncatedSchedule):
         return (self.mean,)
 
     def _sf(self, logsnr: Tensor) -> Tensor:
-        far = 0.5 * torch.exp(-(logsnr - self.mean).abs() / self.scale)
-        return torch.where(logsnr > self.mean, far, 1 - far)
+        above, distance = logsnr > self.mean, logsnr - self.mean
+        far = 0.5 * torch.exp(torch.where(above, -distance, distance) / self.scale)
+        return torch.where(above, far, 1 - far)
 
     def _cdf(self, logsnr: Tensor) -> Tensor:
         return self._sf(2 * self.mean - logsnr)
@@ -538,6 +539,10 @@ class EDMSampling(TruncatedSchedule):
 class LinearLogSNR(TruncatedSchedule):
     r"""Linear in log-SNR: :math:`f(t) = \lambda_{max} + t(\lambda_{min} - \lambda_{max})`, p uniform.  (VDM, 2021.)"""
 
+    def shifted(self, nats: float) -> "LinearLogSNR":
+        """Itself: its ends are always stated, and between them p is the same everywhere."""
+        return self
+
     def _sf(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
         return (high - logsnr) / (high - low)
@@ -601,19 +606,28 @@ class LinearBeta(TruncatedSchedule):
 # Distributions of flow matching's own time ---------------------------------------------------------------------------
 
 
-def _solve(
+def solve(
     function: Callable[[Tensor], tuple[Tensor, Tensor]],
     target: Tensor,
     start: Tensor,
-    ends: tuple[float, float],
+    low: Tensor | float,
+    high: Tensor | float,
     steps: int,
 ) -> Tensor:
-    """x at which an increasing function, given with its slope, is ``target``: Newton, halving where it would leave.
+    """x in [low, high] at which an increasing function is ``target``: Newton, halving where it would leave.
 
     The last step alone is on the graph, and gives x the gradient 1/slope of the inverse function.
+
+    Args:
+        function: value and slope at x.
+        target: the value that is looked for.
+        start: a first guess, the shape of ``target``.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        steps: number of steps; Newton doubles the digits in each once it is near.
     """
     with torch.no_grad():
-        x, low, high = start, torch.full_like(start, ends[0]), torch.full_like(start, ends[1])
+        x, low, high = start, low + 0 * start, high + 0 * start
         for _ in range(steps):
             value, slope = function(x)
             low, high = torch.where(value < target, x, low), torch.where(value > target, x, high)
@@ -674,7 +688,7 @@ class Beta(TruncatedSchedule):
 
         target = torch.where(up, -1.0, 1.0) * torch.minimum(upper, lower).log()
         centre = torch.full_like(upper, 2 * math.log(self.b / self.a)).clamp(*self.ends)
-        return _solve(log_tail, target, centre, self.ends, steps=14)
+        return solve(log_tail, target, centre, *self.ends, steps=14)
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         log_beta = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
@@ -708,7 +722,7 @@ class Mode(TruncatedSchedule):
         return u + self.scale * (u - half.sin() ** 2), 1 + self.scale * (1 - math.pi / 2 * (2 * half).sin())
 
     def _u(self, t: Tensor) -> Tensor:
-        return _solve(self._time, t, t.detach(), (0.0, 1.0), steps=60)
+        return solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
 
     def _sf(self, logsnr: Tensor) -> Tensor:
         return self._u(torch.sigmoid(-logsnr / 2))

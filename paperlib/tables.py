@@ -1,11 +1,7 @@
 r"""Noise schedules that are tables: histograms of λ, and the levels of a chain of discrete steps.
 
-A table becomes a distribution of λ by one convention: λ is uniform within each step,
-
-.. math:: p(\lambda) = \frac{P_i}{\lambda_{i+1} - \lambda_i} \quad\text{for } \lambda_i < \lambda < \lambda_{i+1},
-
-piecewise constant, so that t(λ) and f(t) are piecewise linear.  Where a published loss has a peak, another convention
-for the density between a thousand steps moves it by about 0.01 nats.
+How a table becomes a density is a convention, and each class states its own: λ uniform within each bin of a histogram,
+t(λ) a smooth curve through the steps of a chain.
 """
 
 import math
@@ -17,61 +13,22 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from paperlib.checks import require_within
-from paperlib.schedules import TruncatedSchedule, register
+from paperlib.schedules import TruncatedSchedule, register, solve
+
+
+def _piece(x: Tensor, at: Tensor) -> Tensor:
+    """Which interval of ``at``, increasing, each x lies in; the first or last for what lies outside."""
+    return torch.searchsorted(at, x.detach().contiguous(), right=True).clamp(1, len(at) - 1) - 1
 
 
 def interpolate(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     """The piecewise linear function through (``at``, ``values``), ``at`` increasing, its end pieces prolonged."""
     at, values = at.to(x.device), values.to(x.device)
-    piece = torch.searchsorted(at, x.detach().contiguous(), right=True).clamp(1, len(at) - 1) - 1
-    slope = values.diff() / at.diff()
+    piece, slope = _piece(x, at), values.diff() / at.diff()
     return values[piece] + slope[piece] * (x - at[piece])
-
-
-class PiecewiseUniform(TruncatedSchedule):
-    """λ uniform within each step of a table: p is piecewise constant, t(λ) piecewise linear."""
-
-    @property
-    @abstractmethod
-    def steps(self) -> tuple[Tensor, Tensor]:
-        """Edges of λ, increasing, shape (N + 1,), and the probability of each step, shape (N,); float64."""
-
-    @cached_property
-    def _knots(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Edges, probability below and above each, and log p of each step."""
-        edges, mass = self.steps
-        none = mass.new_zeros(1)
-        below, above = torch.cat([none, mass.cumsum(0)]), torch.cat([none, mass.flip(0).cumsum(0)]).flip(0)
-        return edges, below, above, (mass / edges.diff()).log()
-
-    @property
-    def support(self) -> tuple[float, float]:
-        edges = self._knots[0]
-        return edges[0].item(), edges[-1].item()
-
-    @property
-    def breaks(self) -> tuple[float, ...]:
-        return tuple(self._knots[0][1:-1].tolist())
-
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        edges, _, above, _ = self._knots
-        return interpolate(logsnr, edges, above)
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        edges, below, _, _ = self._knots
-        return interpolate(logsnr, edges, below)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        edges, below, above, _ = self._knots
-        from_above = interpolate(upper, above.flip(0), edges.flip(0))
-        return torch.where(upper < lower, from_above, interpolate(lower, below, edges))
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        edges, _, _, log_density = (knot.to(logsnr.device) for knot in self._knots)
-        piece = torch.searchsorted(edges, logsnr.detach().contiguous(), right=True).clamp(1, len(edges) - 1) - 1
-        return log_density[piece] + 0 * logsnr  # 0 · λ keeps the graph whole, and NaN what it is
 
 
 def _numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
@@ -84,8 +41,8 @@ def _numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
 
 @register("histogram")
 @dataclass(frozen=True)
-class Histogram(PiecewiseUniform):
-    """A density that was measured or drawn by hand: piecewise constant between ``edges``.
+class Histogram(TruncatedSchedule):
+    """A density that was measured or drawn by hand: piecewise constant between ``edges``, t(λ) piecewise linear.
 
     Args:
         logsnr_min: f(1), in nats; None for the first edge.
@@ -122,18 +79,49 @@ class Histogram(PiecewiseUniform):
         edges = torch.quantile(logsnr.detach().double().flatten(), torch.linspace(0, 1, bins + 1, dtype=torch.float64))
         return cls(edges=edges, heights=1 / edges.diff().clamp(min=torch.finfo(torch.float64).tiny))
 
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Edges, probability below and above each, and log p between them."""
+        edges, heights = (torch.tensor(row, dtype=torch.float64) for row in (self.edges, self.heights))
+        mass = heights * edges.diff() / (heights * edges.diff()).sum()
+        none = mass.new_zeros(1)
+        below, above = torch.cat([none, mass.cumsum(0)]), torch.cat([none, mass.flip(0).cumsum(0)]).flip(0)
+        return edges, below, above, (mass / edges.diff()).log()
+
     @property
-    def steps(self) -> tuple[Tensor, Tensor]:
-        edges = torch.tensor(self.edges, dtype=torch.float64)
-        mass = torch.tensor(self.heights, dtype=torch.float64) * edges.diff()
-        return edges, mass / mass.sum()
+    def support(self) -> tuple[float, float]:
+        return float(self.edges[0]), float(self.edges[-1])
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(map(float, self.edges[1:-1]))
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        edges, _, above, _ = self._knots
+        return interpolate(logsnr, edges, above)
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        edges, below, _, _ = self._knots
+        return interpolate(logsnr, edges, below)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        edges, below, above, _ = self._knots
+        from_above = interpolate(upper, above.flip(0), edges.flip(0))
+        return torch.where(upper < lower, from_above, interpolate(lower, below, edges))
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        edges, _, _, log_density = (knot.to(logsnr.device) for knot in self._knots)
+        return log_density[_piece(logsnr, edges)] + 0 * logsnr  # 0 · λ keeps the graph whole, and NaN what it is
 
 
-class StepTable(PiecewiseUniform):
+class StepTable(TruncatedSchedule):
     """The levels of a chain of T steps, λ₀ > λ₁ > … > λ_{T−1}, drawn uniformly.
 
-    **The density between the steps**, a convention: λ is linear in the index, so that each of the T − 1 intervals has
-    probability 1/(T − 1), spread evenly.
+    **The density between the steps**, a convention: step i is the quantile t = (i + 1)/(N + 1), and between the steps
+    logit t is the monotone cubic of λ (PCHIP; Fritsch & Butland 1984), cut to the table.  So each interval has the same
+    probability, p is continuous, and weightings get no steps that only the table would have.  N is T − 1 where the
+    chain ends in noise alone; where it stops before, it counts as the first half of one, N = 2T, so that p keeps its
+    trend at the last step.  Other conventions move the peak of a weighting by about 0.01 nats.
 
     **Zero terminal SNR**: the last level may be λ = −∞.  There z is noise alone, ε says nothing of x, and there is no
     density: the level is a term of its own, with the share ``terminal_mass`` of the draws
@@ -154,10 +142,65 @@ class StepTable(PiecewiseUniform):
             )
         super().__post_init__()
 
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels, increasing, and logit t and its slope at each."""
+        edges = self._finite.flip(0)
+        index = torch.arange(len(edges), dtype=torch.float64)
+        logit = torch.log(len(edges) - index) - torch.log(self._quantiles - len(edges) + index + 1)
+        width, secant = edges.diff(), logit.diff() / edges.diff()
+        before, after = 2 * width[1:] + width[:-1], width[1:] + 2 * width[:-1]
+        slope = torch.cat([secant[:1], (before + after) / (before / secant[:-1] + after / secant[1:]), secant[-1:]])
+        for end, inner in ((0, 1), (-1, -2)):  # prolonged from the two nearest intervals, and still falling
+            share = width[end] / (width[end] + width[inner])
+            slope[end] = torch.clamp(
+                (1 + share) * secant[end] - share * secant[inner], 3 * secant[end], 0.1 * secant[end]
+            )
+        return edges, logit, slope
+
     @property
-    def steps(self) -> tuple[Tensor, Tensor]:
-        edges = self.levels[self.levels.isfinite()].flip(0)
-        return edges, torch.full((len(edges) - 1,), 1 / (len(edges) - 1), dtype=torch.float64)
+    def _quantiles(self) -> int:
+        """N of the convention."""
+        return len(self._finite) if math.isinf(self.levels[-1]) else 2 * len(self.levels)
+
+    @property
+    def _finite(self) -> Tensor:
+        return self.levels[self.levels.isfinite()]
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self._finite[-1].item(), self._finite[0].item()
+
+    def _logit(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """logit t and its slope: the cubic of each interval from its values and slopes at both ends."""
+        edges, logit, slope = (knot.to(logsnr.device) for knot in self._knots)
+        low = _piece(logsnr, edges)
+        width = edges[low + 1] - edges[low]
+        s, rise = (logsnr - edges[low]) / width, logit[low + 1] - logit[low]
+        d0, d1 = slope[low], slope[low + 1]
+        value = logit[low] + s**2 * (3 - 2 * s) * rise + width * s * (1 - s) * ((1 - s) * d0 - s * d1)
+        return value, 6 * s * (1 - s) * rise / width + (1 - s) * (1 - 3 * s) * d0 + s * (3 * s - 2) * d1
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return torch.sigmoid(self._logit(logsnr)[0])
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return torch.sigmoid(-self._logit(logsnr)[0])
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        def rising(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = self._logit(logsnr)
+            return -value, -slope
+
+        edges, logit, _ = (knot.to(upper.device) for knot in self._knots)
+        target = lower.log() - upper.log()
+        low = _piece(target, -logit)
+        start = interpolate(target.detach(), -logit, edges)
+        return solve(rising, target, start, edges[low], edges[low + 1], steps=12)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        logit, slope = self._logit(logsnr)
+        return F.logsigmoid(logit) + F.logsigmoid(-logit) + (-slope).log()
 
     @property
     def terminal_mass(self) -> float:  # type: ignore[override]
@@ -180,14 +223,13 @@ class StepTable(PiecewiseUniform):
 
         Round it where they want whole numbers.  ValueError for levels outside the table.
         """
-        finite = self.levels[self.levels.isfinite()]
-        noise = torch.isneginf(logsnr) & math.isinf(self.levels[-1])
-        level = torch.where(noise, finite[-1], logsnr.double())
-        slack = 1e-5 * max(1.0, finite.abs().max().item())
-        require_within("logsnr", level, finite[-1].item() - slack, finite[0].item() + slack)
-        steps = torch.arange(len(finite) - 1, -1, -1, dtype=torch.float64)
-        inside = interpolate(level, finite.flip(0), steps).clamp(0, len(finite) - 1)
-        return torch.where(noise, float(len(finite)), inside).to(logsnr.dtype)
+        noise, (low, high) = torch.isneginf(logsnr) & math.isinf(self.levels[-1]), self.support
+        slack = 1e-5 * max(1.0, abs(low), abs(high))
+        level = torch.where(noise, low, logsnr.double())
+        require_within("logsnr", level, low - slack, high + slack)
+        last = len(self._finite) - 1
+        inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
+        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(logsnr.dtype)
 
 
 def _levels(log_alphas_cumprod: Tensor) -> Tensor:
