@@ -14,8 +14,9 @@ SNR is α²/σ² = exp(λ), t = sigmoid(−λ/2) is the time of flow matching, w
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,22 +121,26 @@ class LearnedUncertainty(EpsWeight):
     eps_error: Callable[[Tensor], Tensor]
 
     @classmethod
-    def from_table(cls, logsnr: Tensor, eps_error: Tensor) -> "LearnedUncertainty":
-        """u from errors measured at increasing levels; log E is linear between them and constant outside.
+    def from_table(cls, logsnr: Sequence[float] | Tensor, eps_error: Sequence[float] | Tensor) -> "LearnedUncertainty":
+        """u from errors measured at some levels; log E is linear between them and constant outside.
 
         Args:
             logsnr: levels in nats, increasing, shape (N,).
             eps_error: E at each, positive, shape (N,).
         """
-        if logsnr.shape != eps_error.shape or logsnr.ndim != 1 or not (logsnr.diff() > 0).all():
-            raise ValueError("a table of errors has increasing levels and one error for each.")
-        if not (eps_error > 0).all():
-            raise ValueError(f"errors must be positive, got {eps_error.min().item():g}.")
-        at, values = logsnr.double(), eps_error.double().log()
-        return cls(lambda level: interpolate(level.double().clamp(at[0], at[-1]), at, values).exp().to(level.dtype))
+        at, error = (torch.as_tensor(row, dtype=torch.float64) for row in (logsnr, eps_error))
+        if at.shape != error.shape or at.ndim != 1 or len(at) < 2 or not (at.diff() > 0).all():
+            raise ValueError("a table of errors has two levels or more, increasing, and one error for each.")
+        if not (error.isfinite() & (error > 0)).all():
+            raise ValueError(f"errors must be positive and finite, got {error.tolist()}.")
+        return cls(partial(_from_table, at=at, log_error=error.log()))
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return -self.eps_error(logsnr).log()
+
+
+def _from_table(logsnr: Tensor, at: Tensor, log_error: Tensor) -> Tensor:
+    return interpolate(logsnr.double().clamp(at[0], at[-1]), at, log_error).exp().to(logsnr.dtype)
 
 
 # With the schedule divided out ---------------------------------------------------------------------------------------
@@ -244,7 +249,7 @@ LOSS_WEIGHTS: Registry[LossWeight | Weighting] = Registry(
         "min_snr": MinSNR,
         "soft_min_snr": SoftMinSNR,
         "p2": P2,
-        "learned_uncertainty": LearnedUncertainty,
+        "learned_uncertainty": LearnedUncertainty.from_table,
         "divided_out": DividedOut,
         "constant": Constant,
         "debiased": Debiased,

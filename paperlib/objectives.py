@@ -126,7 +126,7 @@ class PublishedLoss:
         require_finite("x", x)
         if not self._sees_data_in_noise:
             raise ValueError(f"{type(self.prediction).__name__} has no term at λ = −∞: it says nothing of x there.")
-        level = x.new_full((len(x),), -torch.inf)
+        level = x.new_full((len(x),), -torch.inf, dtype=torch.promote_types(x.dtype, torch.float32))
         if self.c is not None and not self.c(level).isfinite().all():
             raise ValueError(f"{self.loss_weight} has no finite value at λ = −∞; leave that level out (logsnr_min).")
         return self._at(level, network, x, eps, **conditioning)

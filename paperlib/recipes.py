@@ -48,7 +48,7 @@ def peak(loss: PublishedLoss) -> float | None:
         grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
         best = int(loss.weighting.log(grid).argmax())
         low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
-    return grid[best].item()
+    return round(grid[best].item(), 6) + 0.0  # a maximum is no sharper in float64; and −0.0 is 0
 
 
 def _recipe(

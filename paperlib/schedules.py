@@ -45,13 +45,15 @@ class NoiseSchedule(ABC):
     logsnr_min: float | None
     logsnr_max: float | None
 
-    terminal_mass: float = 0.0
-    """Share of the draws that fall on λ = −∞, where z is noise alone; see :class:`paperlib.tables.StepTable`."""
-
     @property
     @abstractmethod
     def ends(self) -> tuple[float, float]:
         """(logsnr_min, logsnr_max), in nats."""
+
+    @property
+    def terminal_mass(self) -> float:
+        """Share of the draws that fall on λ = −∞, where z is noise alone; see :class:`paperlib.tables.StepTable`."""
+        return 0.0
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -220,7 +222,7 @@ class Shifted(TruncatedSchedule):
         super().__post_init__()
 
     @property
-    def terminal_mass(self) -> float:  # type: ignore[override]
+    def terminal_mass(self) -> float:
         return self.base.terminal_mass
 
     @property
@@ -773,7 +775,15 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
 )
 """Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
 
-TABLE = tuple(SCHEDULES)[:7]
+TABLE = (
+    "cosine",
+    "edm_training",
+    "edm_sampling",
+    "flow_matching_ot",
+    "linear_logsnr",
+    "linear_beta",
+    "logit_normal",
+)
 """The names of the schedules that the notebooks compare, on any range inside all their supports."""
 
 register = SCHEDULES.register

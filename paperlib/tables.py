@@ -203,7 +203,7 @@ class StepTable(TruncatedSchedule):
         return F.logsigmoid(logit) + F.logsigmoid(-logit) + (-slope).log()
 
     @property
-    def terminal_mass(self) -> float:  # type: ignore[override]
+    def terminal_mass(self) -> float:
         """1/T where the last level is λ = −∞ and no other ``logsnr_min`` was stated; else 0."""
         ends_there = self.logsnr_min is None and math.isinf(self.levels[-1])
         return 1 / len(self.levels) if ends_there else 0.0
@@ -221,7 +221,7 @@ class StepTable(TruncatedSchedule):
     def timestep(self, logsnr: Tensor) -> Tensor:
         """The step of each level, with a fraction between the steps: what networks of integer timesteps are told.
 
-        Round it where they want whole numbers.  ValueError for levels outside the table.
+        Round it where they want whole numbers; float32 at least.  ValueError for levels outside the table.
         """
         noise, (low, high) = torch.isneginf(logsnr) & math.isinf(self.levels[-1]), self.support
         slack = 1e-5 * max(1.0, abs(low), abs(high))
@@ -229,7 +229,9 @@ class StepTable(TruncatedSchedule):
         require_within("logsnr", level, low - slack, high + slack)
         last = len(self._finite) - 1
         inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
-        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(logsnr.dtype)
+        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(
+            torch.promote_types(logsnr.dtype, torch.float32)
+        )
 
 
 def _levels(log_alphas_cumprod: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def test_a_learned_uncertainty_from_a_table() -> None:
     weight = loss_weights.LearnedUncertainty.from_table(at, error)
     level = torch.tensor([-9.0, -4.0, -2.0, 0.0, 2.0, 9.0], dtype=F64)
     assert torch.allclose(weight.log_eps(level), -torch.tensor([1.0, 1, 2, 4, 8, 16], dtype=F64).log())
-    for wrong in ((at.flip(0), error), (at[:2], error), (at, -error)):
+    for wrong in ((at.flip(0), error), (at[:2], error), (at[:1], error[:1]), (at, -error), (at, error / 0)):
         with pytest.raises(ValueError, match=r"a table of errors|errors must be positive"):
             loss_weights.LearnedUncertainty.from_table(*wrong)
 
@@ -157,7 +157,10 @@ def test_weights_that_are_none_are_refused(name: str, parameters: dict[str, Any]
 
 
 def test_every_weight_by_name_trains() -> None:
-    made = {"learned_uncertainty": {"eps_error": torch.ones_like}, "divided_out": {"weighting": "sigmoid"}}
+    made = {
+        "learned_uncertainty": {"logsnr": [-1.0, 1.0], "eps_error": [2.0, 1.0]},
+        "divided_out": {"weighting": "sigmoid"},
+    }
     x, eps = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
     for name in LOSS_WEIGHTS:
         said = {"prediction": "v", "schedule": COSINE, "loss_weight": {"name": name, **made.get(name, {})}}

@@ -89,6 +89,7 @@ def test_timesteps_come_back(chain: StepTable) -> None:
     assert torch.allclose(chain.timestep(level), index.double(), atol=1e-6)
     assert torch.equal(chain.logsnr_at(index), level.float())
     assert torch.equal(chain.timestep(chain.logsnr_at(index)).round().long(), index)
+    assert chain.timestep(level[1].half()).dtype == torch.float32
     between = (level[:-2] + level[1:-1]) / 2
     assert ((chain.timestep(between) > index[:-2]) & (chain.timestep(between) < index[1:-1])).all()
 
