@@ -153,11 +153,11 @@ for name, time in survival.items():
 
 # %%
 ends = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
-family = {key: schedules.get(key, **ends) for key in schedules.SCHEDULES}
+family = {key: schedules.get(key, **ends) for key in schedules.TABLE}
 family["cosine_shifted"] = schedules.Cosine(**ends, shift=math.log(64 / 256))
-family = {key: family[key] for key in ("cosine", "cosine_shifted", *list(schedules.SCHEDULES)[1:])}
-label = {key: figures.label(key) for key in schedules.SCHEDULES} | {"cosine_shifted": "cosine, shifted"}
-line = {key: figures.line(key) for key in schedules.SCHEDULES}
+family = {key: family[key] for key in ("cosine", "cosine_shifted", *schedules.TABLE[1:])}
+label = {key: figures.label(key) for key in schedules.TABLE} | {"cosine_shifted": "cosine, shifted"}
+line = {key: figures.line(key) for key in schedules.TABLE}
 line["cosine_shifted"] = {"color": figures.PURPLE, "linestyle": "--"}
 
 # %% [markdown]

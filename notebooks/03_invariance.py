@@ -66,7 +66,7 @@ generator = torch.Generator().manual_seed(seed)
 def family(low, high):
     """Every noise schedule that reaches from ``low`` to ``high``, by name."""
     made = {}
-    for name in schedules.SCHEDULES:
+    for name in schedules.TABLE:
         try:
             made[name] = schedules.get(name, logsnr_min=low, logsnr_max=high)
         except ValueError:

@@ -2,8 +2,8 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 
 Three tiers, imports pointing down only:
 
-* **theory** (`process`, `quadrature`, `schedules`, `adaptive`, `weightings`, `predictions`, `objectives`, `oracles`,
-  `elbo`): pure functions and small values, float64-safe, needing torch alone;
+* **theory** (`process`, `quadrature`, `schedules`, `tables`, `adaptive`, `weightings`, `predictions`, `loss_weights`,
+  `objectives`, `recipes`, `oracles`, `elbo`): pure functions and small values, float64-safe, needing torch alone;
 * **practice** (`models`, `engine`): networks, training, sampling, metrics;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
@@ -20,12 +20,15 @@ __version__ = "0.1.0"
 __all__ = [
     "adaptive",
     "elbo",
+    "loss_weights",
     "objectives",
     "oracles",
     "predictions",
     "process",
     "quadrature",
+    "recipes",
     "schedules",
+    "tables",
     "weightings",
 ]
 DISTRIBUTION = "diffusion-objectives"

@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 
 from paperlib.checks import at_least_float32, end_slack, outside, require_levels, require_range, require_within
-from paperlib.schedules import NoiseSchedule
+from paperlib.schedules import NoiseSchedule, register
 
 START_HITS = 2
 """How many hits of a bin the start value counts for: what keeps single early draws from steering the schedule."""
 
 
+@register("adaptive")
 class AdaptiveSchedule(NoiseSchedule):
     """A noise schedule that follows the loss.  (Appendix F)
 

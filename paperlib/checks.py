@@ -5,6 +5,8 @@ Checks that read values of a tensor are skipped while `torch.compile` traces, wh
 
 import math
 from numbers import Real
+from types import UnionType
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -24,13 +26,14 @@ def require_positive(name: str, value: float, or_zero: bool = False) -> None:
         raise ValueError(f"{name} must be a positive number{' or zero' if or_zero else ''}, got {value!r}.")
 
 
-def require_instance(name: str, value: object, kind: type, remedy: str) -> None:
+def require_instance(name: str, value: object, kind: type | UnionType, remedy: str) -> None:
     """Refuse what is no ``kind``: a name, a class in place of one of its objects, a bare function."""
     if isinstance(value, kind):
         return
     if isinstance(value, type) and issubclass(value, kind):
         remedy = f"make an object of it, {value.__name__}(…)"
-    raise TypeError(f"{name} must be a {kind.__name__}, got {value!r} ({type(value).__name__}); {remedy}.")
+    called = getattr(kind, "__name__", None) or " or ".join(one.__name__ for one in get_args(kind))
+    raise TypeError(f"{name} must be a {called}, got {value!r} ({type(value).__name__}); {remedy}.")
 
 
 def require_floating(name: str, value: Tensor) -> None:

@@ -20,20 +20,21 @@ Losses are per example, in nats, summed (not averaged) over the dimensions of th
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paperlib import predictions, schedules
+from paperlib import loss_weights, predictions, schedules, weightings
 from paperlib.checks import at_least_float32, require_finite, require_instance, require_levels, require_within
+from paperlib.loss_weights import LossWeight
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 from paperlib.quadrature import LevelFunction, edges_between, panel_nodes
 from paperlib.schedules import NoiseSchedule
-from paperlib.weightings import Custom, Weighting
+from paperlib.weightings import ELBO, Weighting
 
 Network = Callable[..., Tensor]
 
@@ -43,6 +44,7 @@ LEVEL_WEIGHT_LIMIT = 1e4
 PREDICTION_REMEDY = "take one of paperlib.predictions, for example predictions.V or predictions.get('v')"
 SCHEDULE_REMEDY = "take one of paperlib.schedules, for example schedules.Cosine(-12.0, 12.0)"
 WEIGHTING_REMEDY = "take one of paperlib.weightings, or wrap a function that returns log w in weightings.Custom(…)"
+LOSS_WEIGHT_REMEDY = "take one of paperlib.loss_weights, such as loss_weights.MinSNR(5), or weightings.Custom(log_c)"
 
 
 # From a published loss to its weighting ------------------------------------------------------------------------------
@@ -77,35 +79,116 @@ class ImpliedWeighting(Weighting):
 class PublishedLoss:
     r"""Somebody's loss: :math:`E_{t \sim U}\, c(\lambda_t)\,\|target - prediction\|^2`.  (Table 1, weightings)
 
+    ``PublishedLoss(predictions.V, schedules.Cosine(-12, 12), loss_weights.MinSNR(5))``; from names, :func:`get`.
+
     Args:
         prediction: what the network predicts.
         schedule: how λ is drawn in training.
-        loss_weight: c(λ); None for a plain mean squared error.
+        loss_weight: c(λ), a weighting or one of :mod:`paperlib.loss_weights`; None for a plain mean squared error.
+
+    Raises:
+        TypeError: for anything else in their place, a name or a bare function among it.
+        ValueError: for a schedule that draws λ = −∞ with a prediction that says nothing of x there (ε, score).
     """
 
     prediction: Prediction
     schedule: NoiseSchedule
-    loss_weight: Weighting | None = None
+    loss_weight: Weighting | LossWeight | None = None
 
     def __post_init__(self) -> None:
         require_instance("prediction", self.prediction, Prediction, PREDICTION_REMEDY)
         require_instance("schedule", self.schedule, NoiseSchedule, SCHEDULE_REMEDY)
         if self.loss_weight is not None:
-            require_instance("loss_weight", self.loss_weight, Weighting, WEIGHTING_REMEDY)
+            require_instance("loss_weight", self.loss_weight, Weighting | LossWeight, LOSS_WEIGHT_REMEDY)
+        if self.schedule.terminal_mass and not self._sees_data_in_noise:
+            raise ValueError(
+                f"the schedule draws λ = −∞, where z is noise alone and {type(self.prediction).__name__} says nothing "
+                f"of x; predict x, v, flow or F, or state logsnr_min to leave that level out."
+            )
+
+    @property
+    def _sees_data_in_noise(self) -> bool:
+        a, _ = self.prediction.coefficients(torch.tensor(-torch.inf, dtype=torch.float64))
+        return bool(a.isfinite() and a != 0)
+
+    @property
+    def c(self) -> Weighting | None:
+        """c(λ) for this prediction and schedule; None for a plain mean squared error."""
+        if isinstance(self.loss_weight, LossWeight):
+            return self.loss_weight.under(self.prediction, self.schedule)
+        return self.loss_weight
 
     @property
     def weighting(self) -> ImpliedWeighting:
-        """The weighting of the ε error that this loss amounts to, up to a constant."""
-        return ImpliedWeighting(self.prediction, self.schedule, self.loss_weight)
+        """The weighting of the ε error that this loss amounts to, up to a constant; without the term at λ = −∞."""
+        return ImpliedWeighting(self.prediction, self.schedule, self.c)
 
     def __call__(self, network: Network, x: Tensor, t: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
-        """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``."""
+        """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``.
+
+        Where the schedule draws λ = −∞, this is the loss of the other levels.
+        """
         require_finite("x", x)
-        dtype, logsnr = x.dtype, self.schedule.logsnr(t)
+        return self._at(self.schedule.logsnr(t), network, x, eps, **conditioning)
+
+    def terminal(self, network: Network, x: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
+        """The loss at λ = −∞, one value an example, shape (B,).
+
+        The loss as published is (1 − m) E_t[loss(…, t)] + m E[terminal(…)], m = ``schedule.terminal_mass``.  z is ε:
+        all that can be learned there is the mean of the data.  The network is told ``logsnr`` = −∞.
+        """
+        require_finite("x", x)
+        if not self._sees_data_in_noise:
+            raise ValueError(f"{type(self.prediction).__name__} has no term at λ = −∞: it says nothing of x there.")
+        level = x.new_full((len(x),), -torch.inf, dtype=at_least_float32(x.dtype))
+        if self.c is not None and not self.c(level).isfinite().all():
+            raise ValueError(f"{self.loss_weight} has no finite value at λ = −∞; leave that level out (logsnr_min).")
+        return self._at(level, network, x, eps, **conditioning)
+
+    def _at(self, logsnr: Tensor, network: Network, x: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
+        dtype = x.dtype
         x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
         output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
         error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
-        return error if self.loss_weight is None else self.loss_weight(logsnr) * error
+        return error if self.c is None else self.c(logsnr) * error
+
+
+def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
+    """A loss from a plain dictionary, the one spelling of Python, YAML and the command line.
+
+    ``{"prediction": "v", "schedule": {"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}, "loss_weight":
+    {"name": "min_snr", "gamma": 5}}``; each part as ``get`` of its module takes it, ``loss_weight`` may be left out.
+
+    Raises:
+        TypeError: for what is no dictionary, and as :meth:`paperlib.registry.Registry.make`.
+        ValueError: for parts that are missing or unknown, and as :meth:`paperlib.registry.Registry.make`.
+    """
+    if isinstance(said, PublishedLoss):
+        return said
+    if not isinstance(said, Mapping):
+        raise TypeError(f"an objective is a dictionary of prediction, schedule and loss_weight, got {said!r}.")
+    parts = {"loss_weight": None, **said}
+    if parts.keys() != {"prediction", "schedule", "loss_weight"}:
+        raise ValueError(
+            f"an objective has prediction, schedule and, where it is no plain error, loss_weight; got "
+            f"{', '.join(map(str, said))}."
+        )
+    weight = parts["loss_weight"]
+    return PublishedLoss(
+        predictions.get(parts["prediction"]),
+        schedules.get(parts["schedule"]),
+        None if weight is None else loss_weights.get(weight),
+    )
+
+
+def weighting(said: Mapping[str, Any] | str | Weighting) -> Weighting:
+    """A weighting as :func:`paperlib.weightings.get` takes it, or that of a loss as :func:`get` takes it.
+
+    What a profile says of a weighting: ``{name: sigmoid}``, or ``{prediction: v, schedule: {name: ddpm}}``.
+    """
+    if isinstance(said, Mapping) and "prediction" in said:
+        return get(said).weighting
+    return weightings.get(said)
 
 
 def table_1(logsnr_min: float, logsnr_max: float, sigma_data: float = 0.5) -> dict[str, PublishedLoss]:
@@ -122,18 +205,15 @@ def table_1(logsnr_min: float, logsnr_max: float, sigma_data: float = 0.5) -> di
     cosine = schedules.Cosine(logsnr_min, logsnr_max)
     flow = schedules.FlowMatchingOT(logsnr_min, logsnr_max)
     edm = schedules.EDMTraining(logsnr_min, logsnr_max)
-    importance = Custom(lambda logsnr: -cosine.log_density(logsnr))
-    p2 = Custom(lambda logsnr: torch.nn.functional.logsigmoid(-logsnr))
-    min_snr = Custom(lambda logsnr: logsnr.clamp(max=math.log(5)))
     return {
-        "ELBO": PublishedLoss(predictions.EPS, cosine, importance),
+        "ELBO": PublishedLoss(predictions.EPS, cosine, loss_weights.DividedOut(ELBO())),
         "IDDPM": PublishedLoss(predictions.EPS, cosine),
         "EDM": PublishedLoss(predictions.FPrediction(sigma_data), edm),
         "v-prediction, cosine": PublishedLoss(predictions.V, cosine),
         "Flow matching, OT": PublishedLoss(predictions.FLOW, flow),
         "InDI": PublishedLoss(predictions.X, flow),
-        "P2": PublishedLoss(predictions.EPS, cosine, p2),
-        "Min-SNR": PublishedLoss(predictions.X, cosine, min_snr),
+        "P2": PublishedLoss(predictions.EPS, cosine, loss_weights.P2()),
+        "Min-SNR": PublishedLoss(predictions.X, cosine, loss_weights.MinSNR()),
     }
 
 

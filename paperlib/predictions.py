@@ -16,6 +16,7 @@ A prediction therefore states a and b, and nothing else.  Inputs may be float32 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.nn import functional
 
 from paperlib.checks import require_positive, require_same_shape
 from paperlib.process import alpha, expand, input_scale, sigma
+from paperlib.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,25 @@ V = VPrediction()
 FLOW = FlowPrediction()
 F = FPrediction()
 
-PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x": X, "score": SCORE, "v": V, "flow": FLOW, "F": F}
+PREDICTIONS: Registry[Prediction] = Registry(
+    "prediction", Prediction, {"eps": EPS, "x": X, "score": SCORE, "v": V, "flow": FLOW, "F": F}
+)
+"""Every prediction by name, with its default parameters."""
 
 
-def get(name: str, **parameters: Any) -> Prediction:
-    """A prediction by its name in :data:`PREDICTIONS`; ``sigma_data`` may be given for F.
+def register(name: str) -> Callable[[type[Prediction]], type[Prediction]]:
+    """Decorator that adds a class, whose parameters have defaults, to :data:`PREDICTIONS` under ``name``."""
 
-    Raises:
-        ValueError: for an unknown name; the message lists the choices.
+    def add(kind: type[Prediction]) -> type[Prediction]:
+        PREDICTIONS.register(name)(kind())
+        return kind
+
+    return add
+
+
+def get(said: str | Mapping[str, Any] | Prediction, **parameters: Any) -> Prediction:
+    """A prediction by its name in :data:`PREDICTIONS`, or from a dictionary of ``name`` and parameters (σ_data for F).
+
+    Raises as :meth:`paperlib.registry.Registry.make`.
     """
-    if name not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {name!r}; choose one of {', '.join(PREDICTIONS)}.")
-    return type(PREDICTIONS[name])(**parameters)
+    return PREDICTIONS.make(said, **parameters)

@@ -14,7 +14,8 @@ p(λ)                density
 
 The cosine schedule is a hyperbolic secant distribution, EDM's a normal one, that of flow matching a logistic one.
 Every subclass states these three for its whole support; the base class truncates them to [logsnr_min, logsnr_max] so
-that the end points hold exactly and the density integrates to one on the range.
+that the end points hold exactly and the density integrates to one on the range.  Any of them can be moved along λ
+(:meth:`TruncatedSchedule.shifted`): that is what resolution shifts and the "shift" of flow matching do.
 
 What a loss optimises does not depend on the schedule, only on its end points; the variance of its estimate does.
 Schedules are evaluated in float64 and returned in the dtype of their argument, at least float32: a level in half
@@ -23,7 +24,8 @@ precision would be off by up to ±0.03 nats, a time by enough to lose the noisy 
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +43,7 @@ from paperlib.checks import (
     require_range,
     require_within,
 )
+from paperlib.registry import Registry
 
 NARROWEST = 1e-6
 """Narrowest range, in nats, on which the probability of a schedule still has ten digits to divide by."""
@@ -58,8 +61,13 @@ class NoiseSchedule(ABC):
         """(logsnr_min, logsnr_max), in nats."""
 
     @property
+    def terminal_mass(self) -> float:
+        """Share of the draws that fall on λ = −∞, where z is noise alone; see :class:`paperlib.tables.StepTable`."""
+        return 0.0
+
+    @property
     def breaks(self) -> tuple[float, ...]:
-        """Where the density has steps or kinks between its ends, in nats."""
+        """Levels inside the range where p has a step or a kink, increasing; a quadrature lays its panels there."""
         return ()
 
     @abstractmethod
@@ -141,6 +149,14 @@ class TruncatedSchedule(NoiseSchedule):
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         """Log-density before truncation."""
 
+    def shifted(self, nats: float) -> "TruncatedSchedule":
+        """The same distribution moved along λ: λ → λ + ``nats``, p(λ) → p(λ − nats).
+
+        Ends that were stated stay where they were stated; native ones move.  See :func:`flow_shift` and
+        :func:`image_size_shift` for the nats of the shifts in use.
+        """
+        return Shifted(self.logsnr_min, self.logsnr_max, base=self, nats=nats)
+
     # Truncation ------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -148,8 +164,13 @@ class TruncatedSchedule(NoiseSchedule):
         low = self.support[0] if self.logsnr_min is None else float(self.logsnr_min)
         high = self.support[1] if self.logsnr_max is None else float(self.logsnr_max)
         for name, value in (("logsnr_min", low), ("logsnr_max", high)):
-            if math.isinf(value):
+            if getattr(self, name) is None and math.isinf(value):
                 raise ValueError(f"{type(self).__name__} has no native {name}; pass a number, for example ±15.")
+            if math.isinf(value):
+                raise ValueError(
+                    f"{name} must be finite, got {value}. Zero terminal SNR, λ = −∞, is no end of a range but a level "
+                    f"of its own: see paperlib.tables, DDPM(zero_terminal=True)."
+                )
         return low, high
 
     @cached_property
@@ -198,6 +219,65 @@ def log_sech(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Shifted(TruncatedSchedule):
+    """Another schedule moved along λ by ``nats``; made by :meth:`TruncatedSchedule.shifted`."""
+
+    base: TruncatedSchedule = field(kw_only=True)
+    nats: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.nats):
+            raise ValueError(f"a shift is a finite number of nats, got {self.nats}.")
+        super().__post_init__()
+
+    @property
+    def terminal_mass(self) -> float:
+        return self.base.terminal_mass
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(level + self.nats for level in self.base.breaks)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        low, high = self.base.support
+        return low + self.nats, high + self.nats
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return self.base._sf(logsnr - self.nats)
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self.base._cdf(logsnr - self.nats)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        return self.base._isf(upper, lower) + self.nats
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return self.base._log_pdf(logsnr - self.nats)
+
+
+def flow_shift(shift: float) -> float:
+    r"""Nats of flow matching's shift s, t → s t/(1 + (s − 1) t): every level moves by −2 log s.
+
+    (Esser et al. 2024; ``shift`` of diffusers' flow schedulers, s > 1 for more noise.)
+    """
+    require_positive("shift", shift)
+    return -2 * math.log(shift)
+
+
+def image_size_shift(size: float) -> float:
+    """Nats by which the levels of ``size`` × ``size`` images lie from those of 64×64 ones, 2 log(64/size).
+
+    (Section 5, high resolutions; Hoogeboom et al. 2023.)
+    """
+    require_positive("size", size)
+    return 2 * math.log(64 / size)
+
+
+# Distributions with a formula ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Cosine(TruncatedSchedule):
     r"""Cosine schedule, optionally shifted: :math:`f(t) = -2 \log\tan(\pi t/2) + 2s`, :math:`p = sech(λ/2 - s)/2π`.
 
@@ -215,8 +295,7 @@ class Cosine(TruncatedSchedule):
     @classmethod
     def for_image_size(cls, logsnr_min: float, logsnr_max: float, size: int) -> "Cosine":
         """The shifted schedule for ``size`` × ``size`` images, s = log(64/size)."""
-        require_positive("size", size)
-        return cls(logsnr_min, logsnr_max, shift=math.log(64 / size))
+        return cls(logsnr_min, logsnr_max, shift=image_size_shift(size) / 2)
 
     def _sf(self, logsnr: Tensor) -> Tensor:
         return 2 / math.pi * torch.atan(torch.exp(self.shift - logsnr / 2))
@@ -259,21 +338,28 @@ def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * torch.special.erfc(-x / math.sqrt(2))
 
 
-class _NormalSchedule(TruncatedSchedule):
-    """λ ~ N(mean, std²); what EDM's training schedule and the logit-normal one share."""
+@dataclass(frozen=True)
+class Normal(TruncatedSchedule):
+    r"""A normal distribution of λ: :math:`f(t) = F^{-1}(1-t)`, F the distribution function of N(mean, std²).
 
-    @property
-    @abstractmethod
-    def logsnr_mean(self) -> float:
-        """Mean of λ, in nats, before truncation."""
+    :func:`EDMTraining`, :func:`EDM2Latent`, :func:`EDM2Pixel` and :func:`LogitNormal` are of this kind.
 
-    @property
-    @abstractmethod
-    def logsnr_std(self) -> float:
-        """Standard deviation of λ, in nats, before truncation."""
+    Args:
+        logsnr_min: f(1), in nats.
+        logsnr_max: f(0), in nats.
+        mean: of λ, in nats, before truncation.
+        std: of λ, in nats, before truncation.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("std", self.std)
+        super().__post_init__()
 
     def _standard(self, logsnr: Tensor) -> Tensor:
-        return (logsnr - self.logsnr_mean) / self.logsnr_std
+        return (logsnr - self.mean) / self.std
 
     def _sf(self, logsnr: Tensor) -> Tensor:
         return _normal_cdf(-self._standard(logsnr))
@@ -283,15 +369,14 @@ class _NormalSchedule(TruncatedSchedule):
 
     def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
         # the inverse of the smaller tail alone: that of the larger is infinite where it rounds to one
-        below_mean = torch.special.ndtri(torch.where(upper < lower, upper, lower))
-        return self.logsnr_mean + self.logsnr_std * torch.where(upper < lower, -below_mean, below_mean)
+        below_mean = torch.special.ndtri(torch.minimum(upper, lower))
+        return self.mean + self.std * torch.where(upper < lower, -below_mean, below_mean)
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -0.5 * self._standard(logsnr) ** 2 - math.log(self.logsnr_std * math.sqrt(2 * math.pi))
+        return -0.5 * self._standard(logsnr) ** 2 - math.log(self.std * math.sqrt(2 * math.pi))
 
 
-@dataclass(frozen=True)
-class EDMTraining(_NormalSchedule):
+def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_std: float = 1.2) -> Normal:
     r"""EDM's log-normal training schedule: :math:`f(t) = F^{-1}(1-t)`, F the normal distribution with density p.
 
     log σ_VE ~ N(p_mean, p_std²), hence :math:`p(\lambda) = N(\lambda; -2 p_{mean}, (2 p_{std})^2)`, by default
@@ -304,25 +389,21 @@ class EDMTraining(_NormalSchedule):
         p_mean: mean of log σ_VE.
         p_std: standard deviation of log σ_VE.
     """
-
-    p_mean: float = -1.2
-    p_std: float = 1.2
-
-    def __post_init__(self) -> None:
-        require_positive("p_std", self.p_std)
-        super().__post_init__()
-
-    @property
-    def logsnr_mean(self) -> float:
-        return -2 * self.p_mean
-
-    @property
-    def logsnr_std(self) -> float:
-        return 2 * self.p_std
+    require_positive("p_std", p_std)
+    return Normal(logsnr_min, logsnr_max, mean=-2 * p_mean, std=2 * p_std)
 
 
-@dataclass(frozen=True)
-class LogitNormal(_NormalSchedule):
+def EDM2Latent(logsnr_min: float, logsnr_max: float) -> Normal:
+    """EDM2's training schedule for latents of 512×512 images, P_mean −0.4 and P_std 1.0.  (Karras et al. 2024)"""
+    return EDMTraining(logsnr_min, logsnr_max, p_mean=-0.4, p_std=1.0)
+
+
+def EDM2Pixel(logsnr_min: float, logsnr_max: float) -> Normal:
+    """EDM2's training schedule for 64×64 pixels, P_mean −0.8 and P_std 1.6.  (Karras et al. 2024)"""
+    return EDMTraining(logsnr_min, logsnr_max, p_mean=-0.8, p_std=1.6)
+
+
+def LogitNormal(logsnr_min: float, logsnr_max: float, mean: float = 0.0, std: float = 1.0) -> Normal:
     r"""Logit-normal flow time: logit(t) ~ N(mean, std²) and λ = −2 logit(t), so :math:`p = N(λ; -2m, (2s)^2)`.
 
     (Esser et al. 2024, *Stable Diffusion 3*.)
@@ -333,21 +414,83 @@ class LogitNormal(_NormalSchedule):
         mean: m, mean of logit(t).
         std: s, standard deviation of logit(t).
     """
+    require_positive("std", std)
+    return Normal(logsnr_min, logsnr_max, mean=-2 * mean, std=2 * std)
+
+
+@dataclass(frozen=True)
+class Laplace(TruncatedSchedule):
+    r"""A Laplace distribution of λ, :math:`p = e^{-|\lambda - mean|/scale} / (2\,scale)`.
+
+    (Hang et al. 2024, *Improved Noise Schedule for Diffusion Training*, with mean 0 and scale 0.5.)
+
+    Args:
+        logsnr_min: f(1), in nats.
+        logsnr_max: f(0), in nats.
+        mean: of λ, in nats; p has its kink there.
+        scale: mean distance from it, in nats.
+    """
 
     mean: float = 0.0
-    std: float = 1.0
+    scale: float = 0.5
 
     def __post_init__(self) -> None:
-        require_positive("std", self.std)
+        require_positive("scale", self.scale)
         super().__post_init__()
 
     @property
-    def logsnr_mean(self) -> float:
-        return -2 * self.mean
+    def breaks(self) -> tuple[float, ...]:
+        return (self.mean,)
 
-    @property
-    def logsnr_std(self) -> float:
-        return 2 * self.std
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        above, distance = logsnr > self.mean, logsnr - self.mean
+        far = 0.5 * torch.exp(torch.where(above, -distance, distance) / self.scale)
+        return torch.where(above, far, 1 - far)
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self._sf(2 * self.mean - logsnr)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        distance = -self.scale * torch.log(2 * torch.minimum(upper, lower))
+        return self.mean + torch.where(upper < lower, distance, -distance)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return -(logsnr - self.mean).abs() / self.scale - math.log(2 * self.scale)
+
+
+@dataclass(frozen=True)
+class Cauchy(TruncatedSchedule):
+    r"""A Cauchy distribution of λ, :math:`p = scale / (\pi\,(scale^2 + (\lambda - median)^2))`.
+
+    (Hang et al. 2024, with median 0 and scale 1 by default.)
+
+    Args:
+        logsnr_min: f(1), in nats.
+        logsnr_max: f(0), in nats.
+        median: of λ, in nats.
+        scale: half width at half height, in nats.
+    """
+
+    median: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("scale", self.scale)
+        super().__post_init__()
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        distance = logsnr - self.median
+        return torch.atan2(torch.full_like(distance, self.scale), distance) / math.pi
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self._sf(2 * self.median - logsnr)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        distance = self.scale / torch.tan(math.pi * torch.minimum(upper, lower))
+        return self.median + torch.where(upper < lower, distance, -distance)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return -torch.log1p(((logsnr - self.median) / self.scale) ** 2) - math.log(math.pi * self.scale)
 
 
 @dataclass(frozen=True)
@@ -406,6 +549,10 @@ class EDMSampling(TruncatedSchedule):
 @dataclass(frozen=True)
 class LinearLogSNR(TruncatedSchedule):
     r"""Linear in log-SNR: :math:`f(t) = \lambda_{max} + t(\lambda_{min} - \lambda_{max})`, p uniform.  (VDM, 2021.)"""
+
+    def shifted(self, nats: float) -> "LinearLogSNR":
+        """Itself: its ends are always stated, and between them p is the same everywhere."""
+        return self
 
     def _sf(self, logsnr: Tensor) -> Tensor:
         low, high = self.ends
@@ -471,19 +618,195 @@ class LinearBeta(TruncatedSchedule):
         return F.logsigmoid(-logsnr) - torch.log(beta)
 
 
-SCHEDULES: dict[str, type[TruncatedSchedule]] = {
-    "cosine": Cosine,
-    "edm_training": EDMTraining,
-    "edm_sampling": EDMSampling,
-    "flow_matching_ot": FlowMatchingOT,
-    "linear_logsnr": LinearLogSNR,
-    "linear_beta": LinearBeta,
-    "logit_normal": LogitNormal,
-}
+# Distributions of flow matching's own time ---------------------------------------------------------------------------
 
 
-def get(name: str, **parameters: Any) -> TruncatedSchedule:
-    """A schedule by its name in :data:`SCHEDULES`; ValueError, naming the choices, for an unknown one."""
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown noise schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
-    return SCHEDULES[name](**parameters)
+def solve(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]],
+    target: Tensor,
+    start: Tensor,
+    low: Tensor | float,
+    high: Tensor | float,
+    steps: int,
+) -> Tensor:
+    """x in [low, high] at which an increasing function is ``target``: Newton, halving where it would leave.
+
+    The last step alone is on the graph, and gives x the gradient 1/slope of the inverse function.
+
+    Args:
+        function: value and slope at x.
+        target: the value that is looked for.
+        start: a first guess, the shape of ``target``.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        steps: number of steps; Newton doubles the digits in each once it is near.
+    """
+    with torch.no_grad():
+        x, low, high = start, low + 0 * start, high + 0 * start
+        for _ in range(steps):
+            value, slope = function(x)
+            low, high = torch.where(value < target, x, low), torch.where(value > target, x, high)
+            newton = x + (target - value) / slope
+            x = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        value, slope = function(x)
+    return x + (target - value) / slope
+
+
+@dataclass(frozen=True)
+class Beta(TruncatedSchedule):
+    r"""Flow time t ~ Beta(a, b), t = 1 being noise: :math:`p = t^a (1-t)^b / (2 B(a, b))` with t = sigmoid(−λ/2).
+
+    Beta(1, 1) is :class:`FlowMatchingOT`.
+
+    Args:
+        logsnr_min: f(1), in nats.
+        logsnr_max: f(0), in nats.
+        a: exponent of t; larger for more noise.
+        b: exponent of 1 − t.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("a", self.a)
+        require_positive("b", self.b)
+        super().__post_init__()
+
+    def _both(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """P(Λ > λ) and P(Λ ≤ λ): the incomplete beta function, by its series of positive terms where t ≤ ½."""
+        near = logsnr >= 0
+        a, b = logsnr.new_tensor(self.a), logsnr.new_tensor(self.b)
+        p, q = torch.where(near, a, b), torch.where(near, b, a)
+        small = torch.sigmoid(torch.where(near, -logsnr, logsnr) / 2)
+        term = total = torch.ones_like(logsnr)
+        for n in range(80 + 2 * math.ceil(self.a + self.b)):
+            term = term * small * (p + q + n) / (p + 1 + n)
+            total = total + term
+        tail = 2 * self._log_pdf(logsnr).exp() / p * total
+        return torch.where(near, tail, 1 - tail), torch.where(near, 1 - tail, tail)
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return self._both(logsnr)[0]
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self._both(logsnr)[1]
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        # the logarithm of a tail is concave, as log p is: Newton cannot overshoot twice
+        up = upper < lower
+
+        def log_tail(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            above, below = self._both(logsnr)
+            tail = torch.where(up, above, below)
+            return torch.where(up, -1.0, 1.0) * tail.log(), self._log_pdf(logsnr).exp() / tail
+
+        target = torch.where(up, -1.0, 1.0) * torch.minimum(upper, lower).log()
+        centre = torch.full_like(upper, 2 * math.log(self.b / self.a)).clamp(*self.ends)
+        return solve(log_tail, target, centre, *self.ends, steps=14)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        log_beta = math.lgamma(self.a) + math.lgamma(self.b) - math.lgamma(self.a + self.b)
+        return self.a * F.logsigmoid(-logsnr / 2) + self.b * F.logsigmoid(logsnr / 2) - log_beta - math.log(2)
+
+
+@dataclass(frozen=True)
+class Mode(TruncatedSchedule):
+    r"""Mode sampling with heavy tails: flow time :math:`t = u + s\,(u - \sin^2(\pi u/2))`, u ~ U(0, 1).
+
+    (Esser et al. 2024, *Stable Diffusion 3*, whose u runs from noise to data.)  s = 0 is :class:`FlowMatchingOT`.
+
+    Args:
+        logsnr_min: f(1), in nats.
+        logsnr_max: f(0), in nats.
+        scale: s in (−1, 2/(π − 2)); above zero t gathers at ½, below it at both ends.
+    """
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1 < self.scale < 2 / (math.pi - 2):
+            raise ValueError(
+                f"scale must lie in (−1, {2 / (math.pi - 2):.4f}), where t rises with u; got {self.scale}."
+            )
+        super().__post_init__()
+
+    def _time(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """t and dt/du."""
+        half = math.pi / 2 * u
+        return u + self.scale * (u - half.sin() ** 2), 1 + self.scale * (1 - math.pi / 2 * (2 * half).sin())
+
+    def _u(self, t: Tensor) -> Tensor:
+        return solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return self._u(torch.sigmoid(-logsnr / 2))
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self._u(torch.sigmoid(logsnr / 2))  # 1 − t is the same function of 1 − u
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        return 2 * (self._time(lower)[0].log() - self._time(upper)[0].log())
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return 2 * log_sech(logsnr / 4) - math.log(8) - self._time(self._sf(logsnr))[1].log()
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def _moved(schedule: NoiseSchedule, nats: float) -> NoiseSchedule:
+    if not isinstance(schedule, TruncatedSchedule):
+        raise ValueError(f"{type(schedule).__name__} follows the loss wherever that is; it has no shift to be given.")
+    return schedule.shifted(nats)
+
+
+SCHEDULES: Registry[NoiseSchedule] = Registry(
+    "noise schedule",
+    NoiseSchedule,
+    {
+        "cosine": Cosine,
+        "edm_training": EDMTraining,
+        "edm_sampling": EDMSampling,
+        "flow_matching_ot": FlowMatchingOT,
+        "linear_logsnr": LinearLogSNR,
+        "linear_beta": LinearBeta,
+        "logit_normal": LogitNormal,
+        "normal": Normal,
+        "edm2_latent": EDM2Latent,
+        "edm2_pixel": EDM2Pixel,
+        "laplace": Laplace,
+        "cauchy": Cauchy,
+        "beta": Beta,
+        "mode": Mode,
+    },
+    changes={
+        "shifted": _moved,
+        "flow_shift": lambda schedule, shift: _moved(schedule, flow_shift(shift)),
+        "image_size": lambda schedule, size: _moved(schedule, image_size_shift(size)),
+    },
+    modules=("paperlib.tables", "paperlib.adaptive"),
+)
+"""Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
+
+TABLE = (
+    "cosine",
+    "edm_training",
+    "edm_sampling",
+    "flow_matching_ot",
+    "linear_logsnr",
+    "linear_beta",
+    "logit_normal",
+)
+"""The names of the schedules that the notebooks compare, on any range inside all their supports."""
+
+register = SCHEDULES.register
+
+
+def get(said: str | Mapping[str, Any] | NoiseSchedule, **parameters: Any) -> NoiseSchedule:
+    """A schedule by its name in :data:`SCHEDULES`, or from a dictionary of ``name`` and parameters.
+
+    Beside its own parameters any takes ``shifted`` (nats), ``flow_shift`` (:func:`flow_shift`) and ``image_size``
+    (:func:`image_size_shift`).  Raises as :meth:`paperlib.registry.Registry.make`.
+    """
+    return SCHEDULES.make(said, **parameters)

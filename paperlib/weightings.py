@@ -17,7 +17,7 @@ monotone it is signed, and the loss is the likelihood of no data.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -37,7 +37,8 @@ from paperlib.checks import (
     require_within,
 )
 from paperlib.quadrature import LevelFunction, edges_between, integrate
-from paperlib.schedules import log_sech
+from paperlib.registry import Registry
+from paperlib.schedules import image_size_shift, log_sech
 
 ROUNDING = 1e-12
 """How much log w may rise without being said to: rounding in float64."""
@@ -134,8 +135,7 @@ class Weighting(ABC):
 
         (Section 5, high resolutions)
         """
-        require_positive("size", size)
-        return self.shifted(2 * math.log(64 / size))
+        return self.shifted(image_size_shift(size))
 
 
 def _rises(lower: Tensor, upper: Tensor, tolerance: float) -> bool:
@@ -603,33 +603,42 @@ TABLE_1: dict[str, Weighting] = {
 }
 """The rows of the paper's Table 1."""
 
-WEIGHTINGS: dict[str, type[Weighting]] = {
-    "elbo": ELBO,
-    "iddpm": IDDPM,
-    "edm": EDM,
-    "v_cosine": VCosine,
-    "flow_matching_ot": FlowMatchingOT,
-    "indi": InDI,
-    "p2": P2,
-    "min_snr": MinSNR,
-    "sigmoid": Sigmoid,
-    "edm_monotonic": EDMMonotonic,
-    "x_cosine": XCosine,
-    "sd3_logit_normal": SD3LogitNormal,
-    "sd3_cosmap": SD3CosMap,
-    "soft_min_snr": SoftMinSNR,
-    "debiased": Debiased,
-    "edm2": EDM2,
-    "sid2": SiD2,
-}
-"""Every weighting, by the name that profiles use."""
+WEIGHTINGS: Registry[Weighting] = Registry(
+    "weighting",
+    Weighting,
+    {
+        "elbo": ELBO,
+        "iddpm": IDDPM,
+        "edm": EDM,
+        "v_cosine": VCosine,
+        "flow_matching_ot": FlowMatchingOT,
+        "indi": InDI,
+        "p2": P2,
+        "min_snr": MinSNR,
+        "sigmoid": Sigmoid,
+        "edm_monotonic": EDMMonotonic,
+        "x_cosine": XCosine,
+        "sd3_logit_normal": SD3LogitNormal,
+        "sd3_cosmap": SD3CosMap,
+        "soft_min_snr": SoftMinSNR,
+        "debiased": Debiased,
+        "edm2": EDM2,
+        "sid2": SiD2,
+    },
+    changes={"image_size": Weighting.for_image_size, "shifted": Weighting.shifted},
+)
+"""Every weighting by name."""
+
+register = WEIGHTINGS.register
 
 
-def get(name: str, **parameters: Any) -> Weighting:
-    """A weighting by its name in :data:`WEIGHTINGS`; ValueError, naming the choices, for an unknown one."""
-    if name not in WEIGHTINGS:
-        raise ValueError(f"unknown weighting {name!r}; choose one of {', '.join(WEIGHTINGS)}.")
-    return WEIGHTINGS[name](**parameters)
+def get(said: str | Mapping[str, Any] | Weighting, **parameters: Any) -> Weighting:
+    """A weighting by its name in :data:`WEIGHTINGS`, or from a dictionary of ``name`` and parameters.
+
+    Beside its own parameters any takes ``shifted`` (nats) and ``image_size`` (:meth:`Weighting.for_image_size`).
+    Raises as :meth:`paperlib.registry.Registry.make`.
+    """
+    return WEIGHTINGS.make(said, **parameters)
 
 
 # The augmentation distribution ---------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from paperlib import objectives, predictions, process, schedules, weightings
+from paperlib import loss_weights, objectives, predictions, process, schedules, weightings
 from paperlib.schedules import TruncatedSchedule
 
 F64 = torch.float64
+GRID = torch.linspace(-12, 12, 201, dtype=F64)
 
 # scipy: a schedule is a distribution of λ -----------------------------------------------------------------------------
 
@@ -35,8 +36,21 @@ def truncated_normal(mean: float, std: float, low: float, high: float) -> Any:
             lambda low, high: truncated_normal(-1, 2.4, low, high),
         ),
         (schedules.LinearLogSNR, lambda low, high: stats.uniform(low, high - low)),
+        (lambda low, high: schedules.Laplace(low, high, mean=1, scale=2), stats.laplace(loc=1, scale=2)),
+        (lambda low, high: schedules.Cauchy(low, high, median=-1, scale=2), stats.cauchy(loc=-1, scale=2)),
+        (lambda low, high: schedules.FlowMatchingOT(low, high).shifted(1.5), stats.logistic(loc=1.5, scale=2)),
     ],
-    ids=["cosine", "cosine, shifted", "flow matching", "EDM training", "logit-normal", "linear log-SNR"],
+    ids=[
+        "cosine",
+        "cosine, shifted",
+        "flow matching",
+        "EDM training",
+        "logit-normal",
+        "linear log-SNR",
+        "Laplace",
+        "Cauchy",
+        "flow matching, shifted",
+    ],
 )
 def test_schedules_are_the_distributions_of_scipy(family: Any, distribution: Any, ends: tuple[float, float]) -> None:
     schedule = family(*ends)
@@ -52,6 +66,17 @@ def test_schedules_are_the_distributions_of_scipy(family: Any, distribution: Any
         density, survival = distribution.pdf(level) / mass, above / mass
     np.testing.assert_allclose(schedule.density(torch.from_numpy(level)).numpy(), density, rtol=1e-9)
     np.testing.assert_allclose(schedule.time(torch.from_numpy(level)).numpy(), survival, atol=1e-10)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1.5, 1.0), (0.3, 8.0), (8.0, 0.5), (20.0, 20.0), (0.4, 0.4), (1.0, 1.0)])
+def test_beta_times_are_those_of_scipy(a: float, b: float) -> None:
+    level = torch.linspace(-14, 14, 281, dtype=F64)
+    schedule, flow_time = schedules.Beta(-15, 15, a=a, b=b), torch.sigmoid(-level / 2).numpy()
+    ends = stats.beta.cdf(torch.sigmoid(torch.tensor([7.5, -7.5], dtype=F64)).numpy(), a, b)
+    expected = (stats.beta.cdf(flow_time, a, b) - ends[1]) / (ends[0] - ends[1])
+    np.testing.assert_allclose(schedule.time(level).numpy(), expected, atol=1e-11)
+    slope = stats.beta.pdf(flow_time, a, b) * flow_time * (1 - flow_time) / 2
+    np.testing.assert_allclose(schedule.density(level).numpy(), slope / (ends[0] - ends[1]), rtol=1e-9)
 
 
 # sympy: Table 1 from the definitions, without p(λ) or k(λ) of ours ----------------------------------------------------
@@ -227,9 +252,38 @@ def test_min_snr_is_that_of_diffusers_training_scripts(prediction: str, plus_one
         lambda level: torch.log(level.exp().clamp(max=gamma) / (level.exp() + plus_one)),
     )
     implied = objectives.PublishedLoss(predictions.get(prediction), cosine, published).weighting
+    ours = objectives.PublishedLoss(predictions.get(prediction), cosine, loss_weights.MinSNR(gamma)).weighting
+    torch.testing.assert_close(ours(GRID), implied(GRID), rtol=1e-10, atol=0)
     level = torch.linspace(-12, 12, 201, dtype=F64)
     ratio = implied(level) / weightings.MinSNR(gamma)(level)
     torch.testing.assert_close(ratio, ratio[:1].expand(201), rtol=1e-10, atol=0)
+
+
+def test_flow_shift_is_that_of_diffusers() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    for shift in (1.0, 3.0, 7.0):
+        sigmas = FlowMatchEulerDiscreteScheduler(shift=shift).sigmas.double()[1:]  # the first is noise alone
+        t = torch.arange(999, 0, -1, dtype=F64) / 1000
+        level = schedules.FlowMatchingOT(-80, 80).shifted(schedules.flow_shift(shift)).logsnr(t)
+        np.testing.assert_allclose(process.flow_time_from_logsnr(level).numpy(), sigmas.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "schedule"),
+    [("logit_normal", schedules.LogitNormal(-60, 60, mean=0.4, std=1.3)), ("mode", schedules.Mode(-60, 60, scale=1.1))],
+    ids=["logit-normal", "mode"],
+)
+def test_flow_times_are_drawn_as_in_diffusers(scheme: str, schedule: TruncatedSchedule) -> None:
+    """Quantiles of 200,000 of their draws; a quantile of probability q has a standard error of √(q(1−q)/n) in q."""
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    drawn = compute_density_for_timestep_sampling(
+        scheme, 200_000, logit_mean=0.4, logit_std=1.3, mode_scale=1.1, generator=torch.Generator().manual_seed(0)
+    )
+    q = torch.linspace(0.02, 0.98, 49, dtype=F64)
+    level = process.logsnr_from_flow_time(torch.quantile(drawn.double(), q))
+    assert ((schedule.time(level) - q).abs() < 5 * (q * (1 - q) / 200_000).sqrt()).all()
 
 
 # azula ----------------------------------------------------------------------------------------------------------------

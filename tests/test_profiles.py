@@ -126,9 +126,9 @@ def test_some_notebook_waits_for_the_training(checkout: Path) -> None:
 
 def test_a_weighting_for_larger_images_is_shifted() -> None:
     level = torch.linspace(-8, 8, 17, dtype=torch.float64)
-    shifted = profiles.make_weighting("sigmoid", image_size=256, bias=2.0)
+    shifted = weightings.get("sigmoid", image_size=256, bias=2.0)
     assert torch.equal(shifted(level), weightings.Sigmoid(2.0)(level + 2 * math.log(4)))
-    assert profiles.make_weighting("sigmoid", bias=2.0) == weightings.Sigmoid(2.0)
+    assert weightings.get("sigmoid", bias=2.0) == weightings.Sigmoid(2.0)
 
 
 @pytest.mark.parametrize("name", ["large", "../small", "small.yaml", ""])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paperlib import schedules
+from paperlib import process, schedules, tables
 from paperlib.schedules import NARROWEST, TruncatedSchedule
 
 Family = Callable[[float, float], TruncatedSchedule]
@@ -33,15 +33,35 @@ FAMILIES: dict[str, Family] = {
     "linear β, strong": partial(schedules.LinearBeta, beta_max=60.0),
     "logit-normal": schedules.LogitNormal,
     "logit-normal, displaced": partial(schedules.LogitNormal, mean=0.7, std=0.8),
+    "normal": partial(schedules.Normal, mean=-1.0, std=3.0),
+    "Laplace": schedules.Laplace,
+    "Laplace, displaced": partial(schedules.Laplace, mean=1.3, scale=2.0),
+    "Cauchy": partial(schedules.Cauchy, median=-0.5, scale=2.0),
+    "Beta(1.5, 1)": partial(schedules.Beta, a=1.5, b=1.0),
+    "Beta(0.4, 2.5)": partial(schedules.Beta, a=0.4, b=2.5),
+    "mode": schedules.Mode,
+    "mode, tails": partial(schedules.Mode, scale=-0.8),
+    "flow matching, shift 3": lambda low, high: schedules.FlowMatchingOT(low, high).shifted(schedules.flow_shift(3)),
+    "linear log-SNR, shifted": lambda low, high: schedules.LinearLogSNR(low, high).shifted(2.5),
+    "EDM training, shifted": lambda low, high: schedules.EDMTraining(low, high).shifted(-1.5),
+}
+TABLES: dict[str, Family] = {
+    "DDPM": tables.DDPM,
+    "DDPM, zero terminal SNR": partial(tables.DDPM, zero_terminal=True),
+    "scaled linear": tables.ScaledLinear,
+    "DDPM, shifted": partial(schedules.Shifted, base=tables.DDPM(), nats=1.0),
+    "three steps": partial(tables.Discrete, alphas_cumprod=[0.99, 0.5, 0.01]),
+    "histogram": partial(tables.Histogram, edges=[-9.0, -2.0, 0.5, 4.0, 9.0], heights=[1.0, 0.2, 3.0, 1e-3]),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+family_or_table = pytest.mark.parametrize("family", (FAMILIES | TABLES).values(), ids=FAMILIES | TABLES)
 
 COMPARISON_RANGE = (-8.7, 12.4)
 """Inside the support of every schedule."""
 
 
 def support_within_30(family: Family) -> tuple[float, float]:
-    low, high = family(0.0, 1.0).support
+    low, high = family(0.0, 0.5).support
     return max(low, -30.0), min(high, 30.0)
 
 
@@ -55,23 +75,26 @@ def schedules_on_any_range(draw: st.DrawFn, family: Family) -> TruncatedSchedule
     return family(lowest + start, min(lowest + start + width, highest))
 
 
-def gauss_legendre(low: float, high: float, panels: int = 128, order: int = 16) -> tuple[Tensor, Tensor]:
+def gauss_legendre(
+    low: float, high: float, panels: int = 128, order: int = 16, breaks: tuple[float, ...] = ()
+) -> tuple[Tensor, Tensor]:
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(order))
-    edges = torch.linspace(low, high, panels + 1, dtype=torch.float64)
+    inside = torch.tensor([level for level in breaks if low < level < high], dtype=torch.float64)
+    edges = torch.cat([torch.linspace(low, high, panels + 1, dtype=torch.float64), inside]).sort().values
     half, middle = edges.diff()[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
     return (middle + half * nodes).flatten(), (half * weights).flatten()
 
 
-@every_family
+@family_or_table
 @settings(max_examples=40)
 @given(data=st.data())
 def test_density_integrates_to_one(family: Family, data: st.DataObject) -> None:
     schedule = data.draw(schedules_on_any_range(family))
-    level, weight = gauss_legendre(*schedule.ends)
+    level, weight = gauss_legendre(*schedule.ends, breaks=schedule.breaks)
     assert (weight * schedule.density(level)).sum().item() == pytest.approx(1, abs=1e-6)
 
 
-@every_family
+@family_or_table
 @settings(max_examples=40)
 @given(data=st.data())
 def test_end_points_are_exact_and_time_returns(family: Family, data: st.DataObject) -> None:
@@ -88,7 +111,7 @@ def test_end_points_are_exact_and_time_returns(family: Family, data: st.DataObje
     assert ((schedule.time(level) - t).abs() <= allowed).all()
 
 
-@every_family
+@family_or_table
 @settings(max_examples=40)
 @given(data=st.data())
 def test_rounding_never_leaves_the_range(family: Family, data: st.DataObject) -> None:
@@ -105,7 +128,7 @@ def test_time_is_the_inverse_to_machine_precision_on_the_comparison_range(family
     assert (schedule.time(schedule.logsnr(t)) - t).abs().max() < 5e-15
 
 
-@every_family
+@family_or_table
 @settings(max_examples=25)
 @given(data=st.data())
 def test_density_is_minus_the_slope_of_time(family: Family, data: st.DataObject) -> None:
@@ -198,6 +221,32 @@ def test_logit_normal_formula() -> None:
     assert (weight * schedule.density(level) * (logit - 0.5) ** 2).sum().item() == pytest.approx(1.69, abs=1e-6)
 
 
+def test_presets_are_normal() -> None:
+    for preset, mean, std in (
+        (schedules.EDMTraining(-9, 9), 2.4, 2.4),
+        (schedules.EDM2Latent(-9, 9), 0.8, 2.0),
+        (schedules.EDM2Pixel(-9, 9), 1.6, 3.2),
+        (schedules.LogitNormal(-9, 9, mean=0.5, std=1.5), -1.0, 3.0),
+    ):
+        assert preset == schedules.Normal(-9, 9, mean=mean, std=std)
+
+
+def test_mode_sampling_formula() -> None:
+    """Stable Diffusion 3 prints t = 1 − u − s (cos²(πu/2) − 1 + u), its u running from noise to data."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    for s in (-0.9, 0.0, 0.81, 1.29, 1.75):
+        u = 1 - t
+        printed = 1 - u - s * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+        ours = process.flow_time_from_logsnr(schedules.Mode(-90, 90, scale=s).logsnr(t))
+        assert torch.allclose(ours, printed, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [schedules.Beta(-80, 80, a=1, b=1), schedules.Mode(-80, 80, scale=0)])
+def test_special_cases_are_flow_matching(schedule: TruncatedSchedule) -> None:
+    level = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    assert torch.allclose(schedule.density(level), schedules.FlowMatchingOT(-80, 80).density(level), rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("schedule", "std"),
     [(schedules.Cosine(-80, 80), math.pi), (schedules.FlowMatchingOT(-120, 120), 2 * math.pi / math.sqrt(3))],
@@ -222,6 +271,46 @@ def test_linear_beta_keeps_its_digits_at_its_noisy_end(width: float) -> None:
     with mpmath.workdps(40):
         exact = [float(1 - elapsed(each) / elapsed(high)) for each in level.tolist()]
     assert schedule.time(level).tolist() == pytest.approx(exact, rel=0, abs=1e-13)
+
+
+# Shifts --------------------------------------------------------------------------------------------------------------
+
+
+@family_or_table
+@settings(max_examples=15)
+@given(nats=st.floats(-6, 6))
+def test_a_shift_moves_the_distribution_and_keeps_the_ends(family: Family, nats: float) -> None:
+    """On [low, high] it is what the unshifted one is on [low − nats, high − nats], every level ``nats`` higher."""
+    lowest, highest = support_within_30(family)
+    low, high = max(lowest, lowest + nats), min(highest, highest + nats)
+    moved, expected = family(low, high).shifted(nats), family(low - nats, high - nats)
+    assert moved.ends == (low, high)
+    level = torch.linspace(low, high, 101, dtype=torch.float64)
+    assert torch.allclose(moved.time(level), expected.time((level - nats).clamp(*expected.ends)), atol=1e-11)
+
+
+def test_native_ends_move() -> None:
+    assert schedules.EDMSampling().shifted(-2).ends == pytest.approx((-10.7641, 10.4292), abs=1e-4)
+    with pytest.raises(ValueError, match=r"lives on log-SNR in \[-6.7641, 14.4292\]; the range \[-8.0, 8.0\]"):
+        schedules.EDMSampling(-8, 8).shifted(2)
+
+
+def test_shifts_in_use() -> None:
+    """Flow matching's t → s t/(1 + (s − 1) t), and the cosine schedule's own argument."""
+    t, wide = torch.linspace(0.01, 0.99, 99, dtype=torch.float64), schedules.FlowMatchingOT(-80, 80)
+    for s in (0.5, 3.0, 12.0):
+        shifted = s * t / (1 + (s - 1) * t)
+        level = wide.shifted(schedules.flow_shift(s)).logsnr(t)
+        assert torch.allclose(process.flow_time_from_logsnr(level), shifted, atol=1e-12)
+    for size in (32, 256):
+        nats = schedules.image_size_shift(size)
+        ours = schedules.Cosine(-15, 15).shifted(nats).logsnr(t)
+        assert torch.allclose(ours, schedules.Cosine.for_image_size(-15, 15, size).logsnr(t), atol=1e-12)
+    for make in (schedules.flow_shift, schedules.image_size_shift):
+        with pytest.raises(ValueError, match="must be a positive number, got 0"):
+            make(0)
+    with pytest.raises(ValueError, match="finite number of nats, got nan"):
+        wide.shifted(math.nan)
 
 
 # dtypes --------------------------------------------------------------------------------------------------------------
@@ -273,7 +362,7 @@ def test_an_end_point_rounded_to_float32_keeps_its_density(low: float, high: flo
     assert torch.equal(schedule.time(ends).round(), torch.tensor([1.0, 0.0]))
 
 
-@every_family
+@family_or_table
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_are_finite(family: Family, dtype: torch.dtype) -> None:
     low, high = support_within_30(family)
@@ -332,7 +421,7 @@ def test_ranges_that_are_none_are_refused(family: Family) -> None:
         family(1.0, 1.0 + NARROWEST / 2)
 
 
-@pytest.mark.parametrize("family", [schedules.Cosine, schedules.EDMTraining, schedules.FlowMatchingOT])
+@pytest.mark.parametrize("family", [schedules.Cosine, schedules.EDMTraining, schedules.FlowMatchingOT, schedules.Beta])
 def test_schedules_without_native_ends_say_so(family: Family) -> None:
     with pytest.raises(ValueError, match=r"has no native logsnr_min; pass a number"):
         family(None, 10)  # type: ignore[arg-type]
@@ -364,6 +453,12 @@ def test_ranges_outside_the_support_are_refused_with_the_support_named() -> None
         (lambda: schedules.LinearBeta(None, 9, beta_min=0), "beta_min must be a positive number"),
         (lambda: schedules.LinearBeta(None, 9, beta_max=0.1), r"beta_max \(0.1\) must be above beta_min \(0.1\)"),
         (lambda: schedules.Cosine.for_image_size(-9, 9, 0), "size must be a positive number, got 0"),
+        (lambda: schedules.Laplace(-9, 9, scale=0), "scale must be a positive number, got 0"),
+        (lambda: schedules.Cauchy(-9, 9, scale=-1), "scale must be a positive number, got -1"),
+        (lambda: schedules.Beta(-9, 9, a=0), "a must be a positive number, got 0"),
+        (lambda: schedules.Beta(-9, 9, b=math.inf), "b must be a positive number, got inf"),
+        (lambda: schedules.Mode(-9, 9, scale=2), r"scale must lie in \(−1, 1.7519\), where t rises with u; got 2"),
+        (lambda: schedules.Cosine(-math.inf, 9), "logsnr_min must be finite, got -inf. Zero terminal SNR, λ = −∞, is"),
         (lambda: schedules.get("cosin"), "unknown noise schedule 'cosin'; choose one of cosine, edm_training"),
     ],
 )
@@ -377,5 +472,5 @@ def test_schedules_are_values() -> None:
     assert schedule == schedules.Cosine(-9, 9, 0.5)
     assert hash(schedule) == hash(schedules.Cosine(-9, 9, 0.5))
     assert pickle.loads(pickle.dumps(schedule)) == schedule
-    for name in schedules.SCHEDULES:
+    for name in schedules.TABLE:
         assert schedules.get(name, logsnr_min=-8, logsnr_max=8).ends == (-8, 8)

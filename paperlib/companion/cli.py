@@ -87,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
+    weigh = _command(commands, "weighting", _weighting, "the weighting that a loss amounts to, monotone or not")
+    part: dict[str, Any] = {"nargs": "+", "metavar": ("NAME", "PARAMETER=VALUE")}
+    weigh.add_argument(
+        "--prediction", required=True, help="what the network predicts, such as F sigma_data=0.5", **part
+    )
+    weigh.add_argument("--schedule", required=True, help="such as cosine logsnr_min=-12 logsnr_max=12", **part)
+    weigh.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
+    _command(commands, "recipes", _recipes, "losses of public training codes: w, monotone or not, its peak")
+
     _command(commands, "doctor", _doctor, "look whether this machine and environment will do")
     return parser
 
@@ -198,6 +207,41 @@ def _compare(options: argparse.Namespace) -> int:
     found = compare.results(paths.published(profile.name), here, [path.name for path in sorted(here.glob("[0-9]*"))])
     print(found.text())
     return 1 if options.strict and found.outside else 0
+
+
+def said(words: Sequence[str]) -> dict[str, Any]:
+    """The plain dictionary that ``NAME PARAMETER=VALUE …`` says, values read as YAML reads them.
+
+    ValueError for words that are no pairs.
+    """
+    import yaml
+
+    name, *pairs = words
+    if unpaired := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"expected PARAMETER=VALUE after {name}, got {' '.join(unpaired)}.")
+    return {"name": name, **{key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}}
+
+
+def _weighting(options: argparse.Namespace) -> int:
+    from paperlib import objectives, recipes
+
+    parts = ("prediction", "schedule", "loss_weight")
+    loss = objectives.get({part: said(words) for part in parts if (words := getattr(options, part))})
+    peak = recipes.peak(loss)
+    verdict = "monotone" if peak is None else f"not monotone, peak at λ = {peak:.3f} nats"
+    low, high = loss.schedule.ends
+    print(f"w(λ) of the ε error on [{low:.3f}, {high:.3f}]: {verdict}")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from paperlib import recipes
+
+    rows = [[row["recipe"], row["w"], row["monotone"], row["peak"], row["source"]] for row in recipes.table()]
+    print(tabulate(rows, ["recipe", "w(λ)", "monotone", "peak", "read in"], floatfmt=".3f", maxcolwidths=48))
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import joblib
 import torch
 
-from paperlib import models, predictions
+from paperlib import models, objectives, predictions
 from paperlib.companion import files, profiles, provenance
 from paperlib.engine import checkpoints, data, training
 from paperlib.engine.parallel import EngineName
@@ -79,8 +79,7 @@ class Experiment:
         """The weighted loss, under the schedule that all runs of the profile share, unless this one has its own."""
         shared = self.profile.training
         choice = shared.schedules[self.schedule] if self.schedule else shared.schedule
-        schedule = profiles.make_schedule(choice.name, **choice.parameters)
-        return WeightedLoss(weighting(self.profile, self.weighting), schedule, self.prediction)
+        return WeightedLoss(weighting(self.profile, self.weighting), choice.make(), self.prediction)
 
     @property
     def config(self) -> training.TrainingConfig:
@@ -154,7 +153,7 @@ def weighting(profile: profiles.Profile, label: str) -> Weighting:
     known = profile.training.weightings
     if label not in known:
         raise ValueError(f"profile {profile.name!r} has no weighting {label!r}; choose one of {', '.join(known)}.")
-    return profiles.make_weighting(known[label].name, **known[label].parameters)
+    return objectives.weighting(known[label])
 
 
 def grid(profile: profiles.Profile) -> Iterator[Experiment]:

@@ -4,7 +4,9 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart; w
 the line style differs.
 """
 
+from functools import cache
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -55,7 +57,14 @@ STYLES: dict[str, tuple[str, str]] = {
     "logit_normal": (ORANGE, "--"),
     "adaptive": (BLUE, "-"),
 }
-"""Colour and line style of every weighting and noise schedule."""
+"""Colour and line style of weightings and noise schedules; :func:`line` finds one for any other name."""
+
+_SPARE = [
+    (shade, dashes)
+    for dashes in ((0, (7, 2, 1, 2)), (0, (1, 1)))
+    for shade in (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
+]
+_taken: set[tuple[str, Any]] = set()
 
 LABELS: dict[str, str] = {
     # weightings
@@ -86,7 +95,7 @@ LABELS: dict[str, str] = {
     "logit_normal": "logit-normal (SD3)",
     "adaptive": "adaptive",
 }
-"""What figures and tables call them."""
+"""What figures and tables call them; others go by their own names."""
 
 
 def use_style() -> None:
@@ -114,28 +123,40 @@ def use_style() -> None:
 
 
 def colour(name: str) -> str:
-    """The colour of a weighting or schedule, by its registry name or its label in Table 1; ValueError if unknown."""
-    return STYLES[_key(name)][0]
+    """The colour of a weighting or schedule, by its registry name, its label in Table 1 or that in a profile."""
+    return _style(name)[0]
 
 
 def line(name: str) -> dict[str, Any]:
     """Arguments for ``plot`` that tell a weighting or schedule from all others: colour and line style."""
-    shade, style = STYLES[_key(name)]
+    shade, style = _style(name)
     return {"color": shade, "linestyle": style}
 
 
 def label(name: str) -> str:
-    """What figures and tables call a weighting or schedule, given by its registry name or its label in Table 1."""
-    return LABELS[_key(name)]
+    """What figures and tables call a weighting or schedule, given by any of its names."""
+    return LABELS.get(_key(name), name.replace("_", " "))
 
 
 def _key(name: str) -> str:
-    if name in STYLES:
+    if name not in weightings.TABLE_1:
         return name
-    if name in weightings.TABLE_1:
-        kind = type(weightings.TABLE_1[name])
-        return next(key for key, value in weightings.WEIGHTINGS.items() if value is kind)
-    raise ValueError(f"no style for {name!r}; there is one for {', '.join([*STYLES, *weightings.TABLE_1])}.")
+    kind = type(weightings.TABLE_1[name])
+    return next(key for key, value in weightings.WEIGHTINGS.items() if value is kind)
+
+
+def _style(name: str) -> tuple[str, Any]:
+    key = _key(name)
+    return STYLES[key] if key in STYLES else _spare(key)
+
+
+@cache
+def _spare(name: str) -> tuple[str, Any]:
+    """A free style for a name that has none: the same one in every notebook, unless another name took it first."""
+    first = crc32(name.encode()) % len(_SPARE)
+    found = next((one for one in _SPARE[first:] + _SPARE[:first] if one not in _taken), _SPARE[first])
+    _taken.add(found)
+    return found
 
 
 def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | None = None) -> None:

@@ -184,7 +184,7 @@ def _gradients(
     schedules = {"own": loss.schedule}
     if isinstance(loss.schedule, AdaptiveSchedule):
         stated = one.profile.training.schedules.items()
-        others = {label: profiles.make_schedule(**choice.model_dump()) for label, choice in stated}
+        others = {label: choice.make() for label, choice in stated}
         schedules |= {label: made for label, made in others.items() if not isinstance(made, AdaptiveSchedule)}
     found, size = dict[str, float | None](), one.config.batch_size
     for label, schedule in schedules.items():

@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from paperlib import models, predictions, schedules, weightings
-from paperlib.adaptive import AdaptiveSchedule
+from paperlib import models, objectives, predictions, schedules
 from paperlib.companion import documents, files
 from paperlib.engine import data, sampling
 from paperlib.schedules import NoiseSchedule
-from paperlib.weightings import Weighting
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
@@ -36,43 +34,31 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """Something of a registry: its name, and its own parameters beside it."""
+    """A noise schedule as :func:`paperlib.schedules.get` takes it: its name, and its own parameters beside it."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
     name: str
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return dict(self.model_extra or {})
+    @model_validator(mode="after")
+    def _can_be_made(self) -> "Choice":
+        self.make()
+        return self
+
+    def make(self) -> NoiseSchedule:
+        """A fresh schedule: an adaptive one has its state."""
+        return schedules.get(self.model_dump())
 
 
-def _check(make: Any) -> AfterValidator:
-    """Accept a choice that can be built, and turn whatever building it raises into the error of its line."""
-
-    def build(choice: Choice) -> Choice:
-        try:
-            make(choice.name, **choice.parameters)
-        except TypeError as error:
-            raise ValueError(f"{choice.name} does not take these parameters: {error}.") from None
-        return choice
-
-    return AfterValidator(build)
+def _makes_a_weighting(said: dict[str, Any]) -> dict[str, Any]:
+    try:
+        objectives.weighting(said)
+    except TypeError as error:  # which would not become the error of its line
+        raise ValueError(str(error)) from None
+    return said
 
 
-def make_schedule(name: str, **parameters: Any) -> NoiseSchedule:
-    """A noise schedule by its name in a profile: those of :func:`paperlib.schedules.get`, and ``adaptive``."""
-    return AdaptiveSchedule(**parameters) if name == "adaptive" else schedules.get(name, **parameters)
-
-
-def make_weighting(name: str, image_size: int | None = None, **parameters: Any) -> Weighting:
-    """A weighting by its name in a profile, shifted for ``image_size`` × ``image_size`` images where that is given."""
-    weighting = weightings.get(name, **parameters)
-    return weighting if image_size is None else weighting.for_image_size(image_size)
-
-
-WeightingChoice = Annotated[Choice, _check(make_weighting)]
-ScheduleChoice = Annotated[Choice, _check(make_schedule)]
+WeightingChoice = Annotated[dict[str, Any], AfterValidator(_makes_a_weighting)]
+"""A weighting as :func:`paperlib.objectives.weighting` takes it."""
 
 
 def _known(lookup: Callable[[str], object]) -> AfterValidator:
@@ -148,9 +134,9 @@ class Training(Section):
     weightings, predictions and the ``schedules`` that are named for it.
     """
 
-    schedule: ScheduleChoice
+    schedule: Choice
     weightings: dict[str, WeightingChoice] = Field(min_length=1)
-    schedules: dict[str, ScheduleChoice] = {}
+    schedules: dict[str, Choice] = {}
     ablation: list[Block] = []
     seeds: list[int] = Field(min_length=1)
     steps: Count
@@ -210,7 +196,7 @@ class Pictures(Section):
 class Sampling(Section):
     """How samples are drawn for pictures and for evaluation."""
 
-    schedule: ScheduleChoice
+    schedule: Choice
     samplers: list[Annotated[str, _known(sampling.get)]] = Field(min_length=1)
     steps: Count
     count: Count
@@ -220,7 +206,7 @@ class Sampling(Section):
 
     def levels(self) -> Tensor:
         """The log-SNR that a sampler walks through, increasing; shape (steps + 1,)."""
-        return sampling.levels(make_schedule(self.schedule.name, **self.schedule.parameters), self.steps)
+        return sampling.levels(self.schedule.make(), self.steps)
 
 
 class Launch(Section):

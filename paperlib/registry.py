@@ -1,0 +1,118 @@
+"""Things by name: one spelling for Python, YAML and the command line.
+
+A schedule, weighting, prediction or loss weight is *said* as a name, ``"sigmoid"``, or as a plain dictionary of a name
+and its parameters, ``{"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}``.  One's own joins by one line,
+
+.. code-block:: python
+
+    @weightings.register("mine")
+    class Mine(Weighting): ...
+
+and can then be said wherever the others can.  A package does the same for every process, the command line included, by
+an entry point of the group ``paperlib`` that names the module with that line: an unknown name makes them be imported.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from numbers import Real
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Any], Generic[T]):
+    """What can be said by name: name → how to make it (a class or function), or the thing itself.
+
+    Args:
+        what: what messages call one of them.
+        kind: the class of all of them, or several.
+        entries: those there are from the start.
+        changes: parameters that all of them take beside their own, and what these do to the thing made.
+        modules: modules whose import registers more; an unknown name makes them be imported.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        kind: type[Any] | tuple[type[Any], ...],
+        entries: Mapping[str, Callable[..., T] | T],
+        changes: Mapping[str, Callable[[T, Any], T]] | None = None,
+        modules: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(entries)
+        self.what, self.kind, self.changes, self.modules = what, kind, changes or {}, modules
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that adds a class, a function or an instance under ``name``; ValueError for a name in use."""
+
+        def add(entry: Entry) -> Entry:
+            if name in self:
+                raise ValueError(f"there is a {self.what} {name!r} already; choose another name.")
+            if not (callable(entry) or isinstance(entry, self.kind)):
+                raise TypeError(f"a {self.what} is registered by its class or a function, got {entry!r}.")
+            self[name] = entry
+            return entry
+
+        return add
+
+    def make(self, said: T | str | Mapping[str, Any], **parameters: Any) -> T:
+        """The thing that ``said`` names; one that is made already is returned as it is.
+
+        Args:
+            said: a name, a dictionary of ``name`` and parameters, or an instance.
+            parameters: beside a name, what it is made with.
+
+        Raises:
+            TypeError: for anything else.
+            ValueError: for an unknown name, with the choices, and for parameters that it does not take.
+        """
+        if isinstance(said, Mapping):
+            parameters = {**said, **parameters}
+            said = parameters.pop("name", None)
+        elif isinstance(said, self.kind) and not parameters:
+            return said
+        if not isinstance(said, str):
+            raise TypeError(
+                f"a {self.what} is given by its name, a dictionary with a 'name', or an instance, got "
+                f"{said!r}; the names are {', '.join(self)}."
+            )
+        changes = [(name, parameters.pop(name)) for name in self.changes if name in parameters]
+        made = self._made(said, parameters)
+        for name, value in changes:
+            made = self.changes[name](made, value)
+        return made
+
+    def _made(self, name: str, parameters: dict[str, Any]) -> T:
+        if name not in self:
+            for module in self.modules:
+                import_module(module)
+            for plugin in entry_points(group="paperlib"):
+                plugin.load()
+        if name not in self:
+            raise ValueError(f"unknown {self.what} {name!r}; choose one of {', '.join(self)}.")
+        entry = self[name]
+        if isinstance(entry, self.kind):
+            if not parameters:
+                return entry
+            entry = type(entry)
+        _require_numbers(name, entry, parameters)
+        try:
+            made = entry(**parameters)
+        except TypeError as error:
+            raise ValueError(f"{name} does not take these parameters: {error}.") from error
+        if not isinstance(made, self.kind):
+            raise TypeError(f"{name} is registered as a {self.what}, but makes {made!r}.")
+        return made
+
+
+def _require_numbers(name: str, entry: Any, parameters: Mapping[str, Any]) -> None:
+    """Refuse what is no finite number where the signature wants one: YAML and the command line deliver text."""
+    wanted = inspect.signature(entry).parameters
+    for key, value in parameters.items():
+        number = key in wanted and wanted[key].annotation in (int, float, float | None)
+        if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")

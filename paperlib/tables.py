@@ -1,0 +1,329 @@
+r"""Noise schedules that are tables: histograms of λ, and the levels of a chain of discrete steps.
+
+How a table becomes a density is a convention, and each class states its own: λ uniform within each bin of a histogram,
+t(λ) a smooth curve through the steps of a chain.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from paperlib.checks import require_within
+from paperlib.schedules import TruncatedSchedule, register, solve
+
+
+def _piece(x: Tensor, at: Tensor) -> Tensor:
+    """Which interval of ``at``, increasing, each x lies in; the first or last for what lies outside."""
+    return torch.searchsorted(at, x.detach().contiguous(), right=True).clamp(1, len(at) - 1) - 1
+
+
+def interpolate(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """The piecewise linear function through (``at``, ``values``), ``at`` increasing, its end pieces prolonged."""
+    at, values = at.to(x.device), values.to(x.device)
+    piece, slope = _piece(x, at), values.diff() / at.diff()
+    return values[piece] + slope[piece] * (x - at[piece])
+
+
+def _numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
+    """A tuple of finite numbers, so that a schedule made of them can be compared and hashed."""
+    numbers = torch.as_tensor(values, dtype=torch.float64)
+    if numbers.ndim != 1 or not numbers.isfinite().all():
+        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
+    return tuple(numbers.tolist())
+
+
+@register("histogram")
+@dataclass(frozen=True)
+class Histogram(TruncatedSchedule):
+    """A density that was measured or drawn by hand: piecewise constant between ``edges``, t(λ) piecewise linear.
+
+    Args:
+        logsnr_min: f(1), in nats; None for the first edge.
+        logsnr_max: f(0), in nats; None for the last edge.
+        edges: levels in nats, increasing, N + 1 of them.
+        heights: p between the edges up to a constant, N of them, positive: where p is zero no level is ever drawn.
+    """
+
+    edges: Sequence[float] | Tensor = field(kw_only=True)
+    heights: Sequence[float] | Tensor = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        edges, heights = _numbers("edges", self.edges), _numbers("heights", self.heights)
+        if len(edges) != len(heights) + 1 or len(heights) == 0:
+            raise ValueError(f"N heights lie between N + 1 edges, got {len(heights)} and {len(edges)}.")
+        if not all(low < high for low, high in pairwise(edges)):
+            raise ValueError("edges must increase strictly; merge those that are equal.")
+        if not min(heights) > 0:
+            raise ValueError(f"heights must be positive, got {min(heights)}; merge the bin with a neighbour.")
+        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "heights", heights)
+        super().__post_init__()
+
+    @classmethod
+    def from_samples(cls, logsnr: Tensor, bins: int = 64) -> "Histogram":
+        """The density of drawn levels, in bins that hold equally many of them: none is empty.
+
+        Args:
+            logsnr: levels in nats, any shape, more than ``bins`` different ones.
+            bins: number of bins.
+        """
+        if not 1 <= bins < logsnr.numel():
+            raise ValueError(f"bins must lie between 1 and the number of samples, {logsnr.numel()}, got {bins}.")
+        edges = torch.quantile(logsnr.detach().double().flatten(), torch.linspace(0, 1, bins + 1, dtype=torch.float64))
+        return cls(edges=edges, heights=1 / edges.diff().clamp(min=torch.finfo(torch.float64).tiny))
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Edges, probability below and above each, and log p between them."""
+        edges, heights = (torch.tensor(row, dtype=torch.float64) for row in (self.edges, self.heights))
+        mass = heights * edges.diff() / (heights * edges.diff()).sum()
+        none = mass.new_zeros(1)
+        below, above = torch.cat([none, mass.cumsum(0)]), torch.cat([none, mass.flip(0).cumsum(0)]).flip(0)
+        return edges, below, above, (mass / edges.diff()).log()
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return float(self.edges[0]), float(self.edges[-1])
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return tuple(map(float, self.edges[1:-1]))
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        edges, _, above, _ = self._knots
+        return interpolate(logsnr, edges, above)
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        edges, below, _, _ = self._knots
+        return interpolate(logsnr, edges, below)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        edges, below, above, _ = self._knots
+        from_above = interpolate(upper, above.flip(0), edges.flip(0))
+        return torch.where(upper < lower, from_above, interpolate(lower, below, edges))
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        edges, _, _, log_density = (knot.to(logsnr.device) for knot in self._knots)
+        return log_density[_piece(logsnr, edges)] + 0 * logsnr  # 0 · λ keeps the graph whole, and NaN what it is
+
+
+class StepTable(TruncatedSchedule):
+    """The levels of a chain of T steps, λ₀ > λ₁ > … > λ_{T−1}, drawn uniformly.
+
+    **The density between the steps**, a convention: step i is the quantile t = (i + 1)/(N + 1), and between the steps
+    logit t is the monotone cubic of λ (PCHIP; Fritsch & Butland 1984), cut to the table.  So each interval has the same
+    probability, p is continuous, and weightings get no steps that only the table would have.  N is T − 1 where the
+    chain ends in noise alone; where it stops before, it counts as the first half of one, N = 2T, so that p keeps its
+    trend at the last step.  Other conventions move the peak of a weighting by about 0.01 nats.
+
+    **Zero terminal SNR**: the last level may be λ = −∞.  There z is noise alone, ε says nothing of x, and there is no
+    density: the level is a term of its own, with the share ``terminal_mass`` of the draws
+    (:meth:`paperlib.objectives.PublishedLoss.terminal`), and the range ends at the step before.
+    """
+
+    @cached_property
+    @abstractmethod
+    def levels(self) -> Tensor:
+        """λ of every step, in nats, decreasing, shape (T,), float64."""
+
+    def __post_init__(self) -> None:
+        levels = self.levels
+        if len(levels) < 3 or not levels[:-1].isfinite().all() or not (levels.diff() < 0).all():
+            raise ValueError(
+                f"{type(self).__name__}: the levels of a table are finite (the last may be −∞) and decrease from step "
+                f"to step, three or more of them, as ᾱ does; got {levels[:3].tolist()} … {levels[-2:].tolist()}."
+            )
+        super().__post_init__()
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels, increasing, and logit t and its slope at each."""
+        edges = self._finite.flip(0)
+        index = torch.arange(len(edges), dtype=torch.float64)
+        logit = torch.log(len(edges) - index) - torch.log(self._quantiles - len(edges) + index + 1)
+        width, secant = edges.diff(), logit.diff() / edges.diff()
+        before, after = 2 * width[1:] + width[:-1], width[1:] + 2 * width[:-1]
+        slope = torch.cat([secant[:1], (before + after) / (before / secant[:-1] + after / secant[1:]), secant[-1:]])
+        for end, inner in ((0, 1), (-1, -2)):  # prolonged from the two nearest intervals, and still falling
+            share = width[end] / (width[end] + width[inner])
+            slope[end] = torch.clamp(
+                (1 + share) * secant[end] - share * secant[inner], 3 * secant[end], 0.1 * secant[end]
+            )
+        return edges, logit, slope
+
+    @property
+    def _quantiles(self) -> int:
+        """N of the convention."""
+        return len(self._finite) if math.isinf(self.levels[-1]) else 2 * len(self.levels)
+
+    @property
+    def _finite(self) -> Tensor:
+        return self.levels[self.levels.isfinite()]
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return self._finite[-1].item(), self._finite[0].item()
+
+    def _logit(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """logit t and its slope: the cubic of each interval from its values and slopes at both ends."""
+        edges, logit, slope = (knot.to(logsnr.device) for knot in self._knots)
+        low = _piece(logsnr, edges)
+        width = edges[low + 1] - edges[low]
+        s, rise = (logsnr - edges[low]) / width, logit[low + 1] - logit[low]
+        d0, d1 = slope[low], slope[low + 1]
+        value = logit[low] + s**2 * (3 - 2 * s) * rise + width * s * (1 - s) * ((1 - s) * d0 - s * d1)
+        return value, 6 * s * (1 - s) * rise / width + (1 - s) * (1 - 3 * s) * d0 + s * (3 * s - 2) * d1
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return torch.sigmoid(self._logit(logsnr)[0])
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return torch.sigmoid(-self._logit(logsnr)[0])
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        def rising(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = self._logit(logsnr)
+            return -value, -slope
+
+        edges, logit, _ = (knot.to(upper.device) for knot in self._knots)
+        target = lower.log() - upper.log()
+        low = _piece(target, -logit)
+        start = interpolate(target.detach(), -logit, edges)
+        return solve(rising, target, start, edges[low], edges[low + 1], steps=12)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        logit, slope = self._logit(logsnr)
+        return F.logsigmoid(logit) + F.logsigmoid(-logit) + (-slope).log()
+
+    @property
+    def terminal_mass(self) -> float:
+        """1/T where the last level is λ = −∞ and no other ``logsnr_min`` was stated; else 0."""
+        ends_there = self.logsnr_min is None and math.isinf(self.levels[-1])
+        return 1 / len(self.levels) if ends_there else 0.0
+
+    def logsnr_at(self, index: Tensor) -> Tensor:
+        """λ of whole steps, 0 being the least noisy; integers of any shape.  (−∞ at the end of a zero-terminal table.)
+
+        Raises:
+            IndexError: for steps that the table does not have.
+        """
+        if index.is_floating_point() or (index < 0).any() or (index >= len(self.levels)).any():
+            raise IndexError(f"steps are whole numbers from 0 to {len(self.levels) - 1}, got {index}.")
+        return self.levels.to(index.device)[index].to(torch.get_default_dtype())
+
+    def timestep(self, logsnr: Tensor) -> Tensor:
+        """The step of each level, with a fraction between the steps: what networks of integer timesteps are told.
+
+        Round it where they want whole numbers; float32 at least.  ValueError for levels outside the table.
+        """
+        noise, (low, high) = torch.isneginf(logsnr) & math.isinf(self.levels[-1]), self.support
+        slack = 1e-5 * max(1.0, abs(low), abs(high))
+        level = torch.where(noise, low, logsnr.double())
+        require_within("logsnr", level, low - slack, high + slack)
+        last = len(self._finite) - 1
+        inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
+        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(
+            torch.promote_types(logsnr.dtype, torch.float32)
+        )
+
+
+def _levels(log_alphas_cumprod: Tensor) -> Tensor:
+    """λ = log ᾱ − log(1 − ᾱ) from log ᾱ, with the digits of a small 1 − ᾱ."""
+    return log_alphas_cumprod - torch.log(-torch.expm1(log_alphas_cumprod))
+
+
+@register("discrete")
+@dataclass(frozen=True)
+class Discrete(StepTable):
+    """Somebody's table of ᾱ or of β, one of the two; see :class:`StepTable` for its density.
+
+    Args:
+        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
+        logsnr_max: f(0), in nats; None for the first step.
+        alphas_cumprod: ᾱ = α², from the least noisy step on.
+        betas: β of each step; ᾱ is the running product of 1 − β.
+    """
+
+    alphas_cumprod: Sequence[float] | Tensor | None = None
+    betas: Sequence[float] | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.alphas_cumprod is None) == (self.betas is None):
+            raise ValueError("Discrete takes alphas_cumprod or betas, one of the two.")
+        name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
+        object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        super().__post_init__()
+
+    @cached_property
+    def levels(self) -> Tensor:
+        if self.betas is None:
+            return torch.logit(torch.tensor(self.alphas_cumprod, dtype=torch.float64))
+        return _levels(torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0))
+
+
+@register("ddpm")
+@dataclass(frozen=True)
+class DDPM(StepTable):
+    """DDPM's own table, β linear in the step; λ from 9.210 to −10.118, not those of
+    :class:`paperlib.schedules.LinearBeta`.
+
+    (Ho et al. 2020.)
+
+    Args:
+        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
+        logsnr_max: f(0), in nats; None for the first step.
+        beta_start: β of the first step.
+        beta_end: β of the last step.
+        number: T, number of steps.
+        zero_terminal: move and stretch α so that it ends at zero.  (Lin et al. 2024.)
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    number: int = 1000
+    zero_terminal: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"0 < beta_start ≤ beta_end < 1, got {self.beta_start} and {self.beta_end}.")
+        super().__post_init__()
+
+    def _betas(self) -> Tensor:
+        return torch.linspace(self.beta_start, self.beta_end, self.number, dtype=torch.float64)
+
+    @cached_property
+    def levels(self) -> Tensor:
+        log_alphas_cumprod = torch.log1p(-self._betas()).cumsum(0)
+        if not self.zero_terminal:
+            return _levels(log_alphas_cumprod)
+        alpha = (0.5 * log_alphas_cumprod).exp()
+        return torch.logit(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
+
+
+@register("scaled_linear")
+@dataclass(frozen=True)
+class ScaledLinear(DDPM):
+    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)
+
+    Args:
+        logsnr_min: as in :class:`DDPM`.
+        logsnr_max: as in :class:`DDPM`.
+        beta_start: as in :class:`DDPM`.
+        beta_end: as in :class:`DDPM`.
+        number: as in :class:`DDPM`.
+        zero_terminal: as in :class:`DDPM`.
+    """
+
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+
+    def _betas(self) -> Tensor:
+        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.number, dtype=torch.float64)
+        return roots**2
