@@ -219,9 +219,9 @@ def test_a_package_brings_its_own_by_an_entry_point(tmp_path: Path, monkeypatch:
 
 
 def test_names_without_a_style_differ_and_keep_theirs() -> None:
-    names = [f"mine_{number}" for number in range(8)]
+    names = [f"mine_{number}" for number in range(12)]
     first = [figures.line(name) for name in names]
     assert [figures.line(name) for name in names] == first
-    assert len({str(line) for line in first}) == 8
+    assert len({str(line) for line in first}) == 12
     assert figures.colour("mine_0") == first[0]["color"]
     assert figures.label("mine_0") == "mine 0"
