@@ -103,15 +103,6 @@ def test_what_nbval_does_not_compare_asserts_something(path: Path) -> None:
         assert "NBVAL" not in cell.source, "say it with a tag"
 
 
-def test_cells_and_functions_are_short(path: Path) -> None:
-    for cell in code(path):
-        assert len(cell.source.splitlines()) <= 50, cell.source
-        for node in ast.walk(ast.parse(_plain(cell.source))):
-            if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
-                assert length <= 20, f"{node.name}: move it to paperlib"
-
-
 def test_it_reads_as_an_essay(path: Path) -> None:
     """Text comes first, has a title, and there is about as much of it as of code."""
     notebook = read(path)

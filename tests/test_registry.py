@@ -116,22 +116,6 @@ def test_what_is_none_of_them_is_refused(get: Any, said: Any, error: type[Except
         get(said)
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (("v", COSINE), r"prediction must be an instance, got 'v'; make one with predictions\.get"),
-        ((predictions.VPrediction, COSINE), "prediction must be an instance, got <class"),
-        ((predictions.V, "cosine"), "schedule must be an instance, got 'cosine'"),
-        ((predictions.V, schedules.Cosine), "schedule must be an instance, got <class"),
-        ((predictions.V, COSINE, "min_snr"), r"loss_weight must be an instance, got 'min_snr'; .* loss_weights\.get"),
-        ((predictions.V, COSINE, torch.exp), r"loss_weight must be an instance, .* weightings\.Custom"),
-    ],
-)
-def test_a_published_loss_is_made_of_instances(parts: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        objectives.PublishedLoss(*parts)
-
-
 # One's own -----------------------------------------------------------------------------------------------------------
 
 
