@@ -185,8 +185,8 @@ run.table(
     table.reset_index(),
     "weightings",
     caption=f"Thirteen weightings, {settings.model.prediction}-prediction, adaptive schedule; mean and "
-    f"{confidence:.0%} interval over training seeds ({settings.training.steps} steps of "
-    f"{settings.training.batch_size} images). "
+    f"{confidence:.0%} interval over training seeds ({settings.training.recipe.steps} steps of "
+    f"{settings.training.recipe.batch_size} images). "
     f"{protocol}; against the test split, where {sampling.count} real training images are at {floor:.3f}. Bits a "
     f"dimension: −ELBO, decoded from λ = {stop:g}.",
 )

@@ -24,7 +24,6 @@ FOUND = [
 @pytest.fixture
 def run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (checkout / "notebooks" / "13_ablation.py").touch()
-    (checkout / "results" / "interactive" / "small" / "07_train").mkdir(parents=True)
     monkeypatch.setattr(ablation, "measure_all", lambda *_: FOUND)
     return companion.start("13_ablation", "small")
 
@@ -56,7 +55,10 @@ def test_a_reader_without_networks_reads_the_tables_that_are_there(run: Run, mon
         pd.testing.assert_frame_equal(again[name], table)
 
 
-def test_without_networks_and_tables_it_says_what_to_run(run: Run) -> None:
-    (run.directory.parents[0] / "07_train").rmdir()
-    with pytest.raises(FileNotFoundError, match="run: paperlib train small"):
+def test_without_networks_and_tables_it_says_what_to_run(
+    run: Run, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PAPERLIB_ROOT", str(checkout))
+    with pytest.raises(FileNotFoundError, match="Run: paperlib train small --arm sigmoid"):
         ablation.frames(run, planned(), HOW, processes=1)

@@ -294,7 +294,7 @@ def test_a_finished_run_that_cannot_go_on_is_moved_aside_with_a_word(
 ) -> None:
     old = train(tmp_path / "run", replace(CONFIG, extendable=extendable))
     expected = train(tmp_path / "alone", replace(CONFIG, steps=steps))
-    with pytest.warns(UserWarning, match="number of steps from which this one cannot go on.*extendable=True"):
+    with pytest.warns(UserWarning, match=r"number of steps from which this one cannot go on.*extendable=True"):
         found = train(tmp_path / "run", replace(CONFIG, steps=steps))
     assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
     aside = next((tmp_path / "run").glob("other-*"))
@@ -335,9 +335,8 @@ def test_a_second_training_waits_for_the_first_and_says_for_whom(tmp_path: Path)
     first = threading.Thread(target=lambda: results.append(train(tmp_path, network=slow)))
     first.start()
     assert begun.wait(60)
+    threading.Timer(0.5, may_go_on.set).start()
     with pytest.warns(UserWarning, match=rf"being trained by process {os.getpid()} on .*; waiting for it"):
-        second = threading.Timer(0.5, may_go_on.set)
-        second.start()
         found = train(tmp_path)
     first.join()
     handle.remove()
@@ -351,7 +350,7 @@ def test_tasks_of_slurm_that_do_not_know_of_one_another_are_refused(
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    with pytest.raises(RuntimeError, match="4 tasks.*torchrun"):
+    with pytest.raises(RuntimeError, match=r"4 tasks.*torchrun"):
         train(tmp_path)
     assert train(tmp_path, engine="single").weights.is_file()
 

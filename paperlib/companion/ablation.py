@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from paperlib.companion import files, notebooks
+from paperlib.companion import files
 from paperlib.companion.experiments import Experiment
 from paperlib.companion.measuring import Measured, Protocol, measure_all
 
@@ -36,8 +36,7 @@ def frames(run: "Run", experiments: Sequence[Experiment], how: Protocol, process
     """
     source = run.finished / "tables" if run.finished else run.directory / "tables"
     if run.finished is None:
-        runs = run.upstream(notebooks.TRAINING) / "runs"
-        for name, frame in _framed(measure_all(run, experiments, runs, how, processes)).items():
+        for name, frame in _framed(measure_all(run, experiments, how, processes)).items():
             files.write_text(source / f"{name}.csv", frame.to_csv())
     return {name: pd.read_csv(source / f"{name}.csv", index_col=index) for name, index in INDICES.items()}
 

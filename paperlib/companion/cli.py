@@ -127,7 +127,7 @@ def _sample(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {options.output}.")
     chosen = practice.select(profile, options.weighting, options.seed, options.pictures)[:1]
-    one = next(assessment.networks(profile, chosen, practice.trained(profile), options.weights))
+    one = next(assessment.networks(profile, chosen, options.weights))
     path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
     sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
     assessment.save(sheet, path)
@@ -145,7 +145,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         sampling.get(sampler)
     judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
     chosen = practice.select(profile, options.weighting, options.seed)
-    networks = assessment.networks(profile, chosen, practice.trained(profile), options.weights)
+    networks = assessment.networks(profile, chosen, options.weights)
     count = options.count or profile.sampling.count
     path = options.output or files.root() / "results/interactive" / profile.name / "evaluation.csv"
     judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))

@@ -1,12 +1,8 @@
-"""What ``paperlib train`` does: the experiments of a profile, outside the notebooks.
-
-Training goes to the folder in which notebook 08 looks when the training notebook has no finished result.
-"""
+"""What ``paperlib train`` does: the experiments of a profile, outside the notebooks."""
 
 import os
-from pathlib import Path
 
-from paperlib.companion import experiments, files, notebooks, profiles, provenance
+from paperlib.companion import experiments, files, profiles
 from paperlib.companion.experiments import Experiment
 from paperlib.engine.parallel import EngineName
 
@@ -43,33 +39,18 @@ def select(
     return chosen
 
 
-def trained(profile: profiles.Profile) -> Path:
-    """The folder of trained networks: that of the finished notebook, else that of ``paperlib train``."""
-    finished = notebooks.result_path(profile.name, notebooks.TRAINING)
-    return finished / "runs" if (finished / provenance.MANIFEST).is_file() else interactive(profile)
-
-
-def interactive(profile: profiles.Profile) -> Path:
-    """The folder in which ``paperlib train`` leaves its networks."""
-    return files.root() / "results" / "interactive" / profile.name / notebooks.TRAINING / "runs"
-
-
 def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:
-    """Train, go on with what was interrupted, pass over what is finished; a folder an experiment.
+    """Train, go on with what was interrupted, pass over what is finished; each in its :attr:`Experiment.folder`.
 
-    It happens in the cache in which the training notebook looks too; what is finished is copied to
-    :func:`interactive`.  A run that is asked to stop saves its state and raises
+    A run that is asked to stop saves its state and raises
     :class:`paperlib.engine.interruption.TrainingInterrupted`.  Under ``torchrun`` every process calls this, and the
-    first one speaks and copies.
+    first one speaks.
     """
     first = os.environ.get("RANK", "0") == "0"
     for one in chosen:
-        work = notebooks.cache_path(one.profile.name, notebooks.TRAINING) / one.name
         if first:
             print(f"{one.name}: {one.config.steps} steps of {one.config.batch_size} images", flush=True)
-        with files.explained(work):
-            result = one.train(work, progress=first, engine=engine)
+        with files.explained(one.folder):
+            result = one.train(progress=first, engine=engine)
         if first:
-            kept = interactive(one.profile) / one.name
-            experiments.keep(work, kept)
-            print(f"{one.name}: {result.seconds:.0f} s of training → {kept}", flush=True)
+            print(f"{one.name}: {result.seconds:.0f} s of training → {one.folder}", flush=True)

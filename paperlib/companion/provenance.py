@@ -1,6 +1,5 @@
 """Where a result came from: ``manifest.json`` beside it, and the check that it is still that result."""
 
-import hashlib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ import psutil
 import torch
 
 from paperlib.companion import files
+from paperlib.engine.files import file_sha256 as sha256
 
 MANIFEST = "manifest.json"
 
@@ -24,12 +24,6 @@ PACKAGES = [
     *("matplotlib", "sympy", "pydantic", "papermill", "nbclient", "ipykernel", "jupytext", "snakemake"),
 ]
 """Packages whose versions a manifest states; all others follow from the hash of the lock."""
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hashes(directory: Path) -> dict[str, str]:

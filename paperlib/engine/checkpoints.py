@@ -117,7 +117,8 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
     tensors = load_file(path)
     if tensors_sha256(tensors) != card.get("weights_sha256"):
         raise damaged(path, "the weights that its card describes (their hash differs)")
-    _require_fit(path, *({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, network.state_dict())))
+    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
+    _require_fit(path, found, wanted)
     _assign(network, tensors)
     return card
 

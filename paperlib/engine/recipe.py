@@ -1,16 +1,16 @@
 """How a network is trained, as values: the recipe, and what a run is known by.
 
-The *key* of a run is a hash of all that decides what comes of it: network, starting weights, loss, data, recipe, as plain
-values, and :data:`VERSION`, the number of the computation.  What is at its default is left out, so that a new field
-renames no run.  The *course* of a run is the same without the number of steps: a longer run goes on where a shorter one
-of its course stopped.
+The *key* of a run is a hash of all that decides what comes of it: network, starting weights, loss, data, recipe, as
+plain values, and :data:`VERSION`, the number of the computation.  What is at its default is left out, so that a new
+field renames no run.  The *course* of a run is the same without the number of steps: a longer run goes on where a
+shorter one of its course stopped.
 """
 
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch

@@ -14,7 +14,6 @@ hold the place of each part.  Nothing in a state is ever executed.
 """
 
 import hashlib
-import hashlib
 import json
 import re
 import shutil
@@ -143,7 +142,7 @@ def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
             return path
         if group.is_first:
             _remove([path])
-            warnings.warn(f"{problems[0]} It is removed; going back to the state before it.", stacklevel=2)
+            warnings.warn(f"{problems[0]} Removed. Going back to the state before it.", stacklevel=2)
     return None
 
 

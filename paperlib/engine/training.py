@@ -144,7 +144,9 @@ class Trainer:
         require_equal(network, group)
         self.network, self.loss, self.config, self.group = network, loss, config, group
         self.data = _resident(data, group.device)
-        self.examples = range(group.rank * share, (group.rank + 1) * share)  # of the global batch, those of this process
+        self.examples = range(
+            group.rank * share, (group.rank + 1) * share
+        )  # of the global batch, those of this process
         # A network that is to be sharded moves block by block, when that happens.
         self.engine: Single = make(
             network if make.name == "fsdp" else network.to(group.device), group, config.precision
@@ -223,9 +225,7 @@ class Trainer:
     def _indices(self, step: int) -> Tensor:
         return batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))
 
-    def _augmented(
-        self, images: Tensor, labels: Tensor, examples: range, draws: Draws
-    ) -> tuple[Tensor, Tensor | None]:
+    def _augmented(self, images: Tensor, labels: Tensor, examples: range, draws: Draws) -> tuple[Tensor, Tensor | None]:
         """Images in [−1, 1], mirrored where they are, and labels, dropped where they are."""
         here = slice(examples.start, examples.stop)
         x = scale(images, self.data.levels, self.dtype)
@@ -243,9 +243,7 @@ class Trainer:
         asked = [float(self.signals.received == number) for number in (signal.SIGTERM, signal.SIGINT)]
         mean = loss.double().sum() / self.config.batch_size
         told = torch.stack([mean, *(mean.new_full((), value) for value in asked)])
-        loss_mean, terminated, interrupted, norm = torch.cat(
-            [self.group.sum(told), grad_norm.double()[None]]
-        ).tolist()
+        loss_mean, terminated, interrupted, norm = torch.cat([self.group.sum(told), grad_norm.double()[None]]).tolist()
         stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
         return loss_mean, norm, int(stop)
 
@@ -341,9 +339,7 @@ def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
 
 def _joined(parts: list[LossParts]) -> LossParts:
     """The parts of several micro-batches as those of one batch, without their graphs."""
-    return LossParts(
-        **{name: torch.cat([getattr(part, name).detach() for part in parts]) for name in vars(parts[0])}
-    )
+    return LossParts(**{name: torch.cat([getattr(part, name).detach() for part in parts]) for name in vars(parts[0])})
 
 
 # The run -------------------------------------------------------------------------------------------------------------
@@ -488,9 +484,7 @@ def _set_aside(directory: Path, course: str) -> None:
 def _run(trainer: Trainer, directory: Path, key: RunKey, progress: bool) -> None:
     """Take the steps that are left, with log and states."""
     config, first, start = trainer.config, trainer.group.is_first, time.perf_counter() - trainer.seconds
-    bar = tqdm(
-        total=config.steps, initial=trainer.step, disable=not (progress and first), unit="step", mininterval=1.0
-    )
+    bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and first), unit="step", mininterval=1.0)
     trainer.network.train()
     with trainer.signals, bar:
         while trainer.step < config.steps:
