@@ -137,10 +137,9 @@ def test_a_file_is_a_network_and_its_prediction(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", predictions.PREDICTIONS)
 def test_every_prediction_comes_back(tmp_path: Path, name: str) -> None:
-    from paperlib.engine.recipe import _stated
-
-    written(tmp_path / "w.safetensors", prediction=_stated(predictions.get(name)))
-    assert checkpoints.load(tmp_path / "w.safetensors")[1] == predictions.get(name)
+    wanted = predictions.get(name)
+    written(tmp_path / "w.safetensors", prediction={"name": type(wanted).__name__, **vars(wanted)})
+    assert checkpoints.load(tmp_path / "w.safetensors")[1] == wanted
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import files, notebooks, parameters, profiles, provenance, runner, workflow
+from paperlib.companion import experiments, files, notebooks, parameters, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
 from paperlib.engine import checkpoints, data, training
 
