@@ -46,7 +46,7 @@ import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from paperlib import companion, elbo
-from paperlib.companion import ablation, experiments, figures, measuring, profiles
+from paperlib.companion import experiments, figures, measuring, profiles
 from paperlib.companion import statistics as over_seeds
 from paperlib.engine import evaluation, features
 
@@ -68,7 +68,7 @@ print(f"further combinations of weighting, prediction and schedule; seeds {setti
 
 # %% tags=["nbval-ignore-output"]
 how = measuring.Protocol()
-tables = ablation.frames(run, planned, how, processes=threads)
+tables = measuring.frames(run, planned, how, processes=threads)
 measured = tables["measured"]
 missing = [one.name for one in planned if one.name not in measured.index]
 print(f"{len(measured)} of {len(planned)} runs measured; missing: {', '.join(missing) or 'none'}")

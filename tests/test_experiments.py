@@ -10,7 +10,7 @@ import torch
 
 from paperlib import companion, predictions, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import experiments, paths, practice, profiles, readme
+from paperlib.companion import experiments, paths, profiles, readme
 from paperlib.companion.run import Run
 from paperlib.engine import checkpoints, training
 
@@ -137,7 +137,7 @@ def test_what_is_finished_is_not_trained_again_whoever_trained_it(
 ) -> None:
     one = experiments.pictures(profile)
     assert one.find() is None
-    practice.train([one])
+    experiments.train([one])
     assert one.find() == one.folder == paths.runs("small") / f"pictures-{one.key.course[:12]}"
     monkeypatch.setattr(training.Trainer, "advance", train_never)
     result = experiments.train_once(run, one)

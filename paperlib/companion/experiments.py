@@ -6,6 +6,7 @@ the same budget, and runs of one seed share their initialisation, their batches,
 differences between weightings are differences of paired runs.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -207,6 +208,36 @@ def pictures(profile: profiles.Profile) -> Experiment:
     return Experiment(profile, profile.pictures.weighting, profile.pictures.seed, pictures=True)
 
 
+def select(
+    profile: profiles.Profile,
+    weighting: str | None = None,
+    seed: int | None = None,
+    larger: bool = False,
+    arm: str | None = None,
+) -> list[Experiment]:
+    """The experiments of a profile, all or those of one weighting, one seed; or the larger network for pictures.
+
+    ``arm`` names one arm of grid or ablation instead, all its seeds (:func:`arms`).
+
+    Raises:
+        ValueError: when there is none, naming the weightings and seeds there are.
+    """
+    if larger:
+        return [pictures(profile)]
+    if arm is not None:
+        known = arms(profile)
+        if arm not in known:
+            raise ValueError(f"profile {profile.name!r} has no arm {arm!r}; it has {', '.join(known)}.")
+        return [one for one in known[arm] if seed in (None, one.seed)]
+    chosen = [one for one in grid(profile) if weighting in (None, one.weighting) and seed in (None, one.seed)]
+    if not chosen:
+        raise ValueError(
+            f"profile {profile.name!r} trains no network with weighting {weighting!r} and seed {seed}; it has "
+            f"{', '.join(profile.training.weightings)} and seeds {', '.join(map(str, profile.training.seeds))}."
+        )
+    return chosen
+
+
 def shown(profile: profiles.Profile) -> list[Experiment]:
     """The networks whose samples are shown: the larger one for pictures; without one, a first seed of every weighting.
 
@@ -247,6 +278,23 @@ def still_falling(history: Sequence[Mapping[str, float]]) -> float:
         raise ValueError(f"a log of {len(history)} lines has no last quarter; log at least 4 times: lower log_every.")
     loss = [line["loss"] for line in history]
     return 1 - mean(loss[-eighth:]) / mean(loss[:-quarter][-eighth:])
+
+
+def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:
+    """Train, go on with what was interrupted, pass over what is finished; each in its :attr:`Experiment.folder`.
+
+    A run that is asked to stop saves its state and raises
+    :class:`paperlib.engine.interruption.TrainingInterrupted`.  Under ``torchrun`` every process calls this, and the
+    first one speaks.
+    """
+    first = os.environ.get("RANK", "0") == "0"
+    for one in chosen:
+        if first:
+            print(f"{one.name}: {one.config.steps} steps of {one.config.batch_size} images", flush=True)
+        with files.explained(one.folder):
+            result = one.train(progress=first, engine=engine)
+        if first:
+            print(f"{one.name}: {result.seconds:.0f} s of training → {one.folder}", flush=True)
 
 
 def train_all(run: "Run", experiments: Sequence[Experiment], processes: int) -> dict[str, training.TrainResult]:

@@ -56,7 +56,7 @@ class Draws:
         """The draws on a device; a GPU copies them by itself, nobody waits."""
         if device.type == "cpu":
             return self
-        return Draws(*(drawn.pin_memory().to(device, non_blocking=True) for drawn in (self.t, self.flip, self.drop)))
+        return Draws(*(drawn.pin_memory().to(device, non_blocking=True) for drawn in vars(self).values()))
 
 
 def noise(

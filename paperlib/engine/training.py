@@ -22,6 +22,7 @@ A folder holds one run::
     other-1a2b3c4d/               what lay here of a run of another configuration
 """
 
+import itertools
 import json
 import math
 import os
@@ -144,13 +145,10 @@ class Trainer:
         require_equal(network, group)
         self.network, self.loss, self.config, self.group = network, loss, config, group
         self.data = _resident(data, group.device)
-        self.examples = range(
-            group.rank * share, (group.rank + 1) * share
-        )  # of the global batch, those of this process
+        self.examples = range(group.rank * share, (group.rank + 1) * share)  # its part of the global batch
         # A network that is to be sharded moves block by block, when that happens.
-        self.engine: Single = make(
-            network if make.name == "fsdp" else network.to(group.device), group, config.precision
-        )
+        placed = network if make.name == "fsdp" else network.to(group.device)
+        self.engine: Single = make(placed, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
         if self.adaptive is not None:  # what it learned elsewhere is no part of the run
             old = self.adaptive
@@ -465,10 +463,8 @@ def _set_aside(directory: Path, course: str) -> None:
         course = checkpoints.read_card(weights).get("key", "")
     elif not course:
         return  # nothing was kept of whatever was begun here
-    aside = directory / f"other-{course[:8]}"
-    number = 1
-    while aside.exists():
-        aside, number = directory / f"other-{course[:8]}-{number}", number + 1
+    names = (f"other-{course[:8]}" + "-again" * times for times in itertools.count())
+    aside = next(directory / name for name in names if not (directory / name).exists())
     aside.mkdir()
     for path in (*directory.glob("weights*.safetensors"), *(directory / name for name in (LOG, CARD, FAILURE, STATES))):
         if path.exists():
