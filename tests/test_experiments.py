@@ -195,7 +195,9 @@ def test_more_steps_go_on_in_the_same_folder_and_another_recipe_has_one_of_its_o
 
     for housekeeping in ({"log_every": 1}, {"checkpoint_every": 7}, {"keep_states": 1}, {"workers": 2}):
         assert with_recipe(**housekeeping).key == one.key
-    assert with_recipe(steps=4).key != one.key
+    assert (
+        with_recipe(steps=4).key != one.key == training.run_key(one.network(), one.loss, one.data("train"), one.config)
+    )
     assert with_recipe(steps=4).folder == one.folder
     assert with_recipe(batch_size=8).folder != one.folder
 

@@ -105,7 +105,10 @@ class Experiment:
     @cached_property
     def key(self) -> training.RunKey:
         """What its run is known by."""
-        return training.run_key(self.network(), self.loss, self.data("train"), self.config)
+        images = self.data("train")
+        with torch.device("meta"):  # no numbers are needed
+            network = self.network()
+        return training.run_key(network, self.loss, images, self.config)
 
     @property
     def folder(self) -> Path:

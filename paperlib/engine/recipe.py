@@ -153,6 +153,8 @@ class RunKey:
 def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig) -> RunKey:
     """The key of a run from what it is given, before it begins.
 
+    A network on the meta device stands for the one that :func:`models.build` makes elsewhere.
+
     Number of processes, micro-batches, states and lines of the log are not part of it: a run may go on with others.
 
     Raises:
@@ -230,7 +232,8 @@ def _network(network: nn.Module) -> dict[str, Any]:
     else:
         made = {"name": type(network).__qualname__, "modules": str(network)}
     seed = getattr(network, "initial_seed", None)
-    as_built = seed is not None and _equal(network, models.build(**config, seed=seed))
+    on_meta = next(network.parameters()).is_meta
+    as_built = seed is not None and (on_meta or _equal(network, models.build(**config, seed=seed)))
     start = {"seed": seed} if as_built else {"weights": tensors_sha256(network.state_dict())}
     return made | _code({type(module) for module in network.modules()}) | start
 

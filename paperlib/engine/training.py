@@ -377,8 +377,8 @@ def train(
         RuntimeError: for several processes, when others train in the folder; one process waits for them.
         ValueError: when network, data and loss do not fit, or the batch does not divide among the processes.
     """
-    directory, key = Path(directory), run_key(network, loss, data, config)
-    _, group = choose(engine, next(network.parameters()).device)
+    directory, (_, group) = Path(directory), choose(engine, next(network.parameters()).device)
+    key = group.broadcast(run_key(network, loss, data, config) if group.is_first else RunKey("", ""))
     if not group.broadcast(finished_card(directory, key)):
         with _held(directory, group):
             if not group.broadcast(finished_card(directory, key)):  # others may have finished it meanwhile
