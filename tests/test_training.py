@@ -282,8 +282,10 @@ def test_a_finished_run_goes_on_where_it_is_extendable(tmp_path: Path, monkeypat
     assert shorter.card == train(tmp_path / "parts", kept).card
     steps, advance = [], Trainer.advance
     monkeypatch.setattr(Trainer, "advance", lambda trainer: (steps.append(trainer.step), advance(trainer)))
-    parts = train(tmp_path / "parts", replace(CONFIG, steps=20))
+    with pytest.warns(UserWarning, match=r"held a finished run from which this one goes on; it is in other-\w{8} now"):
+        parts = train(tmp_path / "parts", replace(CONFIG, steps=20))
     assert steps == list(range(12, 20))
+    assert train(next((tmp_path / "parts").glob("other-*")), kept).card == shorter.card
     assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
     assert without_seconds(parts.history) == without_seconds(whole.history)
 

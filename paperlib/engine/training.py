@@ -19,7 +19,7 @@ A folder holds one run::
     MODEL_CARD.md                 the card for people
     states/                       until then: what it needs to go on
     failure.json                  when the loss was not finite: step, levels and images
-    other-1a2b3c4d/               what lay here of a run of another configuration
+    other-1a2b3c4d/               what lay here of another run, or was finished before this one went on
 """
 
 import itertools
@@ -446,31 +446,35 @@ def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
     group = trainer.group
     path = states.newest_state(directory / STATES, group)
     values = group.broadcast(states.read_values(path) if path and group.is_first else None)
-    if path and values and values["course"] == key.course and values["step"] <= trainer.config.steps:
+    course, step = (values["course"], values["step"]) if values else ("", 0)
+    goes_on = course == key.course and step <= trainer.config.steps
+    if group.is_first:
+        _set_aside(directory, course, goes_on)
+    if path and values and goes_on:
         trainer.restore(path, values)
-    elif group.is_first:
-        _set_aside(directory, values["course"] if values else "")
     if group.is_first:
         (directory / FAILURE).unlink(missing_ok=True)
         _write_log(trainer, directory)
     group.wait()
 
 
-def _set_aside(directory: Path, course: str) -> None:
-    """Move a run of another configuration, or of more or fewer steps, out of the way."""
-    weights = directory / WEIGHTS
-    if weights.is_file():
-        course = checkpoints.read_card(weights).get("key", "")
-    elif not course:
-        return  # nothing was kept of whatever was begun here
+def _set_aside(directory: Path, course: str, goes_on: bool) -> None:
+    """Move out of the way what is finished, or of a run from which this one does not go on, and say where to."""
+    if (directory / WEIGHTS).is_file():
+        course = checkpoints.read_card(directory / WEIGHTS).get("key", "")
+    elif goes_on or not course:
+        return
     names = (f"other-{course[:8]}" + "-again" * times for times in itertools.count())
     aside = next(directory / name for name in names if not (directory / name).exists())
     aside.mkdir()
-    for path in (*directory.glob("weights*.safetensors"), *(directory / name for name in (LOG, CARD, FAILURE, STATES))):
+    kept = (LOG, CARD, FAILURE) if goes_on else (LOG, CARD, FAILURE, STATES)
+    for path in (*directory.glob("weights*.safetensors"), *(directory / name for name in kept)):
         if path.exists():
             path.rename(aside / path.name)
     warnings.warn(
-        f"{directory} held a run of another configuration or number of steps from which this one cannot go on (a "
+        f"{directory} held a finished run from which this one goes on; it is in {aside.name} now."
+        if goes_on
+        else f"{directory} held a run of another configuration or number of steps from which this one cannot go on (a "
         f"finished run can be extended where it was trained with extendable=True); it is in {aside.name} now, and "
         f"this run begins at step 0.",
         stacklevel=4,
