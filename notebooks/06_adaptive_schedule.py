@@ -361,7 +361,6 @@ print("equation (6.1) predicts the measured standard deviations within 10 %")
 # %%
 settings = profiles.load(profile)
 trained = [one for one in experiments.grid(settings) if one.seed == settings.training.seeds[0]]
-weights_of = run.upstream("07_train") / "runs"
 unseen = trained[0].data("test").scaled()
 schedule_low, schedule_high = trained[0].loss.schedule.ends
 width = (schedule_high - schedule_low) / levels
@@ -371,7 +370,7 @@ middles = schedule_low + width * (torch.arange(levels, dtype=f64) + 0.5)
 @torch.no_grad()
 def pool(experiment):
     """Errors, shape (levels, draws), and ‖ε‖² of the same draws."""
-    network, errors, lengths = experiment.load(weights_of), [], []
+    network, errors, lengths = experiment.load(), [], []
     for level in middles.float():
         x = unseen[torch.randint(len(unseen), (draws,), generator=generator)]
         eps = torch.randn(x.shape, generator=generator)

@@ -49,7 +49,6 @@ from paperlib.engine import data, evaluation, features
 run = companion.start("08_sample_and_evaluate", profile)
 settings = profiles.load(profile)
 torch.set_num_threads(threads)
-trained = run.upstream("07_train") / "runs"
 runs = list(experiments.grid(settings))
 labels = list(settings.training.weightings)
 train, test = runs[0].data("train"), runs[0].data("test")
@@ -80,7 +79,7 @@ def draw(network, prediction, sampler):
 def samples_of(one, sampler):
     """The samples of a trained network, drawn once."""
     if (one.name, sampler) not in drawn:
-        drawn[one.name, sampler] = draw(one.load(trained), one.prediction, sampler)
+        drawn[one.name, sampler] = draw(one.load(), one.prediction, sampler)
     return drawn[one.name, sampler]
 
 

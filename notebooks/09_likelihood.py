@@ -55,7 +55,6 @@ from paperlib.engine.images import ImageData
 run = companion.start("09_likelihood", profile)
 settings = profiles.load(profile)
 torch.set_num_threads(threads)
-trained = run.upstream("07_train") / "runs"
 runs = list(experiments.grid(settings))
 labels = list(settings.training.weightings)
 repeats = experiments.repeats(settings, confidence)
@@ -265,7 +264,7 @@ pd.DataFrame(
 train, test = runs[0].data("train"), experiments.some(runs[0].data("test"), test_images)
 learned_on = experiments.some(train, train_images)
 pixels, range_of_training = test.images[0].numel(), runs[0].loss.schedule.ends
-networks = {one.name: one.load(trained) for one in runs}
+networks = {one.name: one.load() for one in runs}
 print(f"{len(learned_on)} training and {len(test)} test images; {test.caution}".rstrip("; "))
 print(f"naming the class would cost {math.log2(train.num_classes) / pixels:.4f} bits a dimension")
 pilot = likelihood.image_elbo(

@@ -47,7 +47,7 @@ import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from paperlib import companion, elbo
-from paperlib.companion import ablation, experiments, figures, measuring, profiles
+from paperlib.companion import experiments, figures, measuring, profiles
 from paperlib.engine import evaluation, features
 
 run = companion.start("13_ablation", profile)
@@ -68,7 +68,7 @@ print(f"further combinations of weighting, prediction and schedule; seeds {setti
 
 # %% tags=["nbval-ignore-output"]
 how = measuring.Protocol()
-tables = ablation.frames(run, planned, how, processes=threads)
+tables = measuring.frames(run, planned, how, processes=threads)
 measured = tables["measured"]
 missing = [one.name for one in planned if one.name not in measured.index]
 print(f"{len(measured)} of {len(planned)} runs measured; missing: {', '.join(missing) or 'none'}")
@@ -185,8 +185,8 @@ run.table(
     table.reset_index(),
     "weightings",
     caption=f"Thirteen weightings, {settings.model.prediction}-prediction, adaptive schedule; mean and "
-    f"{confidence:.0%} interval over training seeds ({settings.training.steps} steps of "
-    f"{settings.training.batch_size} images). "
+    f"{confidence:.0%} interval over training seeds ({settings.training.recipe.steps} steps of "
+    f"{settings.training.recipe.batch_size} images). "
     f"{protocol}; against the test split, where {sampling.count} real training images are at {floor:.3f}. Bits a "
     f"dimension: −ELBO, decoded from λ = {stop:g}.",
 )

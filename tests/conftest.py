@@ -25,9 +25,12 @@ training:
   weightings:
     sigmoid: {name: sigmoid, bias: 2.0}
   seeds: [0]
-  steps: 20
-  batch_size: 8
-  learning_rate: 1.0e-3
+  recipe:
+    steps: 20
+    batch_size: 8
+    learning_rate: 1.0e-3
+    warmup_steps: 0
+    ema_decays: [0.999]
 sampling:
   schedule: {name: edm_sampling}
   samplers: [heun]

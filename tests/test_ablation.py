@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from paperlib import companion
-from paperlib.companion import ablation, experiments, measuring, profiles, provenance
+from paperlib.companion import experiments, measuring, profiles, provenance
 from paperlib.companion.run import Run
 
 HOW = measuring.Protocol()
@@ -24,8 +24,7 @@ FOUND = [
 @pytest.fixture
 def run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (checkout / "notebooks" / "13_ablation.py").touch()
-    (checkout / "results" / "interactive" / "small" / "07_train").mkdir(parents=True)
-    monkeypatch.setattr(ablation, "measure_all", lambda *_: FOUND)
+    monkeypatch.setattr(measuring, "measure_all", lambda *_: FOUND)
     return companion.start("13_ablation", "small")
 
 
@@ -34,7 +33,7 @@ def planned() -> list[experiments.Experiment]:
 
 
 def test_every_number_is_read_back_as_it_was_measured(run: Run) -> None:
-    tables = ablation.frames(run, planned(), HOW, processes=1)
+    tables = measuring.frames(run, planned(), HOW, processes=1)
     for one in FOUND:
         name = one.row["run"]
         assert {"run": name, **tables["measured"].loc[name].to_dict()} == one.row
@@ -45,18 +44,21 @@ def test_every_number_is_read_back_as_it_was_measured(run: Run) -> None:
 
 
 def test_a_reader_without_networks_reads_the_tables_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ablation.frames(run, planned(), HOW, processes=1)
+    first = measuring.frames(run, planned(), HOW, processes=1)
     finished = run.directory.parents[2] / "small" / "13_ablation"
     finished.parent.mkdir(parents=True)
     run.directory.rename(finished)
     provenance.write(finished, {})
-    monkeypatch.setattr(ablation, "measure_all", pytest.fail)
-    again = ablation.frames(companion.start("13_ablation", "small"), planned(), HOW, processes=1)
+    monkeypatch.setattr(measuring, "measure_all", pytest.fail)
+    again = measuring.frames(companion.start("13_ablation", "small"), planned(), HOW, processes=1)
     for name, table in first.items():
         pd.testing.assert_frame_equal(again[name], table)
 
 
-def test_without_networks_and_tables_it_says_what_to_run(run: Run) -> None:
-    (run.directory.parents[0] / "07_train").rmdir()
-    with pytest.raises(FileNotFoundError, match="run: paperlib train small"):
-        ablation.frames(run, planned(), HOW, processes=1)
+def test_without_networks_and_tables_it_says_what_to_run(
+    run: Run, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PAPERLIB_ROOT", str(checkout))
+    with pytest.raises(FileNotFoundError, match="Run: paperlib train small --arm sigmoid"):
+        measuring.frames(run, planned(), HOW, processes=1)

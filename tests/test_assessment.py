@@ -9,7 +9,7 @@ import torch
 
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.companion import assessment, cli, profiles
-from paperlib.engine import checkpoints, training
+from paperlib.engine import checkpoints, data, recipe, training
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def weights(path: Path, prediction: predictions.Prediction, size: int = 8, width
         "mlp", image_shape=(1, size, size), num_classes=10, sigma_data=0.75, seed=0, width=width, blocks=1
     )
     loss = objectives.WeightedLoss(weightings.ELBO(), schedules.Cosine(-8, 8), prediction)
-    card = {"network": network.config, "loss": {"prediction": repr(loss.prediction)}, "data": {"name": "digits/train"}}
+    images = data.load("digits", "train")
+    card = recipe.describe(network, loss, images, training.TrainingConfig(steps=1))
     checkpoints.save_weights(path, network, card)
     return path
 
@@ -41,8 +42,8 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
     from paperlib.companion import experiments
 
     one = next(iter(experiments.grid(profile)))
-    described = training.describe(one.network(), one.loss, one.data("train"), one.config)
-    path = tmp_path / one.name / experiments.WEIGHTS
+    described = recipe.describe(one.network(), one.loss, one.data("train"), one.config)
+    path = tmp_path / one.name / training.WEIGHTS
     checkpoints.save_weights(path, one.network(), described)
     found = assessment.stored(path, profile)
     assert found.name == one.name
@@ -57,11 +58,11 @@ def test_files_that_do_not_fit_are_refused(profile: profiles.Profile, tmp_path: 
         assessment.stored(large, profile)
     bare = tmp_path / "bare.safetensors"
     checkpoints.save_weights(bare, torch.nn.Linear(2, 2), {"name": "somebody's"})
-    with pytest.raises(ValueError, match="does not say how its network is built"):
+    with pytest.raises(ValueError, match="does not describe a network and a prediction"):
         assessment.stored(bare, profile)
     network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, blocks=1)
-    checkpoints.save_weights(bare, network, {"network": network.config, "loss": {"prediction": "Unknown()"}})
-    with pytest.raises(ValueError, match=r"names the prediction 'Unknown\(\)'; known are EpsPrediction\(\)"):
+    checkpoints.save_weights(bare, network, {"network": network.config, "loss": {"prediction": {"name": "Unknown"}}})
+    with pytest.raises(ValueError, match=r"KeyError: 'Unknown'"):
         assessment.stored(bare, profile)
 
 
@@ -69,7 +70,7 @@ def test_networks_that_are_not_trained_are_missed_at_once(profile: profiles.Prof
     from paperlib.companion import experiments
 
     with pytest.raises(FileNotFoundError, match="sigmoid-seed0"):
-        assessment.networks(profile, list(experiments.grid(profile)), tmp_path)
+        assessment.networks(profile, list(experiments.grid(profile)))
 
 
 def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Profile, tmp_path: Path) -> None:

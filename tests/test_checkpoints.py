@@ -1,11 +1,14 @@
 """Files of weights: they come back as they were, whole or not at all, and damage is named."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from paperlib import models, predictions
 from paperlib.engine import checkpoints
 from paperlib.engine.checkpoints import DamagedFileError
 
@@ -28,7 +31,8 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_weights_and_their_card_come_back(tmp_path: Path) -> None:
     path, other = tmp_path / "new" / "weights.safetensors", network(1)
     digest = checkpoints.save_weights(path, network(0), CARD)
-    assert checkpoints.load_weights(path, other) == CARD | {"weights_sha256": digest}
+    card = checkpoints.load_weights(path, other)
+    assert card == CARD | {"weights_sha256": digest, "card_sha256": checkpoints.card_sha256(card)}
     assert same(other, network(0))
 
 
@@ -104,6 +108,81 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, other: nn.Module
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*absent"):
         checkpoints.load_weights(tmp_path / "absent", network())
+
+
+# A network from its file ---------------------------------------------------------------------------------------------
+
+
+MLP = {"name": "mlp", "image_shape": [1, 8, 8], "num_classes": 10, "sigma_data": 0.75, "width": 16, "blocks": 1}
+
+
+def written(path: Path, changes: Mapping[str, Any] | None = None, prediction: object = None) -> models.MLP:
+    """A file as training leaves it, what its card says of the network changed."""
+    made = models.build(**MLP, seed=1)
+    described = {"name": "FPrediction", "sigma_data": 0.75} if prediction is None else prediction
+    card = {"network": {**MLP, **(changes or {})}, "loss": {"prediction": described}}
+    checkpoints.save_weights(path, made, card)
+    return made
+
+
+def test_a_file_is_a_network_and_its_prediction(tmp_path: Path) -> None:
+    made = written(tmp_path / "w.safetensors")
+    found, prediction = checkpoints.load(str(tmp_path / "w.safetensors"))
+    assert prediction == predictions.FPrediction(0.75)
+    assert same(found, made)
+    assert not found.training
+    z = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found(z, torch.zeros(3)), made(z, torch.zeros(3)))
+
+
+@pytest.mark.parametrize("name", predictions.PREDICTIONS)
+def test_every_prediction_comes_back(tmp_path: Path, name: str) -> None:
+    wanted = predictions.get(name)
+    written(tmp_path / "w.safetensors", prediction={"name": type(wanted).__name__, **vars(wanted)})
+    assert checkpoints.load(tmp_path / "w.safetensors")[1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "prediction", "says"),
+    [
+        ({"width": 30_000}, None, "larger than what is in the file"),
+        ({"blocks": 10**7}, None, "larger than what is in the file"),
+        ({"blocks": 2}, None, "does not fit the network"),
+        ({"name": "resnet"}, None, "unknown model"),
+        ({"image_shape": 8}, None, "TypeError"),
+        ({"image_shape": [1, "8", 8]}, None, "TypeError"),
+        ({"widht": 3}, None, "TypeError"),
+        ({"sigma_data": None}, None, "sigma_data"),
+        ({}, {"name": "Unknown"}, "KeyError: 'Unknown'"),
+        ({}, {"name": "FPrediction", "sigma_data": -1.0}, "sigma_data"),
+        ({}, "VPrediction()", "does not describe"),
+        ({}, {}, "KeyError: 'name'"),
+    ],
+)
+def test_a_card_of_something_else_is_refused_before_anything_large_is_made(
+    tmp_path: Path, changes: dict[str, Any], prediction: object, says: str
+) -> None:
+    written(tmp_path / "w.safetensors", changes, prediction)
+    with pytest.raises(ValueError, match=says):
+        checkpoints.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("card", [{}, {"network": None, "loss": {}}, {"network": [], "loss": None}])
+def test_a_card_that_describes_nothing_is_refused(tmp_path: Path, card: dict[str, Any]) -> None:
+    checkpoints.save_weights(tmp_path / "w.safetensors", network(), card)
+    with pytest.raises(ValueError, match=r"w\.safetensors does not describe a network"):
+        checkpoints.load(tmp_path / "w.safetensors")
+
+
+def test_one_changed_word_of_a_card_is_noticed(tmp_path: Path) -> None:
+    """A changed prediction would sample something else without a word."""
+    path = tmp_path / "w.safetensors"
+    written(path, prediction={"name": "VPrediction"})
+    content = path.read_bytes()
+    assert content.count(b"VPrediction") == 1
+    path.write_bytes(content.replace(b"VPrediction", b"XPrediction"))
+    with pytest.raises(DamagedFileError, match=r"card is as it was written \(its hash differs\)"):
+        checkpoints.load(path)
 
 
 # The card for people -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import claims, cli, notebooks, profiles, provenance, workflow
+from paperlib.companion import claims, cli, paths, profiles, provenance, workflow
 from paperlib.companion.doctor import pins
 
 
@@ -165,8 +165,8 @@ def test_pins_follow_the_markers_of_this_machine() -> None:
 @pytest.mark.slow
 def test_train_sample_and_evaluate(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "small"]) == 0
-    runs = checkout / "results" / "interactive" / "small" / notebooks.TRAINING / "runs"
-    assert listing(runs) == ["sigmoid-seed0"]
+    runs = paths.runs("small")
+    assert [name.rpartition("-")[0] for name in listing(runs)] == ["sigmoid-seed0"]
     assert cli.main(["sample", "small", "--count", "20", "--output", str(checkout / "sheet.png")]) == 0
     assert (checkout / "sheet.png").read_bytes().startswith(b"\x89PNG")
     with np.load(checkout / "sheet.npz") as arrays:

@@ -1,6 +1,7 @@
 """The experiments of a profile: what is trained, what is paired, what is not trained again."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from paperlib import companion, predictions, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import experiments, profiles
+from paperlib.companion import experiments, paths, profiles
 from paperlib.companion.run import Run
 from paperlib.engine import checkpoints, training
 from tools import readme
@@ -22,8 +23,8 @@ def profile(checkout: Path) -> profiles.Profile:
     text = path.read_text().replace("seeds: [0]", "seeds: [0, 1]")
     text = text.replace("  seeds:", "    edm: {name: edm}\n  seeds:")
     pictures = (
-        "pictures: {model: {name: mlp, options: {width: 32}}, weighting: edm, steps: 3, batch_size: 4, "
-        "learning_rate: 1.0e-3, ema_decays: [0.9]}\n"
+        "pictures: {model: {name: mlp, options: {width: 32}}, weighting: edm, "
+        "recipe: {steps: 3, batch_size: 4, ema_decays: [0.9, 0.5]}}\n"
     )
     path.write_text(text.replace("sampling:", pictures + "sampling:"))
     (checkout / "notebooks" / "07_train.py").touch()
@@ -71,7 +72,7 @@ def test_the_network_for_pictures_has_its_own_size_and_budget(profile: profiles.
     pictures = experiments.pictures(profile)
     assert pictures.name == "pictures"
     assert (pictures.config.steps, pictures.config.batch_size) == (3, 4)
-    assert pictures.config.grad_clip == profile.training.grad_clip
+    assert pictures.config.grad_clip == profile.training.recipe.grad_clip
     assert pictures.network().config["width"] == 32
 
 
@@ -123,31 +124,83 @@ def test_two_processes_train_what_one_does(
     request.addfinalizer(lambda: torch.set_num_threads(threads))
     torch.set_num_threads(1)  # as in each process: the order of sums depends on it
     for one in grid:
-        alone = one.train(tmp_path / "alone" / one.name, progress=False)
+        alone = training.train(one.network(), one.loss, one.data("train"), one.config, tmp_path / one.name)
         assert checkpoints.read_card(alone.weights)["weights_sha256"] == together[one.name].card["weights_sha256"]
-        assert (run.directory / "runs" / one.name / experiments.WEIGHTS).is_file()
+        assert training.finished_card(run.directory / "runs" / one.name, one.key) == together[one.name].card
 
 
-def test_what_is_finished_is_not_trained_again(
+def train_never(*_: object) -> None:
+    raise InterruptedError
+
+
+def test_what_is_finished_is_not_trained_again_whoever_trained_it(
     profile: profiles.Profile, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = experiments.pictures(profile)
-    assert not one.is_finished(run.cache / one.name)
-    first = experiments.train_once(run, one)
-    assert one.is_finished(run.cache / one.name)
-    monkeypatch.setattr(training.Trainer, "advance", lambda self: pytest.fail("trained again"))
-    assert experiments.train_once(run, one).card == first.card
-    assert torch.equal(
-        *(network.state_dict()["outward.1.weight"] for network in (one.load(run.directory / "runs"), first.network))
-    )
+    assert one.find() is None
+    experiments.train([one])
+    assert one.find() == one.folder == paths.runs("small") / f"pictures-{one.key.course[:12]}"
+    monkeypatch.setattr(training.Trainer, "advance", train_never)
+    result = experiments.train_once(run, one)
+    assert result.card == one.card()
+    assert torch.equal(*(net.state_dict()["outward.1.weight"] for net in (one.load(), result.network)))
 
 
-def test_another_budget_is_another_run(profile: profiles.Profile, run: Run) -> None:
-    one = experiments.pictures(profile)
+def publish(run: Run, one: experiments.Experiment) -> Path:
+    """Put a run among those that came with the checkout, and remove it from where it was trained."""
     experiments.train_once(run, one)
+    published = paths.published_runs("small") / one.name
+    published.parent.mkdir(parents=True, exist_ok=True)
+    (run.directory / "runs" / one.name).rename(published)
+    shutil.rmtree(one.folder)
+    return published
+
+
+def test_weights_are_those_of_the_profile_as_it_is_or_none(profile: profiles.Profile, run: Run) -> None:
+    """A fresh clone whose profile is edited must not evaluate the committed weights."""
+    one = experiments.pictures(profile)
+    published = publish(run, one)
+    assert one.find() == published
+    one.load()
+    assert one.find(published=False) is None, "a headless run makes its own"
     assert profile.pictures is not None
-    longer = profile.model_copy(update={"pictures": profile.pictures.model_copy(update={"steps": 4})})
-    assert not experiments.pictures(longer).is_finished(run.cache / one.name)
+    edited = profile.pictures.model_copy(update={"recipe": profile.pictures.recipe | {"learning_rate": 0.1}})
+    other = experiments.pictures(profile.model_copy(update={"pictures": edited}))
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no finished run pictures .*other configurations: results/small/07_train/runs/pictures\. "
+        r"Run: paperlib train small --pictures",
+    ):
+        other.load()
+    other.train(progress=False)
+    assert other.find() == other.folder != one.folder
+    assert one.find() == published, "the old weights are still those of the old profile"
+    one.train(progress=False)
+    assert one.find() == one.folder, "what was trained here comes first"
+
+
+def test_published_weights_are_checked_whole(profile: profiles.Profile, run: Run) -> None:
+    one = experiments.pictures(profile)
+    (publish(run, one) / "weights-0.5.safetensors").write_bytes(b"")
+    with pytest.raises(checkpoints.DamagedFileError, match=r"weights-0\.5"):
+        one.load()
+
+
+def test_more_steps_go_on_in_the_same_folder_and_another_recipe_has_one_of_its_own(profile: profiles.Profile) -> None:
+    one = experiments.pictures(profile)
+
+    def with_recipe(**changes: object) -> experiments.Experiment:
+        assert profile.pictures is not None
+        changed = profile.pictures.model_copy(update={"recipe": profile.pictures.recipe | changes})
+        return experiments.pictures(profile.model_copy(update={"pictures": changed}))
+
+    for housekeeping in ({"log_every": 1}, {"checkpoint_every": 7}, {"keep_states": 1}, {"workers": 2}):
+        assert with_recipe(**housekeeping).key == one.key
+    assert (
+        with_recipe(steps=4).key != one.key == training.run_key(one.network(), one.loss, one.data("train"), one.config)
+    )
+    assert with_recipe(steps=4).folder == one.folder
+    assert with_recipe(batch_size=8).folder != one.folder
 
 
 # README --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What is measured of a run: quadrature over levels, −ELBO at any decoder, one row a run, nothing measured twice."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scipy import integrate
 from paperlib import companion, schedules
 from paperlib.companion import experiments, measuring, profiles
 from paperlib.companion.run import Run
-from paperlib.engine import checkpoints, data, evaluation, likelihood
+from paperlib.engine import data, evaluation, likelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore:40 samples are few")
 HOW = measuring.Protocol(panels=4, draws=1, images=40, batches=2)
@@ -33,11 +34,9 @@ def profile(checkout: Path) -> profiles.Profile:
 
 
 @pytest.fixture
-def trained(profile: profiles.Profile, tmp_path: Path) -> Path:
-    runs = tmp_path / "runs"
+def trained(profile: profiles.Profile) -> None:
     for one in all_of(profile):
-        one.train(runs / one.name, progress=False)
-    return runs
+        one.train(progress=False)
 
 
 @pytest.fixture
@@ -80,8 +79,8 @@ def test_the_bound_is_that_of_the_likelihood(profile: profiles.Profile) -> None:
     assert abs(bound[14].item() - bound[20].item()) > 10, "where the decoder takes over matters, and is seen"
 
 
-def test_a_row_says_what_the_run_was_and_how_good_it_is(profile: profiles.Profile, trained: Path) -> None:
-    shared, added = (measuring.measure(one, trained, HOW) for one in all_of(profile))
+def test_a_row_says_what_the_run_was_and_how_good_it_is(profile: profiles.Profile, trained: None) -> None:
+    shared, added = (measuring.measure(one, HOW) for one in all_of(profile))
     assert [shared.row[name] for name in ("weighting", "prediction", "schedule", "seed")] == [
         "sigmoid",
         "v",
@@ -104,48 +103,47 @@ def test_a_row_says_what_the_run_was_and_how_good_it_is(profile: profiles.Profil
     assert shared.errors["test"] != shared.errors["train"]
 
 
-def test_a_distance_is_that_of_the_evaluation(profile: profiles.Profile, trained: Path) -> None:
+def test_a_distance_is_that_of_the_evaluation(profile: profiles.Profile, trained: None) -> None:
     one = next(experiments.grid(profile))
-    row = measuring.measure(one, trained, HOW).row
+    row = measuring.measure(one, HOW).row
     reference = measuring.reference(profile.data, "test")
     floor = evaluation.floor(one.data("train"), reference, measuring.features.digits_classifier(), 40)
     assert row["frechet_heun_test"] > 3 * floor.frechet, "a network of 20 steps is far from the data"
-    again = measuring.measure(one, trained, replace(HOW, seed=1)).row
+    again = measuring.measure(one, replace(HOW, seed=1)).row
     assert again["frechet_heun_test"] == row["frechet_heun_test"], "samples have a seed of their own"
     assert again["gradient_trace_own"] != row["gradient_trace_own"]
 
 
-def test_a_learned_schedule_is_the_one_that_the_run_had(profile: profiles.Profile, trained: Path) -> None:
+def test_a_learned_schedule_is_the_one_that_the_run_had(profile: profiles.Profile, trained: None) -> None:
     one = all_of(profile)[1]
-    card = checkpoints.read_card(trained / one.name / experiments.WEIGHTS)
+    card = one.card()
     relearned = measuring.learned(one.loss, card).schedule
     assert relearned.state_dict()["average"].tolist() == card["learned_schedule"]["average"]
-    measured = measuring.measure(one, trained, HOW)
+    measured = measuring.measure(one, HOW)
     width = 24 / len(measured.density)
     assert sum(measured.density) * width == pytest.approx(1)
     assert max(measured.density) > 1.02 * min(measured.density), "20 steps have taught it something"
 
 
 def test_nothing_is_measured_twice(
-    profile: profiles.Profile, trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    profile: profiles.Profile, trained: None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = all_of(profile)
-    first = measuring.measure_all(run, every, trained, HOW, processes=1)
+    first = measuring.measure_all(run, every, HOW, processes=1)
     assert [one.row["run"] for one in first] == [one.name for one in every]
 
     def refuse(*_: object) -> None:
         raise InterruptedError
 
     monkeypatch.setattr(measuring, "measure", refuse)
-    assert measuring.measure_all(run, every, trained, HOW, processes=1) == first
+    assert measuring.measure_all(run, every, HOW, processes=1) == first
     with pytest.raises(InterruptedError):
-        measuring.measure_all(run, every, trained, replace(HOW, draws=2), processes=1)
+        measuring.measure_all(run, every, replace(HOW, draws=2), processes=1)
 
 
-def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained: Path, run: Run) -> None:
-    missing = trained / all_of(profile)[0].name / experiments.WEIGHTS
-    missing.unlink()
-    found = measuring.measure_all(run, all_of(profile), trained, HOW, processes=1)
+def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained: None, run: Run) -> None:
+    shutil.rmtree(all_of(profile)[0].folder)
+    found = measuring.measure_all(run, all_of(profile), HOW, processes=1)
     assert [one.row["schedule"] for one in found] == ["learned"]
 
 

@@ -30,14 +30,14 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("steps: 20", "stepz: 20", "training.stepz: unknown key"),
-        ("steps: 20", "steps: twenty", "training.steps: expected a number, got the text 'twenty'"),
-        ("steps: 20", "steps: 20.5", "training.steps"),
-        ("steps: 20", "steps: true", "training.steps"),
-        ("steps: 20", "steps: 0", "greater than 0, got 0"),
-        ("steps: 20", "steps: -5", "greater than 0, got -5"),
+        ("steps: 20", "stepz: 20", "training.recipe.stepz: unknown key"),
+        ("steps: 20", "steps: twenty", "training.recipe.steps: expected a number, got the text 'twenty'"),
+        ("steps: 20", "steps: 20.5", "training.recipe.steps"),
+        ("steps: 20", "steps: true", "training.recipe.steps"),
+        ("steps: 20", "steps: 0", "steps must be a positive number, got 0"),
+        ("steps: 20", "steps: -5", "steps must be a positive number, got -5"),
         ("learning_rate: 1.0e-3", "learning_rate: 1e-3", "YAML wants 1.0e-3"),
-        ("learning_rate: 1.0e-3", "learning_rate: .inf", "finite"),
+        ("learning_rate: 1.0e-3", "learning_rate: .inf", "learning_rate must be a positive number, got inf"),
         ("learning_rate: 1.0e-3", "learning_rate: .nan", "learning_rate"),
         ("seeds: [0]", "seeds: []", "training.seeds"),
         ("seeds: [0]", "seeds: [0, a]", "training.seeds.1"),
@@ -50,12 +50,17 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
         ("{name: mlp}", "{name: mlp, options: {widht: 3}}", "mlp has no option 'widht'"),
         ("{name: digits}", "{name: digit}", "unknown data set 'digit'; choose one of digits"),
         ("[heun]", "[euler]", "unknown sampler 'euler'; choose one of ddpm"),
-        ("steps: 20", "steps: 20\n  ema_decays: []", "training.ema_decays"),
-        ("steps: 20", "steps: 20\n  betas: [0.9]", "training.betas"),
+        ("ema_decays: [0.999]", "ema_decays: []", "training.recipe.ema_decays"),
+        ("steps: 20", "steps: 20\n    betas: [0.9]", "training.recipe.betas"),
+        ("steps: 20", "steps: 20\n    weight_decay: .inf", "weight_decay must be 0 or more and finite, got inf"),
+        ("steps: 20", "steps: 20\n    betas: 0.9", "training.recipe.betas"),
+        ("steps: 20", "steps: 20\n    seed: 3", "training.recipe.seed: unknown key"),
+        ("seeds: [0]", "seeds: [-1]", "training.seeds.0"),
+        ("    sigmoid: {name", "    ../../sigmoid: {name", "training.weightings"),
         ("{name: sigmoid, bias: 2.0}", "{name: sigmoid, image_size: 0}", "size must be a positive number"),
         ("{name: cosine, logsnr_min: -12.0", "{name: adaptive, bins: 0, logsnr_min: -12.0", "bins must be at least 1"),
         ("points: 3", "points: {a: 1}", "parameters.points"),
-        ("steps: 20", "steps: 20\n  steps: 30", "'steps' is already given in line 10"),
+        ("steps: 20", "steps: 20\n    steps: 30", "'steps' is already given in line 11"),
         ("points: 3", "points: [3", "not valid YAML"),
     ],
 )
@@ -73,7 +78,7 @@ def test_every_mistake_is_reported(checkout: Path) -> None:
     spoil(checkout, "seeds: [0]", "seeds: 0")
     with pytest.raises(documents.DocumentError) as caught:
         profiles.load("small")
-    assert {"stepz", "steps", "seeds"} <= set(re.findall(r"training\.(\w+): ", str(caught.value)))
+    assert {"recipe.stepz", "recipe.steps", "seeds"} <= set(re.findall(r"training\.([\w.]+): ", str(caught.value)))
 
 
 def test_what_does_not_fit_together_is_refused(checkout: Path) -> None:
@@ -88,16 +93,17 @@ def test_what_does_not_fit_together_is_refused(checkout: Path) -> None:
     ("line", "says"),
     [
         ("warmup_steps: 21", "warmup_steps (21) must not exceed steps (20)"),
-        ("accumulate: 3", "accumulate (3) must divide batch_size (8)"),
+        ("accumulate: 3", "batch_size (8) must be a multiple of processes × accumulate = 1 × 3"),
     ],
 )
 def test_a_recipe_that_does_not_fit_together_is_refused(checkout: Path, line: str, says: str) -> None:
-    spoil(checkout, "steps: 20", f"steps: 20\n  {line}")
+    spoil(checkout, *(("warmup_steps: 0", line) if "warmup" in line else ("steps: 20", f"steps: 20\n    {line}")))
     with pytest.raises(ValueError, match=re.escape(says)):
         profiles.load("small")
 
 
-ABLATION = "steps: 20\n  schedules: {flow: {name: flow_matching_ot, logsnr_min: -12.0, logsnr_max: 12.0}}\n  ablation: "
+SCHEDULE = "{name: flow_matching_ot, logsnr_min: -12.0, logsnr_max: 12.0}"
+ABLATION = f"seeds: [0]\n  schedules: {{flow: {SCHEDULE}}}\n  ablation: "
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ ABLATION = "steps: 20\n  schedules: {flow: {name: flow_matching_ot, logsnr_min: 
     ],
 )
 def test_an_ablation_names_what_the_profile_has(checkout: Path, block: str, says: str) -> None:
-    spoil(checkout, "steps: 20", f"{ABLATION}[{block}]")
+    spoil(checkout, "seeds: [0]", f"{ABLATION}[{block}]")
     with pytest.raises(ValueError, match=re.escape(says)):
         profiles.load("small")
 
@@ -144,7 +150,7 @@ def test_an_unknown_notebook_is_refused_by_name(checkout: Path) -> None:
 
 def test_a_profile_cannot_be_changed(checkout: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        profiles.load("small").training.steps = 1  # type: ignore[misc]
+        profiles.load("small").training.seeds = [1]  # type: ignore[misc]
 
 
 def test_an_empty_file_is_refused(checkout: Path) -> None:

@@ -22,9 +22,9 @@ import psutil
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import files, notebooks, parameters, paths, profiles, provenance, runner, workflow
+from paperlib.companion import experiments, files, notebooks, parameters, paths, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
-from paperlib.engine import checkpoints, data
+from paperlib.engine import checkpoints, data, training
 
 WRITES = """\
 import os
@@ -410,13 +410,12 @@ def test_what_has_changed_runs_again_and_what_was_finished_is_kept(
 def test_a_profile_that_says_how_is_trained_by_jobs_before_its_notebook(
     workplace: Path, write_notebook: NotebookWriter
 ) -> None:
-    file, weights = workplace / "profiles" / "small.yaml", "sigmoid-seed0/weights.safetensors"
+    file = workplace / "profiles" / "small.yaml"
     file.write_text(file.read_text().replace("notebooks:\n", "launch: {threads: 1}\nnotebooks:\n  07_train: {}\n"))
     first = "from paperlib import companion\nrun = companion.start('07_train', profile)"
-    write_notebook(
-        "07_train", first, f"assert (run.cache / {weights!r}).is_file()", parameters='profile: str = "small"'
-    )
-    kept = workplace / "results" / "interactive" / "small" / "07_train" / "runs" / weights
+    there = "from paperlib.companion import experiments, profiles\none = next(experiments.grid(profiles.load(profile)))"
+    write_notebook("07_train", first, f"{there}\nassert one.find(published=False)", parameters='profile: str = "small"')
+    kept = next(experiments.grid(profiles.load("small"))).folder / training.WEIGHTS
 
     assert reproduce("07_train") == (0, {"07_train"})
     before = kept.stat().st_mtime_ns

@@ -217,6 +217,28 @@ def test_half_a_removed_state_is_not_taken_for_a_state(tmp_path: Path, monkeypat
     assert [path.name for path in states.states(tmp_path)] == ["step_000000002"]
 
 
+def test_the_state_that_was_just_written_is_kept_whatever_lies_beside_it(tmp_path: Path) -> None:
+    """After a damaged state of a later step, from which a run went back."""
+    save(tmp_path, 120)
+    (save(tmp_path, 125) / "state.json").write_text("{")
+    path = save(tmp_path, 123, keep=1)
+    assert path.is_dir()
+    assert states.newest_state(tmp_path) == path
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_damaged_states_do_not_count_among_those_that_are_kept(tmp_path: Path, keep: int) -> None:
+    for step in range(1, 4):
+        save(tmp_path, step, keep=5)
+    (tmp_path / "step_000000003" / "state.json").write_text("{")
+    with pytest.warns(UserWarning, match="step_000000003"):
+        assert states.newest_state(tmp_path) == tmp_path / "step_000000002"
+    assert not (tmp_path / "step_000000003").exists()
+    save(tmp_path, 4, keep=keep)
+    whole = ["step_000000001", "step_000000002", "step_000000004"]
+    assert [path.name for path in states.states(tmp_path)] == whole[-keep:]
+
+
 def test_at_least_one_state_must_be_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1"):
         save(tmp_path, 1, keep=0)

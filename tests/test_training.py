@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from paperlib.engine.files import UnwritableError
 from paperlib.engine.randomness import Draws, noise
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult
 from paperlib.models import ConditionedNetwork
-from paperlib.objectives import WeightedLoss
+from paperlib.objectives import LossParts, WeightedLoss
 
 DIGITS = data.load("digits", "train")
 LOSS = WeightedLoss(weightings.Sigmoid(2.0), schedules.Cosine(-10, 10), predictions.V)
@@ -75,8 +76,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "parts", config, network=network(name))
     torch.manual_seed(99)  # nothing may depend on the global generator
-    start = network(name) if stops == (1,) else network(name, seed=5)  # nor, once there is a state, on the start
-    parts = train(tmp_path / "parts", config, network=start)
+    parts = train(tmp_path / "parts", config, network=network(name))
     assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
     slower = [checkpoints.read_card(tmp_path / run / "weights-0.95.safetensors") for run in ("whole", "parts")]
     assert slower[0]["weights_sha256"] == slower[1]["weights_sha256"]
@@ -100,8 +100,17 @@ def test_a_trainer_goes_back_to_a_state(tmp_path: Path) -> None:
 
 def test_weights_in_half_precision_are_trained_on_the_same_levels() -> None:
     def levels(dtype: torch.dtype) -> Tensor:
-        trainer = Trainer(network().to(dtype), LOSS, DIGITS, CONFIG)
-        return trainer._backward(trainer._fetch()).logsnr
+        drawn: list[Tensor] = []
+
+        class Listening(WeightedLoss):
+            def __call__(self, *arguments: Any, **options: Any) -> LossParts:
+                parts = super().__call__(*arguments, **options)
+                drawn.append(parts.logsnr)
+                return parts
+
+        listening = Listening(LOSS.weighting, LOSS.schedule, LOSS.prediction)
+        Trainer(network().to(dtype), listening, DIGITS, CONFIG).advance()
+        return torch.cat(drawn)
 
     assert torch.equal(levels(torch.bfloat16), levels(torch.float32))
 
@@ -123,53 +132,136 @@ def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
 def test_a_finished_run_is_returned_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tmp_path)
     monkeypatch.setattr(Trainer, "advance", None)
-    again = train(tmp_path, network=network(seed=7))
+    again = train(tmp_path)
     assert all(torch.equal(value, weights(again)[key]) for key, value in weights(first).items())
     assert (again.history, again.card, again.seconds) == (first.history, first.card, first.seconds)
     assert not again.network.training
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        ".lock",
         "MODEL_CARD.md",
         "log.jsonl",
         "weights.safetensors",
     ]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"config": replace(CONFIG, seed=1)},
-        {"config": replace(CONFIG, learning_rate=2e-3)},
-        {"loss": replace(LOSS, weighting=weightings.Sigmoid(2.5))},
-        {"loss": replace(LOSS, schedule=schedules.Cosine(-10, 9.5))},
-        {"loss": replace(LOSS, prediction=predictions.EPS)},
-        {"data": replace(DIGITS, labels=DIGITS.labels.flip(0))},
-        {"network": models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8)},
-    ],
-    ids=["seed", "learning rate", "weighting", "schedule", "prediction", "data", "network"],
-)
-def test_a_run_of_another_configuration_is_started_anew(
+class Own(torch.nn.Module):
+    """A network that is none of paperlib's."""
+
+    image_shape, num_classes = (1, 8, 8), 10
+    version: int | None = None
+
+    def __init__(self, activation: type[torch.nn.Module] = torch.nn.Tanh) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = torch.nn.Sequential(torch.nn.Linear(64, 8), activation(), torch.nn.Linear(8, 64))
+
+    def forward(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.layers(z.flatten(1)).reshape(z.shape)
+
+
+def own(version: int | None = None, activation: type[torch.nn.Module] = torch.nn.Tanh) -> torch.nn.Module:
+    made = Own(activation)
+    type(made).version = version
+    return made
+
+
+def started_elsewhere(seed: int = 0) -> ConditionedNetwork:
+    """A network that is fine-tuned: its weights are not those of its seed."""
+    begun = network(seed=seed)
+    with torch.no_grad():
+        begun.inward.weight[0, 0] += 1e-3  # type: ignore[index, union-attr]
+    return begun
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "seed": {"config": replace(CONFIG, seed=1)},
+    "learning rate": {"config": replace(CONFIG, learning_rate=2e-3)},
+    "weighting": {"loss": replace(LOSS, weighting=weightings.Sigmoid(2.5))},
+    "schedule": {"loss": replace(LOSS, schedule=schedules.Cosine(-10, 9.5))},
+    "prediction": {"loss": replace(LOSS, prediction=predictions.EPS)},
+    "data": {"data": replace(DIGITS, labels=DIGITS.labels.flip(0))},
+    "levels": {"data": replace(DIGITS, levels=18)},
+    "network": {"network": models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8)},
+    "initialisation": {"network": network(seed=1)},
+    "starting weights": {"network": started_elsewhere()},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_run_of_another_configuration_is_moved_aside_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     old = train(tmp_path)
-    interrupt(monkeypatch, 5)
-    with pytest.warns(UserWarning, match="another configuration"), pytest.raises(KeyboardInterrupt):
-        train(tmp_path, **change)
-    assert checkpoints.read_card(old.weights) == old.card  # kept until the new run is finished
-    with pytest.warns(UserWarning, match="another configuration"):
+    with pytest.warns(UserWarning, match=r"held a run of another configuration.*is in other-\w{8} now"):
         assert train(tmp_path, **change).card["key"] != old.card["key"]
+    aside = next(tmp_path.glob("other-*"))
+    assert aside.name == f"other-{old.card['key'][:8]}"
+    assert checkpoints.read_card(aside / "weights.safetensors") == old.card
+    monkeypatch.setattr(Trainer, "advance", None)
+    assert train(aside).card == old.card, "whole: it can be read where it is"
 
 
-def test_states_of_another_configuration_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def key(**changes: Any) -> training.RunKey:
+    return training.run_key(**{"network": network(), "loss": LOSS, "data": DIGITS, "config": CONFIG} | changes)
+
+
+def test_every_change_of_the_result_has_a_key_of_its_own() -> None:
+    others: list[dict[str, Any]] = [
+        *CHANGES.values(),
+        {"network": started_elsewhere(seed=1)},
+        {"network": models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8, seed=0)},
+        {"network": dropping()},
+        {"loss": replace(LOSS, schedule=AdaptiveSchedule(-10, 10))},
+        {"loss": replace(LOSS, schedule=AdaptiveSchedule(-10, 10, bins=99))},
+    ]
+    mine = [(None, torch.nn.Tanh), (None, torch.nn.ReLU), (1, torch.nn.Tanh), (2, torch.nn.Tanh)]
+    keys = [key().course, *(key(**change).course for change in others)]
+    keys += [key(network=own(version, activation)).course for version, activation in mine]
+    assert len(set(keys)) == len(keys)
+    assert key(config=replace(CONFIG, steps=12)).course == key().course
+    assert key(config=replace(CONFIG, steps=12)).key != key().key
+
+
+def test_a_key_is_of_values_not_of_how_they_are_written() -> None:
+    again = replace(LOSS, weighting=weightings.Sigmoid(), schedule=schedules.Cosine(-10.0, 10.0, shift=0))
+    assert key(loss=again, data=replace(DIGITS, name="ours", licence="another")) == key()
+    written_out = {"width": 16, "hidden": 16, "blocks": 1, "condition_width": 128}
+    taken = set(models.option_names("mlp"))
+    defaults = {name: value for name, value in written_out.items() if name in taken and name != "condition_width"}
+    other = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, seed=0, **defaults)
+    assert key(network=other) == key()
+
+
+def test_a_network_whose_source_cannot_be_read_must_state_a_version() -> None:
+    made: dict[str, Any] = {}
+    exec("import torch\nclass Typed(torch.nn.Linear):\n    pass", made)
+    typed = made["Typed"](2, 2)
+    with pytest.raises(ValueError, match=r"source of Typed cannot be read.*version = 1"):
+        key(network=typed)
+    made["Typed"].version = 3
+    assert key(network=typed) == key(network=typed)
+
+
+def test_states_of_another_configuration_are_moved_aside_and_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = replace(CONFIG, seed=1)
     expected = train(tmp_path / "alone", other)
     interrupt(monkeypatch, 10)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "mixed")
-    found = train(tmp_path / "mixed", other)
+    with pytest.warns(UserWarning, match=r"is in other-"):
+        found = train(tmp_path / "mixed", other)
     assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
+    aside = next((tmp_path / "mixed").glob("other-*/states"))
+    assert [path.name for path in states.states(aside)] == ["step_000000006", "step_000000009"]
 
 
-@pytest.mark.parametrize("change", [{"accumulate": 4}, {"workers": 1}, {"checkpoint_every": 2}, {"keep_states": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"accumulate": 4}, {"workers": 1}, {"checkpoint_every": 2}, {"keep_states": 1}, {"log_every": 1}],
+)
 def test_a_run_goes_on_where_only_its_housekeeping_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
@@ -179,7 +271,120 @@ def test_a_run_goes_on_where_only_its_housekeeping_has_changed(
         train(tmp_path / "parts")
     parts = train(tmp_path / "parts", replace(CONFIG, **change))
     assert without_seconds(parts.history)[:3] == without_seconds(whole.history)[:3]
-    assert [entry["loss"] for entry in parts.history] == pytest.approx([e["loss"] for e in whole.history], rel=1e-5)
+    assert parts.history[3]["step"] == (7 if "log_every" in change else 8)
+    assert all(torch.allclose(value, weights(parts)[key], rtol=0.02) for key, value in weights(whole).items())
+    assert parts.card["key"] == whole.card["key"]
+
+
+# More steps ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_goes_on_for_as_many_steps_as_are_now_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = replace(CONFIG, steps=17)
+    whole = train(tmp_path / "whole", longer)
+    interrupt(monkeypatch, 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts")
+    parts = train(tmp_path / "parts", longer)
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert without_seconds(parts.history) == without_seconds(whole.history)
+
+
+def test_a_finished_run_goes_on_where_it_is_extendable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = replace(CONFIG, steps=12, extendable=True)
+    whole = train(tmp_path / "whole", replace(CONFIG, steps=20))
+    shorter = train(tmp_path / "parts", kept)
+    assert shorter.card == train(tmp_path / "parts", kept).card
+    steps, advance = [], Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda trainer: (steps.append(trainer.step), advance(trainer)))
+    with pytest.warns(UserWarning, match=r"held a finished run from which this one goes on; it is in other-\w{8} now"):
+        parts = train(tmp_path / "parts", replace(CONFIG, steps=20))
+    assert steps == list(range(12, 20))
+    assert train(next((tmp_path / "parts").glob("other-*")), kept).card == shorter.card
+    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert without_seconds(parts.history) == without_seconds(whole.history)
+
+
+@pytest.mark.parametrize(("extendable", "steps"), [(False, 15), (True, 9), (False, 9)])
+def test_a_finished_run_that_cannot_go_on_is_moved_aside_with_a_word(
+    tmp_path: Path, extendable: bool, steps: int
+) -> None:
+    old = train(tmp_path / "run", replace(CONFIG, extendable=extendable))
+    expected = train(tmp_path / "alone", replace(CONFIG, steps=steps))
+    with pytest.warns(UserWarning, match=r"number of steps from which this one cannot go on.*extendable=True"):
+        found = train(tmp_path / "run", replace(CONFIG, steps=steps))
+    assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
+    aside = next((tmp_path / "run").glob("other-*"))
+    assert checkpoints.read_card(aside / "weights.safetensors") == old.card
+
+
+def test_a_state_goes_into_a_fresh_optimiser_as_if_it_had_never_left(tmp_path: Path) -> None:
+    """Adam counts its steps for the correction of its bias: a fresh trainer has taken none."""
+    trainer = Trainer(network(), LOSS, DIGITS, CONFIG)
+    assert {float(value) for name, value in trainer.tensors().items() if ".step." in name} == {0.0}
+    trainer.advance()
+    path = states.save_state(tmp_path, trainer.tensors(), trainer.values())
+    other = Trainer(network(seed=4), LOSS, DIGITS, CONFIG)
+    before = [parameter.clone() for parameter in other.network.parameters()]
+    other.tensors()
+    assert all(torch.equal(a, b) for a, b in zip(before, other.network.parameters(), strict=True))
+    other.restore(path, states.read_values(path))
+    for one in (trainer, other):
+        one.advance()
+    assert all(torch.equal(value, other.tensors()[name]) for name, value in trainer.tensors().items())
+
+
+# One at a time -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_training_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
+    """Both in one folder, the second begun in the middle of the first."""
+    import threading
+
+    begun, may_go_on = threading.Event(), threading.Event()
+    slow, results = network(), list[TrainResult]()
+
+    def hold(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        begun.set()
+        may_go_on.wait(60)
+
+    handle = slow.register_forward_pre_hook(hold)
+    first = threading.Thread(target=lambda: results.append(train(tmp_path, network=slow)))
+    first.start()
+    assert begun.wait(60)
+    threading.Timer(0.5, may_go_on.set).start()
+    with pytest.warns(UserWarning, match=rf"being trained by process {os.getpid()} on .*; waiting for it"):
+        found = train(tmp_path)
+    first.join()
+    handle.remove()
+    assert found.card == results[0].card, "one training, found twice"
+    assert found.history == results[0].history
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(found.history)
+
+
+def test_tasks_of_slurm_that_do_not_know_of_one_another_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(RuntimeError, match=r"4 tasks.*torchrun"):
+        train(tmp_path)
+    assert train(tmp_path, engine="single").weights.is_file()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "MODEL_CARD.md", "weights-0.95.safetensors"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_every_file_of_a_finished_run_is_checked(tmp_path: Path, name: str, gone: bool) -> None:
+    config = replace(CONFIG, ema_decays=(0.6, 0.95))
+    train(tmp_path, config)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink() if gone else path.write_bytes(content)
+    with pytest.raises(checkpoints.DamagedFileError, match=name):
+        train(tmp_path, config)
 
 
 class Dropping(models.MLP):
@@ -331,7 +536,7 @@ def test_the_card_says_how_the_weights_were_made(tmp_path: Path) -> None:
     assert card["data"]["sha256"] == DIGITS.sha256
     assert f"| data sha256 | {DIGITS.sha256} |" in (tmp_path / "MODEL_CARD.md").read_text()
     assert card["training"]["steps"] == 11
-    assert card["loss"]["weighting"] == "Sigmoid(bias=2.0)"
+    assert card["loss"]["weighting"] == {"name": "Sigmoid", "bias": 2.0}
     assert models.build(**card["network"]).load_state_dict(network().state_dict())
 
 

@@ -65,7 +65,7 @@ class Row:
 
 def row(profile: profiles.Profile) -> Row:
     """The costs of one profile."""
-    recipe, launch = profile.training, profile.launch or profiles.Launch()
+    recipe, launch = profile.training.recipe, profile.launch or profiles.Launch()
     processes, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
     cost = costs.network_cost(network(profile))
     micro_batch = -(-recipe.batch_size // (processes * recipe.accumulate))

@@ -15,14 +15,14 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from paperlib import models, predictions
-from paperlib.companion import experiments, files, profiles
+from paperlib.companion import files, profiles
 from paperlib.companion.experiments import Experiment
 from paperlib.engine import checkpoints, evaluation
 from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.evaluation import Drawn, Evaluation, Reference
 from paperlib.engine.features import FeatureNetwork, classifier_of
 from paperlib.engine.inception import Inception, Mode
+from paperlib.engine.training import WEIGHTS
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
 
@@ -69,21 +69,23 @@ def judge(data: str, inception: bool, weights: Path | None = None, mode: Mode = 
 
 
 def networks(
-    profile: profiles.Profile, chosen: Sequence[Experiment], runs: Path, weights: Path | None = None
+    profile: profiles.Profile, chosen: Sequence[Experiment], weights: Path | None = None
 ) -> Iterator[Checkpoint]:
     """The network in a file of weights, or those of the chosen experiments, loaded one by one.
 
     Raises:
         FileNotFoundError: at once, when one of them has no weights.
     """
-    for path in [weights] if weights else [runs / one.name / experiments.WEIGHTS for one in chosen]:
-        checkpoints.read_card(path)
-    return iter([stored(weights, profile)]) if weights else (trained(one, runs) for one in chosen)
+    if weights:
+        return iter([stored(weights, profile)])
+    for one in chosen:
+        one.found()
+    return map(trained, chosen)
 
 
-def trained(one: Experiment, runs: Path) -> Checkpoint:
-    """The network of an experiment, from the folder of finished runs."""
-    network = one.load(runs)
+def trained(one: Experiment) -> Checkpoint:
+    """The network of an experiment."""
+    network = one.load()
     digest = checkpoints.tensors_sha256(network.state_dict())
     return Checkpoint(one.name, network.to(device()), one.prediction, digest)
 
@@ -94,31 +96,15 @@ def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
     Raises:
         ValueError: when the card does not say, or the network is one for other images than the profile's.
     """
-    card = checkpoints.read_card(path)
-    config = card.get("network", {})
-    if "image_shape" not in config:
-        raise ValueError(f"the card of {path} does not say how its network is built; it was not trained by paperlib.")
-    wanted, shape = profile.data.load("train").image_shape, tuple(config["image_shape"])
-    if shape != wanted:
+    network, prediction = checkpoints.load(path)
+    card, wanted = checkpoints.read_card(path), profile.data.load("train").image_shape
+    if network.image_shape != wanted:
         raise ValueError(
-            f"{path} makes images of shape {shape}, profile {profile.name!r} has {wanted}: choose the profile of its "
-            f"data, {card.get('data', {}).get('name', 'which the card does not name')}."
+            f"{path} makes images of shape {network.image_shape}, profile {profile.name!r} has {wanted}: choose the "
+            f"profile of its data, {card.get('data', {}).get('name', 'which the card does not name')}."
         )
-    network = models.build(**config | {"image_shape": shape})
-    checkpoints.load_weights(path, network)
-    predicts = _prediction(card, path, config["sigma_data"])
-    name = path.resolve().parent.name if path.name == experiments.WEIGHTS else path.stem
-    return Checkpoint(name, network.eval().to(device()), predicts, card["weights_sha256"])
-
-
-def _prediction(card: dict, path: Path, sigma_data: float) -> Prediction:
-    """The prediction that a card names, by the text that describes it there."""
-    known = [*predictions.PREDICTIONS.values(), predictions.get("F", sigma_data=sigma_data)]
-    found = {repr(prediction): prediction for prediction in known}
-    described = card.get("loss", {}).get("prediction")
-    if described not in found:
-        raise ValueError(f"the card of {path} names the prediction {described!r}; known are {', '.join(found)}.")
-    return found[described]
+    name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
+    return Checkpoint(name, network.to(device()), prediction, card["weights_sha256"])
 
 
 def draw(

@@ -129,16 +129,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from paperlib.companion import practice, profiles
+    from paperlib.companion import experiments, profiles
 
     profile = profiles.load(options.profile)
-    chosen = practice.select(profile, options.weighting, options.seed, options.pictures, options.arm)
-    practice.train(chosen, options.engine)
+    chosen = experiments.select(profile, options.weighting, options.seed, options.pictures, options.arm)
+    experiments.train(chosen, options.engine)
     return 0
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, files, practice, profiles
+    from paperlib.companion import assessment, experiments, files, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -146,8 +146,8 @@ def _sample(options: argparse.Namespace) -> int:
     sampling.get(sampler)
     if options.output and options.output.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {options.output}.")
-    chosen = practice.select(profile, options.weighting, options.seed, options.pictures)[:1]
-    one = next(assessment.networks(profile, chosen, practice.trained(profile), options.weights))
+    chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
+    one = next(assessment.networks(profile, chosen, options.weights))
     path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
     sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
     assessment.save(sheet, path)
@@ -156,7 +156,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, files, practice, profiles
+    from paperlib.companion import assessment, experiments, files, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -164,8 +164,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     for sampler in samplers:
         sampling.get(sampler)
     judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
-    chosen = practice.select(profile, options.weighting, options.seed)
-    networks = assessment.networks(profile, chosen, practice.trained(profile), options.weights)
+    chosen = experiments.select(profile, options.weighting, options.seed)
+    networks = assessment.networks(profile, chosen, options.weights)
     count = options.count or profile.sampling.count
     path = options.output or files.root() / "results/interactive" / profile.name / "evaluation.csv"
     judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))

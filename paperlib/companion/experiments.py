@@ -1,24 +1,26 @@
 """The experiments of a profile: which networks are trained, under which weightings and seeds, and where they lie.
 
 A profile states them once; the training notebook, the notebooks that read its weights and ``paperlib train`` all get
-them from here.  Every run of the grid has the same budget, and runs of one seed share their initialisation, their
-batches, their noise and their levels, so that differences between weightings are differences of paired runs.
+them from here, and what they load is the run whose key is that of the profile as it is now.  Every run of the grid has
+the same budget, and runs of one seed share their initialisation, their batches, their noise and their levels, so that
+differences between weightings are differences of paired runs.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import torch
 
 from paperlib import models, objectives, predictions
-from paperlib.companion import files, profiles, provenance
+from paperlib.companion import files, paths, profiles, provenance
 from paperlib.engine import checkpoints, data, training
 from paperlib.engine.parallel import EngineName
 from paperlib.models import ConditionedNetwork
@@ -28,12 +30,6 @@ from paperlib.weightings import Weighting
 
 if TYPE_CHECKING:
     from paperlib.companion.run import Run
-
-WEIGHTS = "weights.safetensors"
-FILES = ("log.jsonl", "MODEL_CARD.md", "weights-*.safetensors", WEIGHTS)
-"""What a finished run consists of."""
-RECIPE = {field.name for field in fields(training.TrainingConfig)}
-"""What a profile states of a recipe by the names that :class:`paperlib.engine.training.TrainingConfig` has for it."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,8 @@ class Experiment:
     @property
     def config(self) -> training.TrainingConfig:
         """The budget: that of the profile, or of its pictures."""
-        stated = self.profile.training.model_dump(include=RECIPE)
-        if self.pictures:
-            stated |= self._pictures.model_dump(include=RECIPE)
-        stated = {name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()}
-        return training.TrainingConfig(**stated | {"seed": self.seed})
+        recipe = self.profile.pictures_recipe if self.pictures else self.profile.training.recipe
+        return replace(recipe, seed=self.seed)
 
     def data(self, split: data.Split) -> data.ImageData:
         """A split of the profile's data."""
@@ -106,46 +99,72 @@ class Experiment:
             **self._model.options,
         )
 
-    def train(self, directory: Path, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
-        """Train it in ``directory``, go on there, or return what is finished there."""
+    # Its run ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def key(self) -> training.RunKey:
+        """What its run is known by."""
+        images = self.data("train")
+        with torch.device("meta"):  # no numbers are needed
+            network = self.network()
+        return training.run_key(network, self.loss, images, self.config)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained: a folder for runs of this name that differ in nothing but their number of steps."""
+        return paths.runs(self.profile.name) / f"{self.name}-{self.key.course[:12]}"
+
+    def train(self, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
+        """Train it in its folder, go on there, or return what is finished there."""
         card = {"profile": self.profile.name, "run": self.name, **provenance.revision(files.root())}
         return training.train(
             self.network(),
             self.loss,
             self.data("train"),
             self.config,
-            directory,
+            self.folder,
             card=card,
             progress=progress,
             engine=engine,
         )
 
-    def is_finished(self, directory: Path) -> bool:
-        """Whether ``directory`` holds the finished run of exactly this experiment."""
-        if not (directory / WEIGHTS).is_file():
-            return False
-        description = training.describe(self.network(), self.loss, self.data("train"), self.config)
-        return checkpoints.read_card(directory / WEIGHTS).get("key") == training.run_key(description)
+    def find(self, published: bool = True) -> Path | None:
+        """The folder of its finished run: trained here, or else come with the checkout; None where neither is its own.
 
-    def load(self, runs: Path) -> ConditionedNetwork:
-        """The trained network from the folder of finished runs, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: when there are no weights of this run.
+        What lies under its name and was trained otherwise, from an older state of the profile say, is not.
         """
+        candidates = [self.folder, paths.published_runs(self.profile.name) / self.name]
+        found = (folder for folder in candidates[: 1 + published] if training.finished_card(folder, self.key))
+        return next(found, None)
+
+    def found(self) -> Path:
+        """The same, or FileNotFoundError, which says what there is instead and what to run."""
+        if (folder := self.find()) is not None:
+            return folder
+        here = sorted(paths.runs(self.profile.name).glob(f"{self.name}-*"))
+        candidates = [*here, paths.published_runs(self.profile.name) / self.name]
+        others = [str(path.relative_to(files.root())) for path in candidates if (path / training.WEIGHTS).is_file()]
+        there = f"there are weights of other configurations: {', '.join(others)}" if others else "there are no weights"
+        which = "--pictures" if self.pictures else f"--arm {self.arm} --seed {self.seed}"
+        raise FileNotFoundError(
+            f"no finished run {self.name} of profile {self.profile.name!r} as it is now (key {self.key.key[:12]}); "
+            f"{there}. Run: paperlib train {self.profile.name} {which}"
+        )
+
+    def card(self) -> dict[str, Any]:
+        """The card of its finished run; FileNotFoundError where there is none."""
+        return checkpoints.read_card(self.found() / training.WEIGHTS)
+
+    def load(self) -> ConditionedNetwork:
+        """The trained network, in evaluation mode; FileNotFoundError where there is none."""
         network = self.network()
-        checkpoints.load_weights(runs / self.name / WEIGHTS, network)
+        checkpoints.load_weights(self.found() / training.WEIGHTS, network)
         return network.eval()
 
     @property
     def _model(self) -> profiles.Model:
-        return self._pictures.model if self.pictures else self.profile.model
-
-    @property
-    def _pictures(self) -> profiles.Pictures:
-        if self.profile.pictures is None:
-            raise ValueError(f"profile {self.profile.name!r} has no section 'pictures'; add one.")
-        return self.profile.pictures
+        pictures = self.profile.pictures if self.pictures else None
+        return pictures.model if pictures else self.profile.model
 
 
 def weighting(profile: profiles.Profile, label: str) -> Weighting:
@@ -191,6 +210,36 @@ def pictures(profile: profiles.Profile) -> Experiment:
     return Experiment(profile, profile.pictures.weighting, profile.pictures.seed, pictures=True)
 
 
+def select(
+    profile: profiles.Profile,
+    weighting: str | None = None,
+    seed: int | None = None,
+    larger: bool = False,
+    arm: str | None = None,
+) -> list[Experiment]:
+    """The experiments of a profile, all or those of one weighting, one seed; or the larger network for pictures.
+
+    ``arm`` names one arm of grid or ablation instead, all its seeds (:func:`arms`).
+
+    Raises:
+        ValueError: when there is none, naming the weightings and seeds there are.
+    """
+    if larger:
+        return [pictures(profile)]
+    if arm is not None:
+        known = arms(profile)
+        if arm not in known:
+            raise ValueError(f"profile {profile.name!r} has no arm {arm!r}; it has {', '.join(known)}.")
+        return [one for one in known[arm] if seed in (None, one.seed)]
+    chosen = [one for one in grid(profile) if weighting in (None, one.weighting) and seed in (None, one.seed)]
+    if not chosen:
+        raise ValueError(
+            f"profile {profile.name!r} trains no network with weighting {weighting!r} and seed {seed}; it has "
+            f"{', '.join(profile.training.weightings)} and seeds {', '.join(map(str, profile.training.seeds))}."
+        )
+    return chosen
+
+
 def shown(profile: profiles.Profile) -> list[Experiment]:
     """The networks whose samples are shown: the larger one for pictures; without one, a first seed of every weighting.
 
@@ -233,47 +282,56 @@ def still_falling(history: Sequence[Mapping[str, float]]) -> float:
     return 1 - mean(loss[-eighth:]) / mean(loss[:-quarter][-eighth:])
 
 
-def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
-    """Train in the cache of a notebook, and put the finished run under ``runs/`` of its results.
+def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:
+    """Train, go on with what was interrupted, pass over what is finished; each in its :attr:`Experiment.folder`.
 
-    What is finished already, in the cache or, for a reader, in the results that came with the checkout, is not trained
-    again.
+    A run that is asked to stop saves its state and raises
+    :class:`paperlib.engine.interruption.TrainingInterrupted`.  Under ``torchrun`` every process calls this, and the
+    first one speaks.
     """
-    work = _workplace(run, experiment)
-    result = experiment.train(work)
-    keep(work, run.directory / "runs" / experiment.name)
-    return result
+    first = os.environ.get("RANK", "0") == "0"
+    for one in chosen:
+        if first:
+            print(f"{one.name}: {one.config.steps} steps of {one.config.batch_size} images", flush=True)
+        with files.explained(one.folder):
+            result = one.train(progress=first, engine=engine)
+        if first:
+            print(f"{one.name}: {result.seconds:.0f} s of training → {one.folder}", flush=True)
 
 
 def train_all(run: "Run", experiments: Sequence[Experiment], processes: int) -> dict[str, training.TrainResult]:
-    """:func:`train_once` for many small networks, several at a time, one thread each; results by name.
+    """Train many small networks, several at a time, one thread each; results by name.
 
-    A network this small gains nothing from a second thread, but two of them train at once.
+    A network this small gains nothing from a second thread, but two of them train at once.  What is finished is not
+    trained again; for a reader who opens a notebook, that includes what came with the checkout.  The runs are copied
+    to ``runs/`` of the notebook's results, where they can be published with it.
     """
-    missing = [one for one in experiments if not one.is_finished(_workplace(run, one))]
-    jobs = (joblib.delayed(_train_alone)(one, run.cache / one.name) for one in missing)
+    missing = [one for one in experiments if one.find(published=not run.headless) is None]
+    jobs = (joblib.delayed(_train_alone)(one) for one in missing)
     finished = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(jobs) if missing else ()
     for number, (name, seconds) in enumerate(finished, 1):
         print(f"{number} of {len(missing)}: {name}, {seconds:.0f} s", flush=True)
-    return {one.name: train_once(run, one) for one in experiments}
+    return {one.name: _kept(run, one) for one in experiments}
 
 
-def _train_alone(experiment: Experiment, directory: Path) -> tuple[str, float]:
+def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
+    """The same for one network, with all threads and a bar."""
+    if experiment.find(published=not run.headless) is None:
+        experiment.train()
+    return _kept(run, experiment)
+
+
+def _train_alone(experiment: Experiment) -> tuple[str, float]:
     """What a process of :func:`train_all` does."""
     torch.set_num_threads(1)
-    return experiment.name, experiment.train(directory, progress=False).seconds
+    return experiment.name, experiment.train(progress=False).seconds
 
 
-def _workplace(run: "Run", experiment: Experiment) -> Path:
-    """The folder in the cache where an experiment is trained, with what came with the checkout already in it."""
-    work = run.cache / experiment.name
-    shipped = run.finished / "runs" / experiment.name if run.finished else None
-    if shipped and (shipped / WEIGHTS).is_file() and not (work / WEIGHTS).exists():
-        keep(shipped, work)
-    return work
-
-
-def keep(source: Path, destination: Path) -> None:
-    """Copy a finished run, the weights last: where they are, the run is whole."""
-    for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
-        files.write_whole(destination / file.name, partial(shutil.copyfile, file))
+def _kept(run: "Run", experiment: Experiment) -> training.TrainResult:
+    """A finished run, copied to the results, the weights last: where they are, the copy is whole."""
+    source, copy = experiment.found(), run.directory / "runs" / experiment.name
+    card = experiment.card()
+    for name in (*card["files"], training.WEIGHTS):
+        files.write_whole(copy / name, partial(shutil.copyfile, source / name))
+    history = training.read_log(source / training.LOG)
+    return training.TrainResult(experiment.load(), history, card["seconds"], source / training.WEIGHTS, card)

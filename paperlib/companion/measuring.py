@@ -10,19 +10,20 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
+import pandas as pd
 import torch
 from torch import Tensor
 
 from paperlib import elbo, quadrature
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import assessment, files, profiles, sources
-from paperlib.companion.experiments import WEIGHTS, Experiment, some
-from paperlib.engine import checkpoints, evaluation, features, likelihood, training
+from paperlib.companion import assessment, files, profiles
+from paperlib.companion.experiments import Experiment, some
+from paperlib.engine import evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, to_uint8
 from paperlib.engine.gradients import gradient_noise
 from paperlib.models import ConditionedNetwork
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from paperlib.companion.run import Run
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+VERSION = 1
+"""Number of the computation that turns a run into a row.  To be raised, by hand, by whoever changes it:
+tests/test_fingerprints.py fails until then, and says how."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,13 @@ class Measured:
 # One run -------------------------------------------------------------------------------------------------------------
 
 
-def measure(one: Experiment, runs: Path, how: Protocol) -> Measured:
-    """Everything about one trained network, from its weights and its log in the folder ``runs``.
+def measure(one: Experiment, how: Protocol) -> Measured:
+    """Everything about one trained network, from its weights and its log.
 
     Raises:
         FileNotFoundError: when there are no weights of this run.
     """
-    network, card = one.load(runs), checkpoints.read_card(runs / one.name / WEIGHTS)
+    network, card = one.load(), one.card()
     loss = learned(one.loss, card)
     nodes = panels(one, how).nodes
     errors: dict[str, list[float]] = {
@@ -124,7 +129,7 @@ def measure(one: Experiment, runs: Path, how: Protocol) -> Measured:
     }
     row = {**identity(one), "seconds": card["seconds"], "importance": loss.largest_importance()[1]}
     row |= _distances(one, network) | _gradients(one, network, loss, how)
-    losses = {str(line["step"]): line["loss"] for line in training.read_log(runs / one.name / training.LOG)}
+    losses = {str(line["step"]): line["loss"] for line in training.read_log(one.found() / training.LOG)}
     return Measured(row, errors, losses, _density(loss.schedule))
 
 
@@ -142,8 +147,7 @@ def identity(one: Experiment) -> dict[str, Any]:
 def learned(loss: WeightedLoss, card: Mapping[str, Any]) -> WeightedLoss:
     """The loss with the schedule as the run left it, which only an adaptive one has learned."""
     if isinstance(loss.schedule, AdaptiveSchedule):
-        state = {name: torch.tensor(value, dtype=torch.float64) for name, value in card["learned_schedule"].items()}
-        loss.schedule.load_state_dict(state)
+        training.relearn(loss.schedule, card["learned_schedule"])
     return loss
 
 
@@ -207,15 +211,16 @@ def _density(schedule: NoiseSchedule) -> list[float]:
 # All runs ------------------------------------------------------------------------------------------------------------
 
 
-def measure_all(
-    run: "Run", experiments: Sequence[Experiment], runs: Path, how: Protocol, processes: int
-) -> list[Measured]:
+def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> list[Measured]:
     """:func:`measure` for many runs, several at a time, one thread each; what was measured already is kept.
 
     A run that is not there is left out: the rows say which ones are.
+
+    Raises:
+        FileNotFoundError: when there is none at all, saying what to run.
     """
-    there = [one for one in experiments if (runs / one.name / WEIGHTS).is_file()]
-    jobs = (joblib.delayed(_measured)(one, runs, how, run.cache / "measured") for one in there)
+    there = [one for one in experiments if one.find() is not None] or [one for one in experiments[:1] if one.found()]
+    jobs = (joblib.delayed(_measured)(one, how, run.cache / "measured") for one in there)
     found = joblib.Parallel(n_jobs=processes, return_as="generator")(jobs)
     return [_told(one, number, len(there)) for number, one in enumerate(found, 1)]
 
@@ -225,23 +230,60 @@ def _told(measured: Measured, number: int, of: int) -> Measured:
     return measured
 
 
-def _measured(one: Experiment, runs: Path, how: Protocol, folder: Path) -> Measured:
+def _measured(one: Experiment, how: Protocol, folder: Path) -> Measured:
     """What a process of :func:`measure_all` does: look it up, or measure it and write it down."""
     torch.set_num_threads(1)
-    path = folder / f"{_key(one, runs, how)}.json"
+    path = folder / f"{key(one, how)}.json"
     if not path.is_file():
-        files.write_text(path, json.dumps(asdict(measure(one, runs, how))))
+        files.write_text(path, json.dumps(asdict(measure(one, how))))
     return Measured(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _key(one: Experiment, runs: Path, how: Protocol) -> str:
-    """What a measurement depends on: the run, the protocol, the profile's sampling, and the code that measures."""
-    card = checkpoints.read_card(runs / one.name / WEIGHTS)
-    whole = [card["key"], asdict(how), one.profile.sampling.model_dump(mode="json"), _code()]
+def key(one: Experiment, how: Protocol) -> str:
+    """What a measurement depends on: run, data, protocol, the profile's sampling, the number of the computation."""
+    sampling, data = one.profile.sampling.model_dump(mode="json"), [one.data(split).sha256 for split in SPLITS]
+    whole = [VERSION, one.key.key, data, asdict(how), sampling]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@cache
-def _code() -> str:
-    measuring = "from paperlib.engine import evaluation, features, gradients, likelihood"
-    return sources.digest([Path(__file__), *sources.dependencies(measuring)])
+# Tables --------------------------------------------------------------------------------------------------------------
+
+INDICES = {"measured": [0], "errors": [0, 1], "losses": [0], "densities": [0]}
+"""Tables, and which of their columns are the index."""
+
+
+def frames(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> dict[str, pd.DataFrame]:
+    """What :func:`measure_all` finds, as tables that are also written to ``tables/`` of the notebook's results.
+
+    A reader who opens the notebook without the networks gets the tables that came with the checkout.
+
+    Args:
+        run: the notebook's.
+        experiments: the runs to measure.
+        how: the protocol.
+        processes: how many are measured at once.
+
+    Returns:
+        ``measured``: :attr:`Measured.row` by run; ``errors``: by run and split, a column a node; ``losses``: by step, a
+        column a run; ``densities``: by bin, a column a run with an adaptive schedule.
+
+    Raises:
+        FileNotFoundError: when there are neither networks nor tables, saying what to run.
+    """
+    source = run.finished / "tables" if run.finished else run.directory / "tables"
+    if run.finished is None:
+        for name, frame in _framed(measure_all(run, experiments, how, processes)).items():
+            files.write_text(source / f"{name}.csv", frame.to_csv())
+    return {name: pd.read_csv(source / f"{name}.csv", index_col=index) for name, index in INDICES.items()}
+
+
+def _framed(found: Sequence[Measured]) -> dict[str, pd.DataFrame]:
+    by_run = {one.row["run"]: one for one in found}
+    errors = {(name, split): values for name, one in by_run.items() for split, values in one.errors.items()}
+    densities = {name: one.density for name, one in by_run.items() if one.density}
+    return {
+        "measured": pd.DataFrame([one.row for one in found]).set_index("run"),
+        "errors": pd.DataFrame(errors.values(), pd.MultiIndex.from_tuples(errors, names=["run", "split"])),
+        "losses": pd.DataFrame({name: one.losses for name, one in by_run.items()}).rename_axis("step"),
+        "densities": pd.DataFrame(densities).rename_axis("bin"),
+    }

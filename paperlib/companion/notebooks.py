@@ -11,7 +11,7 @@ from typing import Any
 from paperlib.companion import files, paths, provenance, sources
 
 TRAINING = "07_train"
-"""The notebook that trains; ``paperlib train`` and the workflow's jobs leave their runs where it looks."""
+"""The notebook that trains."""
 
 
 def names() -> list[str]:
@@ -27,9 +27,8 @@ def path(name: str) -> Path:
 
 
 def cache_path(profile: str, notebook: str) -> Path:
-    """A folder for what outlives a run of a notebook, which belongs to one version of the code that training depends on
-    (:func:`sources.training_digest`): after a change there nothing old is found."""
-    return paths.cache(profile, notebook) / sources.training_digest()
+    """A folder for what outlives a run of a notebook, which names it there by what it depends on."""
+    return paths.cache(profile, notebook) / "kept"
 
 
 def fingerprint(directory: Path) -> str:

@@ -1,11 +1,12 @@
 """Where things lie in a checkout; no other module spells these folders.
 
-=========================================== ========================================================================
-``results/<profile>/<notebook>/``           published: tracked, and changed by ``make publish`` alone
-``results/local/<profile>/<notebook>/``     what ``paperlib reproduce`` made here
+============================================= ======================================================================
+``results/<profile>/<notebook>/``             published: tracked, and changed by ``make publish`` alone
+``results/local/<profile>/<notebook>/``       what ``paperlib reproduce`` made here
 ``results/interactive/<profile>/<notebook>/`` a notebook opened in JupyterLab, and ``paperlib run``
-``.cache/<profile>/<notebook>/``            stamps, and what a failed run left
-=========================================== ========================================================================
+``.cache/<profile>/<notebook>/``              stamps, and what a failed run left
+``.cache/runs/<profile>/<run>/``              networks that were trained here
+============================================= ======================================================================
 
 Git ignores all but the first.
 """
@@ -61,3 +62,14 @@ def failed(profile: str, notebook: str) -> Path:
 def shown(path: Path) -> str:
     """A path as messages show it: relative to the checkout where it lies there."""
     return path.relative_to(files.root()).as_posix() if path.is_relative_to(files.root()) else str(path)
+
+
+def runs(profile: str) -> Path:
+    """The networks that were trained here, one a folder, whoever asked for it: ``paperlib train``, a notebook, a job of
+    the workflow."""
+    return files.root() / ".cache" / "runs" / profile
+
+
+def published_runs(profile: str) -> Path:
+    """The networks that came with the checkout, one a folder."""
+    return published(profile, "07_train") / "runs"

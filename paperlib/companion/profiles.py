@@ -5,26 +5,39 @@ its threads and the notebooks whose results it reads.  It is checked whole befor
 type, an impossible value, an unknown weighting is refused with file and line.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import MISSING, asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    create_model,
+    model_validator,
+)
+from pydantic_core import core_schema
 from torch import Tensor
 
 from paperlib import models, objectives, predictions, schedules
 from paperlib.companion import documents, files
 from paperlib.engine import data, sampling
+from paperlib.engine.recipe import TrainingConfig
 from paperlib.schedules import NoiseSchedule
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+"""What names a weighting or a schedule: it becomes part of a path."""
 
 
 class Section(BaseModel):
@@ -121,47 +134,67 @@ class Block(Section):
     schedules: list[str] = Field(min_length=1)
 
 
-def _require_labels(what: str, wanted: list[str], known: Iterable[str]) -> None:
-    for label in wanted:
-        if label not in known:
-            raise ValueError(f"ablation: no {what} {label!r}; choose one of {', '.join(known) or '(there are none)'}.")
+@dataclass(frozen=True)
+class FieldsOf:
+    """Annotation of the library's :class:`TrainingConfig` in a profile: its fields, types, bounds, and no others.
+
+    Args:
+        partial: some of its fields, as a dictionary; else all that have no default, as a TrainingConfig.
+    """
+
+    partial: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        fields: dict[str, Any] = {
+            field.name: (
+                Annotated[_lenient(field.type), _bounded(field.name)],
+                None if self.partial else ... if field.default is MISSING else field.default,
+            )
+            for field in dataclasses.fields(TrainingConfig)
+            if field.name != "seed"  # a profile has several
+        }
+        model = create_model("Recipe", __base__=Section, **fields)
+
+        def made(found: BaseModel) -> Any:
+            given = {name: getattr(found, name) for name in found.model_fields_set}
+            return given if self.partial else TrainingConfig(**given)
+
+        plain = core_schema.plain_serializer_function_ser_schema(lambda it: it if self.partial else asdict(it))
+        return core_schema.no_info_after_validator_function(made, handler(model), serialization=plain)
+
+
+def _lenient(kind: Any) -> Any:
+    """The type, a list being as good as a tuple: YAML has no other."""
+    return Annotated[kind, Field(strict=False)] if get_origin(kind) is tuple else kind
+
+
+def _bounded(name: str) -> AfterValidator:
+    """Refuse, in its own line, a value that :class:`TrainingConfig` refuses."""
+
+    def check(value: Any) -> Any:
+        TrainingConfig(**{"steps": 1, name: value})
+        return value
+
+    return AfterValidator(check)
 
 
 class Training(Section):
-    """Equal budget for every run: steps, batch, learning rate; see ``engine.training.TrainingConfig``.
+    """Equal budget for every run: its ``recipe``.
 
     The grid of a profile is weightings × seeds, all under ``schedule``.  ``ablation`` adds further runs: products of
     weightings, predictions and the ``schedules`` that are named for it.
     """
 
     schedule: Choice
-    weightings: dict[str, WeightingChoice] = Field(min_length=1)
-    schedules: dict[str, Choice] = {}
+    weightings: dict[Label, WeightingChoice] = Field(min_length=1)
+    schedules: dict[Label, Choice] = {}
     ablation: list[Block] = []
-    seeds: list[int] = Field(min_length=1)
-    steps: Count
-    batch_size: Count
-    accumulate: Count = 1
-    learning_rate: Positive
-    betas: list[Fraction] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    warmup_steps: int = Field(default=0, ge=0)
-    ema_decays: list[Fraction] = Field(default=[0.999], min_length=1)
-    grad_clip: Positive = 1.0
-    label_dropout: Fraction = 0.1
-    horizontal_flip: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: Count = 1000
-    keep_states: Count = 2
-    log_every: Count = 50
-    workers: int = Field(default=0, ge=0)
+    seeds: list[Seed] = Field(min_length=1)
+    recipe: Annotated[TrainingConfig, FieldsOf()]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps}).")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size}).")
+        _require_fit(self.recipe)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ from one another, got {self.seeds}.")
         return self
@@ -181,16 +214,19 @@ class Training(Section):
         return self
 
 
+def _require_fit(recipe: TrainingConfig) -> None:
+    if recipe.warmup_steps > recipe.steps:
+        raise ValueError(f"warmup_steps ({recipe.warmup_steps}) must not exceed steps ({recipe.steps}).")
+    recipe.micro_batch(processes=1)
+
+
 class Pictures(Section):
-    """One larger network whose samples are shown; what is not stated here is as in ``training``."""
+    """One larger network whose samples are shown; what its recipe does not state is as in ``training``."""
 
     model: Model
     weighting: str
-    seed: int = 0
-    steps: Count
-    batch_size: Count
-    learning_rate: Positive
-    ema_decays: list[Fraction] = Field(min_length=1)
+    seed: Seed = 0
+    recipe: Annotated[dict[str, Any], FieldsOf(partial=True)]
 
 
 class Sampling(Section):
@@ -201,8 +237,8 @@ class Sampling(Section):
     steps: Count
     count: Count
     batch_size: Count = 500
-    guidance: float = Field(default=1.0, ge=0)
-    seed: int = 0
+    guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    seed: Seed = 0
 
     def levels(self) -> Tensor:
         """The log-SNR that a sampler walks through, increasing; shape (steps + 1,)."""
@@ -247,13 +283,15 @@ class Profile(Section):
     pictures: Pictures | None = None
     sampling: Sampling
     launch: Launch | None = None
-    notebooks: dict[str, Notebook] = Field(min_length=1)
+    notebooks: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Notebook] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known_weighting(self) -> "Profile":
         known = self.training.weightings
         if self.pictures and self.pictures.weighting not in known:
             raise ValueError(f"pictures: no weighting {self.pictures.weighting!r}; choose one of {', '.join(known)}.")
+        if self.pictures:
+            _require_fit(self.pictures_recipe)
         return self
 
     @model_validator(mode="after")
@@ -278,6 +316,17 @@ class Profile(Section):
                         f"{', '.join(names[:position]) or 'there are none'}."
                     )
         return self
+
+    @property
+    def pictures_recipe(self) -> TrainingConfig:
+        """The recipe of the network for pictures: the shared one, with what its section states.
+
+        Raises:
+            ValueError: when the profile has no such network.
+        """
+        if self.pictures is None:
+            raise ValueError(f"profile {self.name!r} has no section 'pictures'; add one.")
+        return replace(self.training.recipe, **self.pictures.recipe)
 
     def notebook(self, name: str) -> dict[str, Value]:
         """The parameters of a notebook, ``profile`` included.

@@ -1,6 +1,5 @@
 """Where a result came from: ``manifest.json`` beside it, and the check that it is still that result."""
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import torch
 
 from paperlib.companion import files
 from paperlib.companion.paths import MANIFEST
+from paperlib.engine.files import file_sha256 as sha256
 
 PACKAGES = [
     *("diffusion-objectives", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid"),
@@ -24,12 +24,6 @@ PACKAGES = [
     *("matplotlib", "sympy", "pydantic", "papermill", "nbclient", "ipykernel", "jupytext", "snakemake"),
 ]
 """Packages whose versions a manifest states; all others follow from the hash of the lock."""
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hashes(directory: Path) -> dict[str, str]:

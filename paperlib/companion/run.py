@@ -42,10 +42,7 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        """A folder that outlives the run, for finished training runs and their checkpoints; git ignores it.
-
-        See :func:`notebooks.cache_path`.  Within it the notebook names its entries by what they depend on.
-        """
+        """A folder that outlives the run; git ignores it.  The notebook names its entries by what they depend on."""
         folder = notebooks.cache_path(self.profile, self.notebook)
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 
-@cache
-def training_digest() -> str:
-    """Twelve hex digits that stand for the code that a training run depends on: networks, objectives, the loop."""
-    return digest(dependencies("from paperlib import models\nfrom paperlib.engine import training"))[:12]
-
-
 def digest(files: Iterable[Path]) -> str:
     """SHA-256 over the code of Python files, docstrings and comments left out."""
     total = hashlib.sha256()

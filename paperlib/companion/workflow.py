@@ -26,6 +26,7 @@ from tabulate import tabulate
 
 from paperlib.companion import claims, files, notebooks, paths, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
+from paperlib.engine import training
 from paperlib.engine.interruption import STOPPING
 
 READS = ("claims.yaml",)
@@ -38,9 +39,8 @@ def stamp(profile: str, notebook: str) -> str:
 
 
 def training_stamp(profile: str, arm: str) -> str:
-    """The stamp of an arm that is trained, relative to the checkout; it belongs to one version of the training code."""
-    folder = notebooks.cache_path(profile, notebooks.TRAINING).relative_to(files.root())
-    return (folder / "trained" / arm).as_posix()
+    """The stamp of an arm that is trained, relative to the checkout."""
+    return (paths.runs(profile) / f"{arm}.trained").relative_to(files.root()).as_posix()
 
 
 def training_command(profile: profiles.Profile, arm: str) -> str:
@@ -71,7 +71,7 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
 
 def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
     """The same of a training job, which no notebook has a part in."""
-    return {"library": sources.training_digest(), "values": _digest(profile.shared)}
+    return {"version": str(training.VERSION), "values": _digest(profile.shared)}
 
 
 def _digest(values: dict[str, Any]) -> str:

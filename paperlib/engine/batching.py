@@ -61,14 +61,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device; from pinned memory without waiting for the copy."""
-        index, images, labels = (
-            tensor.to(device, non_blocking=True) for tensor in (self.index, self.images, self.labels)
-        )
-        return Batch(index, images, labels)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
     def pinned(self) -> "Batch":
         """The batch in page-locked memory, from which a GPU copies by itself."""
-        return Batch(self.index.pin_memory(), self.images.pin_memory(), self.labels.pin_memory())
+        return Batch(*(tensor.pin_memory() for tensor in vars(self).values()))
 
 
 def gather(data: ImageData, index: Tensor) -> Batch:

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paperlib import models, predictions
 from paperlib.engine.files import write_bytes, write_text
+from paperlib.models import ConditionedNetwork
+from paperlib.predictions import Prediction
 
 
 class DamagedFileError(ValueError):
@@ -50,16 +53,24 @@ def save_weights(
         dtype: type to round floating-point weights to, for example torch.bfloat16; None keeps theirs.
 
     Returns:
-        The hash of the weights, which is in the file's card too, as ``weights_sha256``.
+        The hash of the weights, which is in the file's card too, as ``weights_sha256``; beside it ``card_sha256`` is
+        that of all other entries of the card.
     """
     from safetensors.torch import save
 
     named = weights.state_dict() if isinstance(weights, nn.Module) else weights
     tensors = {name: _rounded(tensor, dtype) for name, tensor in named.items()}
     digest = tensors_sha256(tensors)
-    text = json.dumps({**card, "weights_sha256": digest}, ensure_ascii=False, sort_keys=True)
+    whole = {**card, "weights_sha256": digest}
+    text = json.dumps(whole | {"card_sha256": card_sha256(whole)}, ensure_ascii=False, sort_keys=True)
     write_bytes(path, save(tensors, metadata={"card": text}))
     return digest
+
+
+def card_sha256(card: Mapping[str, Any]) -> str:
+    """Hash of a card but for this entry of its own."""
+    content = {name: value for name, value in card.items() if name != "card_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -76,12 +87,17 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    _require_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; train the network first, or correct the path.")
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["card"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise damaged(path, "weights with a card in safetensors format") from error
+            card = json.loads((file.metadata() or {})["card"])
+        whole = card["card_sha256"] == card_sha256(card)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, "weights with a card, as paperlib writes them") from error
+    if not whole:
+        raise damaged(path, "weights whose card is as it was written (its hash differs)")
+    return card
 
 
 def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
@@ -95,30 +111,75 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
         DamagedFileError: when the file is truncated or corrupt, or not one that :func:`save_weights` wrote.
         ValueError: when the weights do not fit the network; the message names the first that does not.
     """
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     card = read_card(path)
-    tensors = load(path.read_bytes())
+    tensors = load_file(path)
     if tensors_sha256(tensors) != card.get("weights_sha256"):
         raise damaged(path, "the weights that its card describes (their hash differs)")
-    _require_fit(path, tensors, network.state_dict())
+    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
+    _require_fit(path, found, wanted)
     _assign(network, tensors)
     return card
 
 
-def _require_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
+    """The network in a file of weights, in evaluation mode on the CPU, and what it predicts: its card says both.
+
+    Nothing large is made before the file is known to hold it: sizes are compared on the meta device.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
+        ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
+    """
+    path = Path(path)
+    card, shapes = read_card(path), _shapes(path)
+    try:
+        config, described = dict(card["network"]), dict(card["loss"]["prediction"])
+        config["image_shape"] = tuple(config["image_shape"])
+        largest = max(len(shapes), *config["image_shape"], *(side for shape in shapes.values() for side in shape))
+        if any(number > largest for number in _whole_numbers(list(config.values()))):
+            raise ValueError(f"{config} is larger than what is in the file")
+        kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
+        prediction = kinds[described.pop("name")](**described)
+        with torch.device("meta"):
+            network = models.build(**config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the card of {path} does not describe a network and a prediction that paperlib can build "
+            f"({type(error).__name__}: {error}); it was not trained by paperlib, or with a network of your own: build "
+            f"that yourself and call load_weights."
+        ) from error
+    _require_fit(path, shapes, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    load_weights(path, network.to_empty(device="cpu"))
+    return network.eval(), prediction
+
+
+def _whole_numbers(values: list[Any]) -> Iterator[int]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _whole_numbers(list(value))
+        elif isinstance(value, int):
+            yield value
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a file, from its header."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def _require_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(found.keys() | wanted.keys()):
-        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (found, wanted)]
+        shapes = [sizes.get(name, "nothing") for sizes in (found, wanted)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path} does not fit the network: {name} is {shapes[0]} in the file, {shapes[1]} in the network. "
                 f"Build the network with the options in the file's card (checkpoints.read_card)."
             )
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; train the network first, or correct the path.")
 
 
 @torch.no_grad()

@@ -69,7 +69,17 @@ ALONE = Group()
 
 
 def launched() -> int:
-    """How many processes ``torchrun`` started; 1 without it."""
+    """How many processes ``torchrun`` started; 1 without it.
+
+    Raises:
+        RuntimeError: for tasks of SLURM that do not know of one another, each of which would train the same.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks > 1 and "WORLD_SIZE" not in os.environ:
+        raise RuntimeError(
+            f"SLURM started {tasks} tasks that do not know of one another: start one torchrun a machine (srun "
+            f"--ntasks-per-node=1 torchrun --nproc-per-node=N …), or train with the engine 'single'."
+        )
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -14,7 +14,7 @@ from paperlib.engine.data import ImageData, to_uint8
 from paperlib.engine.features import FeatureNetwork
 from paperlib.engine.gathering import KEEP, FeatureStatistics, Gathered, Score, Seen
 from paperlib.engine.metrics import frechet_distance, kid, precision_recall
-from paperlib.engine.training import seeded
+from paperlib.engine.randomness import seeded
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse

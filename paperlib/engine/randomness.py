@@ -32,7 +32,7 @@ def seeded(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """One number for each example of a global batch; on the CPU, each of shape (B,).
+    """One number for each example of a global batch; drawn on the CPU, each of shape (B,).
 
     Attributes:
         t: times in [0, 1), of low discrepancy over the whole batch.
@@ -51,6 +51,12 @@ class Draws:
         t = low_discrepancy_time(batch_size, generator=generator, dtype=dtype)
         flip = torch.rand(batch_size, generator=generator) < 0.5
         return cls(t, flip, torch.rand(batch_size, generator=generator))
+
+    def to(self, device: torch.device) -> "Draws":
+        """The draws on a device; a GPU copies them by itself, nobody waits."""
+        if device.type == "cpu":
+            return self
+        return Draws(*(drawn.pin_memory().to(device, non_blocking=True) for drawn in vars(self).values()))
 
 
 def noise(

@@ -1,22 +1,35 @@
-"""How a network is trained, as values: the recipe, and what a run is known by."""
+"""How a network is trained, as values: the recipe, and what a run is known by.
+
+The *key* of a run is a hash of all that decides what comes of it: network, starting weights, loss, data, recipe, as
+plain values, and :data:`VERSION`, the number of the computation.  What is at its default is left out, so that a new
+field renames no run.  The *course* of a run is the same without the number of steps: a longer run goes on where a
+shorter one of its course stopped.
+"""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from paperlib import models
 from paperlib.checks import require_positive
+from paperlib.engine.checkpoints import tensors_sha256
 from paperlib.engine.data import ImageData
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
 
 Precision = Literal["fp32", "bf16"]
 
-HOUSEKEEPING = ("accumulate", "workers", "checkpoint_every", "keep_states")
+VERSION = 1
+"""Number of the computation that turns a configuration into weights.  To be raised, by hand, by whoever changes it or a
+default of a recipe, loss or network: tests/test_fingerprints.py fails until then, and says how."""
+
+HOUSEKEEPING = ("accumulate", "workers", "checkpoint_every", "keep_states", "extendable", "log_every")
 """Fields of a recipe that say how a machine gets through it, and not what comes of it."""
 
 
@@ -41,6 +54,7 @@ class TrainingConfig:
         weights_precision: type of the weights in the finished files.
         checkpoint_every: steps between states.
         keep_states: states to keep.
+        extendable: whether the last state of a finished run is kept, so that more steps can go on from it.
         log_every: steps between lines of the log.
         workers: threads that fetch images ahead.
 
@@ -64,6 +78,7 @@ class TrainingConfig:
     weights_precision: Precision = "bf16"
     checkpoint_every: int = 1000
     keep_states: int = 2
+    extendable: bool = False
     log_every: int = 50
     workers: int = 0
 
@@ -73,10 +88,15 @@ class TrainingConfig:
         for name in ("checkpoint_every", "keep_states", "log_every"):
             require_positive(name, getattr(self, name))
         for name in ("weight_decay", "warmup_steps", "seed", "workers"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
-        for name in ("ema_decays", "betas", "label_dropout"):
-            _require_shares(name, getattr(self, name))
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)!r}.")
+        for name, shares in (
+            ("ema_decays", self.ema_decays),
+            ("betas", self.betas),
+            ("label_dropout", (self.label_dropout,)),
+        ):
+            if not all(0 <= share < 1 for share in shares):
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
         for name in ("precision", "weights_precision"):
             if getattr(self, name) not in ("fp32", "bf16"):
                 raise ValueError(f"{name} must be fp32 or bf16, got {getattr(self, name)!r}.")
@@ -105,50 +125,6 @@ class TrainingConfig:
         return size
 
 
-def _require_shares(name: str, value: float | tuple[float, ...]) -> None:
-    """Refuse what lies outside [0, 1)."""
-    for share in value if isinstance(value, tuple | list) else (value,):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}.")
-
-
-def describe(
-    network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig
-) -> dict[str, Any]:
-    """All that a run depends on, as plain values; the card of its weights begins with it.
-
-    The number of processes, micro-batches and states is not part of it: a run may go on with others.
-
-    Raises:
-        ValueError: when the loss cannot be told from another by its description.
-    """
-    parts = {name: repr(getattr(loss, name)) for name in ("weighting", "schedule", "prediction")}
-    for name, text in parts.items():
-        if " at 0x" in text:
-            raise ValueError(
-                f"the {name} {text} is known by its address in memory alone, so its run could not be found again. "
-                f"Write it as a frozen dataclass with its formula, as those in paperlib.{name}s are."
-            )
-    return {
-        "network": getattr(network, "config", None) or _shapes(network),
-        "loss": parts,
-        "data": {"name": data.name, "images": len(data), "sha256": data.sha256},
-        "training": {name: value for name, value in asdict(config).items() if name not in HOUSEKEEPING},
-    }
-
-
-def _shapes(network: nn.Module) -> dict[str, Any]:
-    """What there is to say of a network that :func:`paperlib.models.build` did not make."""
-    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    return {"name": type(network).__name__, "shapes": shapes}
-
-
-def run_key(description: Mapping[str, Any]) -> str:
-    """Hash of a description: two runs of the same key are the same run."""
-    text = json.dumps(description, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def loss_scale(loss: WeightedLoss, dimensions: int, points: int = 4001) -> float:
     """½ D ∫ w dλ, the loss of a network that predicts ε = 0 and so has an error of D at every level.
 
@@ -156,3 +132,134 @@ def loss_scale(loss: WeightedLoss, dimensions: int, points: int = 4001) -> float
     """
     grid = torch.linspace(*loss.schedule.ends, points, dtype=torch.float64)
     return 0.5 * dimensions * torch.trapezoid(loss.weighting(grid), grid).item()
+
+
+# What a run is known by ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What a run is known by, two hashes in hex.
+
+    Attributes:
+        key: of everything: two runs of the same key are the same run.
+        course: of everything but the number of steps.
+    """
+
+    key: str
+    course: str
+
+
+def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig) -> RunKey:
+    """The key of a run from what it is given, before it begins.
+
+    A network on the meta device stands for the one that :func:`models.build` makes elsewhere.
+
+    Number of processes, micro-batches, states and lines of the log are not part of it: a run may go on with others.
+
+    Raises:
+        ValueError: when a part cannot be told from another by plain values.
+    """
+    training = _stated(config, whole=False)
+    course = {
+        "version": VERSION,
+        "network": _network(network),
+        "loss": {part: _stated(getattr(loss, part), whole=False) for part in ("weighting", "schedule", "prediction")},
+        "data": {"sha256": data.sha256, "levels": data.levels},
+        "training": {name: value for name, value in training.items() if name not in (*HOUSEKEEPING, "steps")},
+    }
+    return RunKey(_hash([course, config.steps]), _hash(course))
+
+
+def describe(
+    network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig
+) -> dict[str, Any]:
+    """The configuration of a run for people and for :func:`checkpoints.load`: plain values, none left out."""
+    return {
+        "network": getattr(network, "config", None) or {"name": type(network).__qualname__},
+        "initial_seed": getattr(network, "initial_seed", None),
+        "loss": {part: _stated(getattr(loss, part)) for part in ("weighting", "schedule", "prediction")},
+        "data": {name: value for name, value in data.provenance().items() if value not in ("", None)},
+        "training": {name: value for name, value in asdict(config).items() if name not in HOUSEKEEPING},
+    }
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _stated(value: Any, whole: bool = True) -> Any:
+    """A value as JSON holds it: of an object, the name of its class and what it was made with.
+
+    Args:
+        value: a number, a string, a tensor, a collection, or an object whose attributes are named as the parameters of
+            its class.
+        whole: also what is at its default.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and not whole else value
+    if isinstance(value, Tensor | list | tuple):
+        items = value.tolist() if isinstance(value, Tensor) else value
+        return [_stated(item, whole) for item in items] if isinstance(items, list | tuple) else _stated(items, whole)
+    if isinstance(value, Mapping):
+        return {str(name): _stated(item, whole) for name, item in value.items()}
+    made_of = {} if inspect.isroutine(value) else inspect.signature(type(value)).parameters
+    if inspect.isroutine(value) or any(not hasattr(value, name) for name in made_of):
+        raise ValueError(
+            f"{value!r} cannot be told from another by the values that it is made of, so its run could not be found "
+            f"again. Write it as a frozen dataclass with its formula, as those in paperlib.weightings are."
+        )
+    found = {name: _stated(getattr(value, name), whole) for name in made_of}
+    if not whole:
+        found = {name: item for name, item in found.items() if item != _default(made_of[name])} | _code({type(value)})
+    return {"name": type(value).__name__, **found}
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """The default of a parameter as :func:`_stated` has it; for one without, what equals nothing."""
+    return object() if parameter.default is parameter.empty else _stated(parameter.default, whole=False)
+
+
+def _network(network: nn.Module) -> dict[str, Any]:
+    """What a network is, and how its weights begin: by the seed of :func:`models.build`, or their hash."""
+    config = dict(getattr(network, "config", {}))
+    if config:
+        taken = inspect.signature(models.MODELS[config["name"]]).parameters
+        stated = {name: _stated(value, whole=False) for name, value in config.items()}
+        made = {name: value for name, value in stated.items() if name not in taken or value != _default(taken[name])}
+    else:
+        made = {"name": type(network).__qualname__, "modules": str(network)}
+    seed = getattr(network, "initial_seed", None)
+    on_meta = next(network.parameters()).is_meta
+    as_built = seed is not None and (on_meta or _equal(network, models.build(**config, seed=seed)))
+    start = {"seed": seed} if as_built else {"weights": tensors_sha256(network.state_dict())}
+    return made | _code({type(module) for module in network.modules()}) | start
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of one architecture have the same weights, in the same type."""
+    theirs = other.state_dict()
+    return all(
+        value.dtype == theirs[name].dtype and torch.equal(value.cpu(), theirs[name])
+        for name, value in one.state_dict().items()
+    )
+
+
+def _code(classes: set[type]) -> dict[str, Any]:
+    """What else tells classes from others: nothing for paperlib's own and torch's, see :data:`VERSION`.
+
+    Of a user's class it is the attribute ``version``, or else a hash of its source.
+    """
+    found = {}
+    for kind in classes:
+        if kind.__module__.split(".")[0] not in ("paperlib", "torch"):
+            try:
+                found[kind.__qualname__] = getattr(kind, "version", None) or _hash(inspect.getsource(kind))
+            except (OSError, TypeError) as error:
+                raise ValueError(
+                    f"the source of {kind.__qualname__} cannot be read, so a run with it could not be told from one "
+                    f"with another. Give the class an attribute: version = 1."
+                ) from error
+    return {"code": found} if found else {}

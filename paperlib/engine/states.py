@@ -28,9 +28,9 @@ from torch import Tensor
 
 from paperlib.engine.checkpoints import DamagedFileError, damaged
 from paperlib.engine.distributed import ALONE, Group
-from paperlib.engine.files import explained, flush, write_text
+from paperlib.engine.files import explained, file_sha256, flush, write_text
 
-FORMAT = "paperlib training state 2"
+FORMAT = "paperlib training state 3"
 NAME = re.compile(r"step_(\d{9})")
 INDEX, VALUES = "index.json", "state.json"
 
@@ -52,7 +52,7 @@ def remove_states(directory: Path) -> None:
 def save_state(
     directory: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, keep: int = 2, group: Group = ALONE
 ) -> Path:
-    """Write a state and remove all but the newest ``keep``; all processes of the group call it together.
+    """Write a state and keep it and the ``keep`` − 1 before it; all processes of the group call it together.
 
     Args:
         directory: where states lie.
@@ -80,7 +80,8 @@ def save_state(
         if group.is_first:
             _write_index(part, {name: facts for files in found for name, facts in files.items()}, group)
             _take_place(part, path)
-            _remove(states(directory)[:-keep])
+            others = [state for state in states(directory) if state != path]
+            _remove(others[: len(others) - keep + 1])
     group.wait()
     return path
 
@@ -99,8 +100,7 @@ def _own_files(part: Path, group: Group) -> list[Path]:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    with file.open("rb") as content:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
 def _write_index(part: Path, files: Mapping[str, Any], group: Group) -> None:
@@ -135,13 +135,14 @@ def _remove(paths: list[Path]) -> None:
 
 
 def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
-    """The newest whole state in a folder; damaged and foreign ones are passed over with a warning that names them."""
+    """The newest whole state in a folder; damaged and foreign ones are removed, with a warning that names them."""
     for path in reversed(group.broadcast(states(directory))):
         problems = [problem for problem in group.gather(_problem(path, group)) if problem]
         if not problems:
             return path
         if group.is_first:
-            warnings.warn(f"{problems[0]} Going back to the state before it.", stacklevel=2)
+            _remove([path])
+            warnings.warn(f"{problems[0]} Removed. Going back to the state before it.", stacklevel=2)
     return None
 
 

@@ -1,7 +1,9 @@
 r"""Training on the weighted loss.
 
 One step: a batch of images, low-discrepancy times and noise, the weighted loss :math:`L_w`, its gradient clipped, AdamW
-with linear warm-up, and exponential moving averages (EMA) of the weights, which are what is saved and evaluated.
+with linear warm-up, and exponential moving averages (EMA) of the weights, which are what is saved and evaluated:
+
+.. math:: \bar\theta_1 = \theta_1, \quad \bar\theta_n = \beta\,\bar\theta_{n-1} + (1 - \beta)\,\theta_n.
 
 All that is random in step n follows from (seed, n) and the place of an example in the batch, and the order of the
 images from (seed, epoch): see :mod:`paperlib.engine.randomness`.  A run that was interrupted therefore goes on from its
@@ -17,11 +19,15 @@ A folder holds one run::
     MODEL_CARD.md                 the card for people
     states/                       until then: what it needs to go on
     failure.json                  when the loss was not finite: step, levels and images
+    other-1a2b3c4d/               what lay here of another run, or was finished before this one went on
 """
 
+import itertools
 import json
 import math
+import os
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,39 +38,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoints, states
-from paperlib.engine.averages import MovingAverages
 from paperlib.engine.batching import Batch, batch_indices, batches
 from paperlib.engine.distributed import Group
-from paperlib.engine.files import write_text
+from paperlib.engine.files import explained, file_sha256, write_text
 from paperlib.engine.images import ImageData, scale
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
 from paperlib.engine.parallel import EngineName, Single, choose, require_equal
-from paperlib.engine.randomness import Draws, noise, seed_dropout, seeded
-from paperlib.engine.recipe import TrainingConfig, describe, loss_scale, run_key
+from paperlib.engine.randomness import Draws, noise, seed_dropout
+from paperlib.engine.recipe import VERSION, RunKey, TrainingConfig, describe, loss_scale, run_key
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import LossParts, WeightedLoss
 
 __all__ = [
+    "VERSION",
+    "RunKey",
     "TrainResult",
     "Trainer",
     "TrainingConfig",
     "TrainingDivergedError",
     "TrainingInterrupted",
-    "batch_indices",
-    "describe",
-    "loss_scale",
+    "finished_card",
     "read_log",
     "run_key",
-    "seeded",
     "train",
 ]
 
-WEIGHTS, LOG, CARD, FAILURE = "weights.safetensors", "log.jsonl", "MODEL_CARD.md", "failure.json"
+WEIGHTS, LOG, CARD, FAILURE, STATES = "weights.safetensors", "log.jsonl", "MODEL_CARD.md", "failure.json", "states"
 
 RESIDENT_BYTES = 2**30
 """Data up to this size are kept on the GPU."""
@@ -107,26 +113,6 @@ class TrainResult:
     card: dict[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What all processes agree on after the backward pass of a step.
-
-    Attributes:
-        loss: mean over the global batch, in nats.
-        grad_norm: of the gradient of the scaled loss, before clipping.
-        stop: the signal by which any of them was asked to stop; 0 for none.
-    """
-
-    loss: float
-    grad_norm: float
-    stop: int
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether the step may be taken."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
-
-
 class Trainer:
     """A run in memory: network, averages, optimiser, and what happens in a step.
 
@@ -150,19 +136,40 @@ class Trainer:
         *,
         engine: EngineName = "auto",
     ) -> None:
-        _require_fit(network, data)
+        if network.image_shape != data.image_shape or network.num_classes not in (0, data.num_classes):
+            raise ValueError(
+                f"the network takes {network.image_shape} images of {network.num_classes} classes, "
+                f"{data.name} has {data.image_shape} of {data.num_classes}."
+            )
         make, group = choose(engine, next(network.parameters()).device)
-        self.micro_batch = config.micro_batch(group.size)
+        share = config.micro_batch(group.size) * config.accumulate
         require_equal(network, group)
-        self.loss, self.data, self.config, self.group = loss, _resident(data, group.device), config, group
-        self.engine: Single = make(_moved(network, make, group), group, config.precision)
-        self.network = network
-        self.adaptive = _restarted(loss.schedule) if isinstance(loss.schedule, AdaptiveSchedule) else None
+        self.network, self.loss, self.config, self.group = network, loss, config, group
+        self.data = _resident(data, group.device)
+        self.examples = range(group.rank * share, (group.rank + 1) * share)  # its part of the global batch
+        # A network that is to be sharded moves block by block, when that happens.
+        placed = network if make.name == "fsdp" else network.to(group.device)
+        self.engine: Single = make(placed, group, config.precision)
+        self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
+        if self.adaptive is not None:  # what it learned elsewhere is no part of the run
+            old = self.adaptive
+            fresh = AdaptiveSchedule(*old.ends, old.bins, old.decay, old.floor, old.moment)
+            old.load_state_dict(fresh.state_dict())
+        self.parameters = dict(network.named_parameters())
         self.dtype = next(network.parameters()).dtype
-        self.averages = MovingAverages(dict(network.named_parameters()), config.ema_decays)
+        self.averages = {
+            decay: {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            for decay in config.ema_decays
+        }
         self.optimiser = torch.optim.AdamW(
             network.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
         )
+        for parameter in network.parameters():  # as AdamW would at its first step, for a state to be read into
+            self.optimiser.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=group.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
         self.scale = loss_scale(loss, data.images[0].numel())
         self.step, self.seconds, self.loss_sum, self.loss_count = 0, 0.0, 0.0, 0
         self.history: list[dict[str, float]] = []
@@ -178,96 +185,97 @@ class Trainer:
         Raises:
             TrainingDivergedError: when loss or gradient is not finite; the weights are those before the step.
         """
+        config, step, size = self.config, self.step, self.config.micro_batch(self.group.size)
         batch = self._fetch()
-        parts = self._backward(batch)
-        report = self._agree(parts.loss, self.engine.clip(self.config.grad_clip))
-        if not report.is_finite:
-            raise TrainingDivergedError(self._failure(batch, parts, report))
-        self.optimiser.param_groups[0]["lr"] = self.config.learning_rate_at(self.step)
-        self.optimiser.step()
-        self.step += 1
-        self.averages.update(self.step)
+        draws = Draws.of(config.seed, step, config.batch_size, at_least_float32(self.dtype)).to(self.group.device)
+        seed_dropout(config.seed, step, self.group.rank, self.group.device)
+        self.optimiser.zero_grad(set_to_none=True)
+        done: list[LossParts] = []
+        for first in range(0, len(batch), size):
+            here = slice(first, first + size)
+            examples = self.examples[here]
+            x, label = self._augmented(batch.images[here], batch.labels[here], examples, draws)
+            t = draws.t[examples.start : examples.stop]
+            eps = noise(config.seed, step, examples, x.shape[1:], device=x.device, dtype=x.dtype)
+            with self.engine.accumulating(last=first + size == len(batch)):
+                parts = self.loss(self.engine.predict, x, t=t, eps=eps, label=label)
+                (parts.mean() / (config.accumulate * self.scale)).backward()
+            done.append(parts)
+        parts = _joined(done)
+        loss, grad_norm, self.stop = self._agree(parts.loss, self.engine.clip(config.grad_clip))
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingDivergedError(self._failure(batch, parts, loss, grad_norm))
         if self.adaptive is not None:
             self.adaptive.update(parts.logsnr, parts.weighted_error, self.group.sum)
-        self.loss_sum, self.loss_count, self.stop = self.loss_sum + report.loss, self.loss_count + 1, report.stop
-        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-            self._log(report.grad_norm)
+        self.optimiser.param_groups[0]["lr"] = config.learning_rate_at(step)
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        self._note(loss, grad_norm)
 
     def _fetch(self) -> Batch:
         """The images of this process in this step."""
         if self._stream is None:
-            steps = range(self.step, self.config.steps)
-            indices = (self._indices(step)[self._examples.start : self._examples.stop] for step in steps)
+            steps, mine = range(self.step, self.config.steps), slice(self.examples.start, self.examples.stop)
+            indices = (self._indices(step)[mine] for step in steps)
             self._stream = batches(self.data, indices, self.group.device, self.config.workers)
         return next(self._stream)
 
     def _indices(self, step: int) -> Tensor:
         return batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))
 
-    @property
-    def _examples(self) -> range:
-        """The part of the global batch that is this process's."""
-        share = self.micro_batch * self.config.accumulate
-        return range(self.group.rank * share, (self.group.rank + 1) * share)
-
-    def _backward(self, batch: Batch) -> LossParts:
-        """Accumulate the gradient of the mean over the global batch, divided by :func:`loss_scale`."""
-        config, size, done = self.config, self.micro_batch, list[LossParts]()
-        draws = Draws.of(config.seed, self.step, config.batch_size, at_least_float32(self.dtype))
-        seed_dropout(config.seed, self.step, self.group.rank, self.group.device)
-        self.optimiser.zero_grad(set_to_none=True)
-        for start in range(0, len(batch), size):
-            examples = self._examples[start : start + size]
-            with self.engine.accumulating(last=start + size == len(batch)):
-                parts = self._evaluate(
-                    batch.images[start : start + size], batch.labels[start : start + size], examples, draws
-                )
-                (parts.mean() / (config.accumulate * self.scale)).backward()
-            done.append(_detached(parts))
-        return done[0] if len(done) == 1 else _joined(done)
-
-    def _evaluate(self, images: Tensor, labels: Tensor, examples: range, draws: Draws) -> LossParts:
-        """The loss of a micro-batch: the ``examples`` of the global batch."""
-        device, part = self.group.device, slice(examples.start, examples.stop)
+    def _augmented(self, images: Tensor, labels: Tensor, examples: range, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        """Images in [−1, 1], mirrored where they are, and labels, dropped where they are."""
+        here = slice(examples.start, examples.stop)
         x = scale(images, self.data.levels, self.dtype)
         if self.config.horizontal_flip:
-            x = torch.where(draws.flip[part].to(device)[:, None, None, None], x.flip(-1), x)
-        eps = noise(self.config.seed, self.step, examples, x.shape[1:], device=device, dtype=self.dtype)
-        label = None
-        if self.network.num_classes:
-            dropped = (draws.drop[part] < self.config.label_dropout).to(device)
-            label = labels.masked_fill(dropped, self.network.num_classes)
-        return self.loss(self.engine.predict, x, t=draws.t[part].to(device), eps=eps, label=label)
+            x = torch.where(draws.flip[here, None, None, None], x.flip(-1), x)
+        if not self.network.num_classes:
+            return x, None
+        return x, labels.masked_fill(draws.drop[here] < self.config.label_dropout, self.network.num_classes)
 
-    def _agree(self, loss: Tensor, grad_norm: Tensor) -> Report:
-        """Loss, gradient and signals over all processes: the one exchange of a step besides gradients, one wait."""
+    def _agree(self, loss: Tensor, grad_norm: Tensor) -> tuple[float, float, int]:
+        """Mean loss (nats), norm of the gradient before clipping, and the signal to stop by (0 for none).
+
+        Over all processes: the one exchange of a step besides gradients, and the one wait for a GPU.
+        """
         asked = [float(self.signals.received == number) for number in (signal.SIGTERM, signal.SIGINT)]
         mean = loss.double().sum() / self.config.batch_size
-        told = torch.cat([mean[None], torch.tensor(asked, dtype=torch.float64).to(mean.device)])
-        found = torch.cat([self.group.sum(told), grad_norm.double()[None]]).tolist()
-        stop = signal.SIGTERM if found[1] else signal.SIGINT if found[2] else 0
-        return Report(loss=found[0], grad_norm=found[3], stop=int(stop))
+        told = torch.stack([mean, *(mean.new_full((), value) for value in asked)])
+        loss_mean, terminated, interrupted, norm = torch.cat([self.group.sum(told), grad_norm.double()[None]]).tolist()
+        stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+        return loss_mean, norm, int(stop)
 
-    def _log(self, grad_norm: float) -> None:
-        self.history.append(
-            {
-                "step": self.step,
-                "loss": self.loss_sum / self.loss_count,
-                "grad_norm": grad_norm,
-                "learning_rate": self.config.learning_rate_at(self.step - 1),
-                "seconds": round(self.seconds, 3),
-            }
-        )
-        self.loss_sum, self.loss_count = 0.0, 0
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the weights after a step into the averages, each process those that it holds."""
+        weights = _local(self.parameters)
+        for decay, average in self.averages.items():
+            get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)(_local(average), weights, self.step)
 
-    def _failure(self, batch: Batch, parts: LossParts, report: Report) -> dict[str, Any]:
+    def _note(self, loss: float, grad_norm: float) -> None:
+        """Have the log grow where a line is due."""
+        self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            self.history.append(
+                {
+                    "step": self.step,
+                    "loss": self.loss_sum / self.loss_count,
+                    "grad_norm": grad_norm,
+                    "learning_rate": self.config.learning_rate_at(self.step - 1),
+                    "seconds": round(self.seconds, 3),
+                }
+            )
+            self.loss_sum, self.loss_count = 0.0, 0
+
+    def _failure(self, batch: Batch, parts: LossParts, loss: float, grad_norm: float) -> dict[str, Any]:
         """What is recorded of a step whose loss or gradient was not finite, from all processes."""
         bad = ~torch.isfinite(parts.loss)
         found = self.group.gather((parts.logsnr[bad].tolist(), batch.index[bad].tolist()))
         return {
             "step": self.step,
-            "loss": str(report.loss),
-            "grad_norm": str(report.grad_norm),
+            "loss": str(loss),
+            "grad_norm": str(grad_norm),
             "logsnr": [level for levels, _ in found for level in levels],
             "images": [image for _, images in found for image in images],
             "batch": self._indices(self.step).tolist(),
@@ -277,11 +285,10 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the run by name, themselves and no copies: a state is read into them."""
-        self._prepare_optimiser()
         found = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for decay, average in self.averages.values.items():
+        for decay, average in self.averages.items():
             found |= {f"average.{decay}.{name}": tensor for name, tensor in average.items()}
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.parameters.items():
             moments = self.optimiser.state[parameter].items()
             found |= {f"optimiser.{moment}.{name}": tensor for moment, tensor in moments}
         return found
@@ -308,26 +315,13 @@ class Trainer:
             setattr(self, name, values[name])
         self.history = list(values["history"])
         if self.adaptive is not None:
-            _relearn(self.adaptive, values["schedule"])
+            relearn(self.adaptive, values["schedule"])
         self._stream = None
 
-    def _prepare_optimiser(self) -> None:
-        """Have the optimiser make its moments, which it does in a step: one of no length, over no gradient."""
-        if self.optimiser.state:
-            return
-        for parameter in self.network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimiser.param_groups[0]["lr"] = 0.0
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
 
-
-def _require_fit(network: ConditionedNetwork, data: ImageData) -> None:
-    if network.image_shape != data.image_shape or network.num_classes not in (0, data.num_classes):
-        raise ValueError(
-            f"the network takes {network.image_shape} images of {network.num_classes} classes, "
-            f"{data.name} has {data.image_shape} of {data.num_classes}."
-        )
+def relearn(schedule: AdaptiveSchedule, learned: Mapping[str, list[float]]) -> None:
+    """Have an adaptive schedule take up what one had learned, as a state or a card holds it."""
+    schedule.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in learned.items()})
 
 
 def _resident(data: ImageData, device: torch.device) -> ImageData:
@@ -337,29 +331,14 @@ def _resident(data: ImageData, device: torch.device) -> ImageData:
     return replace(data, images=data.images.to(device), labels=data.labels.to(device), digest=data.sha256)
 
 
-def _moved(network: ConditionedNetwork, engine: type[Single], group: Group) -> ConditionedNetwork:
-    """The network on its device; one that is to be sharded moves block by block, when that happens."""
-    return network if engine.name == "fsdp" else network.to(group.device)
-
-
-def _restarted(schedule: AdaptiveSchedule) -> AdaptiveSchedule:
-    """The schedule, having forgotten everything: what it learned elsewhere is not part of a run's description."""
-    fresh = AdaptiveSchedule(*schedule.ends, schedule.bins, schedule.decay, schedule.floor, schedule.moment)
-    schedule.load_state_dict(fresh.state_dict())
-    return schedule
-
-
-def _relearn(schedule: AdaptiveSchedule, learned: Mapping[str, list[float]]) -> None:
-    schedule.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in learned.items()})
-
-
-def _detached(parts: LossParts) -> LossParts:
-    return LossParts(**{name: tensor.detach() for name, tensor in vars(parts).items()})
+def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors, or of sharded ones the part that lies here."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach() for tensor in tensors.values()]
 
 
 def _joined(parts: list[LossParts]) -> LossParts:
-    """The parts of several micro-batches as those of one batch."""
-    return LossParts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    """The parts of several micro-batches as those of one batch, without their graphs."""
+    return LossParts(**{name: torch.cat([getattr(part, name).detach() for part in parts]) for name in vars(parts[0])})
 
 
 # The run -------------------------------------------------------------------------------------------------------------
@@ -370,7 +349,7 @@ def train(
     loss: WeightedLoss,
     data: ImageData,
     config: TrainingConfig,
-    directory: Path,
+    directory: str | Path,
     *,
     card: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -378,15 +357,16 @@ def train(
 ) -> TrainResult:
     """Train a network, or go on with a run that was interrupted, or return a run that is finished.
 
-    Under ``torchrun`` every process calls it alike; the first one writes.
+    A run that was begun goes on for as many steps as are now asked for; one that is finished, if it was
+    ``extendable``.  What lies in the folder of another configuration is moved aside, and a warning says where to.
+    Under ``torchrun`` every process calls this alike; the first one writes.
 
     Args:
         network: what is trained, in place.
         loss: the weighted loss; an adaptive schedule in it holds what it learned in this run when the run is finished.
         data: what is trained on.
         config: how.
-        directory: the folder of this run alone, where all processes see it.  A run of another configuration in it is
-            started anew: its states are removed, its finished weights replaced when this run finishes.
+        directory: the folder of this run alone, where all processes see it.
         card: anything that the card of the weights shall say besides, for example profile, commit and licence.
         progress: show a bar.
         engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
@@ -395,111 +375,155 @@ def train(
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
         TrainingInterrupted: when SIGTERM or Ctrl-C ended it in good order; the same call goes on from there.
         OSError: when the folder cannot be written.
+        RuntimeError: for several processes, when others train in the folder; one process waits for them.
         ValueError: when network, data and loss do not fit, or the batch does not divide among the processes.
     """
-    description = describe(network, loss, data, config)
-    key = run_key(description)
-    weights = directory / WEIGHTS
-    _, group = choose(engine, next(network.parameters()).device)
-    if not group.broadcast(group.is_first and _is_finished(weights, key)):
-        trainer = Trainer(network, loss, data, config, engine=engine)
-        with _own_generator(group.device):
-            _resume(trainer, directory, key)
-            _run(trainer, directory, key, progress)
-        _finish(trainer, directory, {**(card or {}), **description, "key": key})
-    final_card = checkpoints.load_weights(weights, network)
+    directory, (_, group) = Path(directory), choose(engine, next(network.parameters()).device)
+    key = group.broadcast(run_key(network, loss, data, config) if group.is_first else RunKey("", ""))
+    if not group.broadcast(finished_card(directory, key)):
+        with _held(directory, group):
+            if not group.broadcast(finished_card(directory, key)):  # others may have finished it meanwhile
+                described = {**(card or {}), **describe(network, loss, data, config), **vars(key)}
+                trainer = Trainer(network, loss, data, config, engine=engine)
+                with torch.random.fork_rng([group.device] if group.device.type == "cuda" else []):  # for dropout
+                    _begin(trainer, directory, key)
+                    _run(trainer, directory, key, progress)
+                _finish(trainer, directory, described)
+    final_card = checkpoints.load_weights(directory / WEIGHTS, network)
     if isinstance(loss.schedule, AdaptiveSchedule):
-        _relearn(loss.schedule, final_card["learned_schedule"])
+        relearn(loss.schedule, final_card["learned_schedule"])
     history = read_log(directory / LOG)
-    return TrainResult(network.eval(), history, final_card["seconds"], weights, final_card)
+    return TrainResult(network.eval(), history, final_card["seconds"], directory / WEIGHTS, final_card)
 
 
-def _is_finished(weights: Path, key: str) -> bool:
-    if not weights.exists():
-        return False
-    found = checkpoints.read_card(weights).get("key")
-    if found != key:
-        warnings.warn(
-            f"{weights} is of another configuration (key {str(found)[:8]}, now {key[:8]}); it is replaced when this "
-            f"run finishes.",
-            stacklevel=3,
-        )
-    return found == key
+def finished_card(directory: Path, key: RunKey) -> dict[str, Any] | None:
+    """The card of a finished run; None where there is none, or only one of another configuration.
+
+    Raises:
+        DamagedFileError: when one of its files is damaged or gone, naming it.
+    """
+    if not (directory / WEIGHTS).is_file():
+        return None
+    card = checkpoints.read_card(directory / WEIGHTS)
+    if card.get("key") != key.key:
+        return None
+    for name, digest in card["files"].items():
+        if not (directory / name).is_file() or file_sha256(directory / name) != digest:
+            raise checkpoints.damaged(directory / name, f"the file that the card of {WEIGHTS} names (its hash differs)")
+    return card
 
 
 @contextmanager
-def _own_generator(device: torch.device) -> Iterator[None]:
-    """Leave torch's own generator as it was: dropout draws from it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+def _held(directory: Path, group: Group) -> Iterator[None]:
+    """Hold the folder of a run; the system lets go of it when the process ends, however it ends."""
+    from filelock import FileLock, Timeout
+
+    lock, holder, refusal = FileLock(directory / ".lock"), directory / ".holder", ""
+    if group.is_first:
+        with explained(directory / LOG):
+            directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            refusal = f"{directory} is being trained by {holder.read_text() if holder.exists() else 'another process'}"
+            if group.size == 1:
+                warnings.warn(f"{refusal}; waiting for it.", stacklevel=4)
+                lock.acquire()
+                refusal = ""
+    if refusal := group.broadcast(refusal):
+        raise RuntimeError(f"{refusal}; wait for it.")
+    try:
+        if group.is_first:
+            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         yield
+    finally:
+        if group.is_first:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
 
-def _resume(trainer: Trainer, directory: Path, key: str) -> None:
-    """Restore the newest whole state of this run, and have the log end where it does."""
-    group, folder = trainer.group, directory / "states"
-    path = states.newest_state(folder, group)
+def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
+    """Go on from the newest whole state of this course, and have the log end where it does; else begin."""
+    group = trainer.group
+    path = states.newest_state(directory / STATES, group)
     values = group.broadcast(states.read_values(path) if path and group.is_first else None)
-    if path is not None and values is not None and values["key"] == key:
+    course, step = (values["course"], values["step"]) if values else ("", 0)
+    goes_on = course == key.course and step <= trainer.config.steps
+    if group.is_first:
+        _set_aside(directory, course, goes_on)
+    if path and values and goes_on:
         trainer.restore(path, values)
-    elif group.is_first:
-        states.remove_states(folder)
     if group.is_first:
         (directory / FAILURE).unlink(missing_ok=True)
-        write_text(directory / LOG, "".join(json.dumps(entry) + "\n" for entry in trainer.history))
+        _write_log(trainer, directory)
     group.wait()
 
 
-def _run(trainer: Trainer, directory: Path, key: str, progress: bool) -> None:
+def _set_aside(directory: Path, course: str, goes_on: bool) -> None:
+    """Move out of the way what is finished, or of a run from which this one does not go on, and say where to."""
+    if (directory / WEIGHTS).is_file():
+        course = checkpoints.read_card(directory / WEIGHTS).get("key", "")
+    elif goes_on or not course:
+        return
+    names = (f"other-{course[:8]}" + "-again" * times for times in itertools.count())
+    aside = next(directory / name for name in names if not (directory / name).exists())
+    aside.mkdir()
+    kept = (LOG, CARD, FAILURE) if goes_on else (LOG, CARD, FAILURE, STATES)
+    for path in (*directory.glob("weights*.safetensors"), *(directory / name for name in kept)):
+        if path.exists():
+            path.rename(aside / path.name)
+    warnings.warn(
+        f"{directory} held a finished run from which this one goes on; it is in {aside.name} now."
+        if goes_on
+        else f"{directory} held a run of another configuration or number of steps from which this one cannot go on (a "
+        f"finished run can be extended where it was trained with extendable=True); it is in {aside.name} now, and "
+        f"this run begins at step 0.",
+        stacklevel=4,
+    )
+
+
+def _run(trainer: Trainer, directory: Path, key: RunKey, progress: bool) -> None:
     """Take the steps that are left, with log and states."""
-    config, start = trainer.config, time.perf_counter() - trainer.seconds
-    shown = progress and trainer.group.is_first
-    bar = tqdm(total=config.steps, initial=trainer.step, disable=not shown, unit="step", mininterval=1.0)
+    config, first, start = trainer.config, trainer.group.is_first, time.perf_counter() - trainer.seconds
+    bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and first), unit="step", mininterval=1.0)
     trainer.network.train()
     with trainer.signals, bar:
         while trainer.step < config.steps:
             lines = len(trainer.history)
-            _advance(trainer, directory)
+            try:
+                trainer.advance()
+            except TrainingDivergedError as error:
+                if first:
+                    write_text(directory / FAILURE, json.dumps(error.record, indent=1))
+                raise
             trainer.seconds = time.perf_counter() - start
             for entry in trainer.history[lines:]:
-                _append(trainer, directory, entry)
+                if first:
+                    with (directory / LOG).open("a", encoding="utf-8") as log:
+                        log.write(json.dumps(entry) + "\n")
                 bar.set_postfix(loss=f"{entry['loss']:.4g}", refresh=False)
             bar.update()
             _keep_state(trainer, directory, key)
 
 
-def _advance(trainer: Trainer, directory: Path) -> None:
-    try:
-        trainer.advance()
-    except TrainingDivergedError as error:
-        if trainer.group.is_first:
-            write_text(directory / FAILURE, json.dumps(error.record, indent=1))
-        raise
-
-
-def _append(trainer: Trainer, directory: Path, entry: Mapping[str, float]) -> None:
-    if trainer.group.is_first:
-        with (directory / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
-
-
-def _keep_state(trainer: Trainer, directory: Path, key: str) -> None:
+def _keep_state(trainer: Trainer, directory: Path, key: RunKey) -> None:
     """Write a state where one is due, or the run is asked to stop."""
-    config = trainer.config
-    if trainer.step == config.steps or not (trainer.stop or trainer.step % config.checkpoint_every == 0):
+    config, last = trainer.config, trainer.step == trainer.config.steps
+    due = config.extendable if last else trainer.stop or trainer.step % config.checkpoint_every == 0
+    if not due:
         return
-    values = {"key": key, **trainer.values()}
+    values = {"course": key.course, **trainer.values()}
     path = states.save_state(
-        directory / "states", trainer.tensors(), values, keep=config.keep_states, group=trainer.group
+        directory / STATES, trainer.tensors(), values, keep=config.keep_states, group=trainer.group
     )
-    if trainer.stop:
+    if trainer.stop and not last:
         raise TrainingInterrupted(path, trainer.step, trainer.stop)
 
 
 def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
-    """Write the averages, the first one last: where it is, the run is whole.  Then nobody needs the states any more."""
-    provenance = {name: value for name, value in trainer.data.provenance().items() if value not in ("", None)}
+    """Write the averages, the first one last: where it is, the run is whole, and its card has the hash of all else."""
+    config, group, first = trainer.config, trainer.group, trainer.group.is_first
     card |= {
-        "data": {**card["data"], **provenance},
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "final_loss": trainer.history[-1]["loss"],
         "seconds": round(trainer.seconds, 3),
@@ -507,35 +531,32 @@ def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "engine": {
             "name": trainer.engine.name,
-            "processes": trainer.group.size,
-            "micro_batch": trainer.micro_batch,
-            "device": trainer.group.device.type,
+            "processes": group.size,
+            "micro_batch": config.micro_batch(group.size),
+            "device": group.device.type,
         },
     }
-    files = {_file_name(trainer.config, decay): _average_name(decay) for decay in trainer.config.ema_decays}
-    if trainer.group.is_first:
-        checkpoints.write_model_card(directory / CARD, card, files)
-    for decay in reversed(trainer.config.ema_decays):
-        own = {"weights": _average_name(decay), "ema_decay": decay}
-        _write_average(trainer, decay, directory / _file_name(trainer.config, decay), card | own)
-    if trainer.group.is_first:
-        states.remove_states(directory / "states")
-    trainer.group.wait()
+    names = {decay: f"weights-{decay}.safetensors" for decay in config.ema_decays} | {config.ema_decays[0]: WEIGHTS}
+    titles = {decay: f"exponential moving average, decay {decay}" for decay in names}
+    if first:
+        _write_log(trainer, directory)
+        people = {names[decay]: title for decay, title in titles.items()}
+        checkpoints.write_model_card(directory / CARD, card, people)
+    for decay in reversed(config.ema_decays):
+        tensors = trainer.engine.whole({**trainer.network.state_dict(), **trainer.averages[decay]})
+        if first:
+            beside = {name: directory / name for name in (LOG, CARD, *names.values()) if name != WEIGHTS}
+            hashes = {name: file_sha256(path) for name, path in beside.items()} if names[decay] == WEIGHTS else {}
+            own = {"weights": titles[decay], "ema_decay": decay, "files": hashes}
+            dtype = torch.bfloat16 if config.weights_precision == "bf16" else None
+            checkpoints.save_weights(directory / names[decay], tensors, card | own, dtype)
+    if first and not config.extendable:
+        states.remove_states(directory / STATES)
+    group.wait()
 
 
-def _file_name(config: TrainingConfig, decay: float) -> str:
-    return WEIGHTS if decay == config.ema_decays[0] else f"weights-{decay}.safetensors"
-
-
-def _average_name(decay: float) -> str:
-    return f"exponential moving average, decay {decay}"
-
-
-def _write_average(trainer: Trainer, decay: float, path: Path, card: Mapping[str, Any]) -> None:
-    tensors = trainer.engine.whole({**trainer.network.state_dict(), **trainer.averages.values[decay]})
-    if trainer.group.is_first:
-        dtype = torch.bfloat16 if trainer.config.weights_precision == "bf16" else None
-        checkpoints.save_weights(path, tensors, card, dtype)
+def _write_log(trainer: Trainer, directory: Path) -> None:
+    write_text(directory / LOG, "".join(json.dumps(entry) + "\n" for entry in trainer.history))
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -39,7 +39,8 @@ def build(
         options: what else the network takes, for example ``width``; they go before those of a preset.
 
     Returns:
-        The network; ``network.config`` holds the arguments that build it again, those of a preset written out.
+        The network; ``network.config`` holds the arguments that build it again, those of a preset written out,
+        and ``network.initial_seed`` the seed.
 
     Raises:
         ValueError: for an unknown name; the message lists the choices.
@@ -51,7 +52,7 @@ def build(
         if seed is not None:
             torch.manual_seed(seed)
         network = MODELS[model](**shape, **options)
-    network.config = {"name": model, **shape, **options}
+    network.config, network.initial_seed = {"name": model, **shape, **options}, seed
     return network
 
 

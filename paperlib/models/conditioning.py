@@ -107,6 +107,7 @@ class ConditionedNetwork(nn.Module, ABC):
     """
 
     config: dict[str, Any]
+    initial_seed: int | None = None
 
     def __init__(
         self, image_shape: tuple[int, int, int], num_classes: int, sigma_data: float, condition_width: int
