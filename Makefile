@@ -69,5 +69,5 @@ clean: ## remove caches, interactive results and the site; finished results and 
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra test --extra datasets --extra site \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra test --extra features --extra datasets --extra site \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
