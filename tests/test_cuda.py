@@ -138,9 +138,7 @@ def test_likelihoods_agree_within_their_errors(images: data.ImageData) -> None:
     schedule, found = schedules.LinearLogSNR(-10.0, 14.0), []
     for device in ("cpu", GPU):
         group = Group(device=torch.device(device))
-        found.append(
-            likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, group=group).bits
-        )
+        found.append(likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, group=group).bits)
     here, there = found
     assert abs(here.value - there.value) < 5 * (here.standard_error + there.standard_error)
 

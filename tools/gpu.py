@@ -125,7 +125,8 @@ def measure(kit: "Kit", out: Path, begun: float, minutes: float) -> dict[str, An
     prepare(kit, 1)
     network = kit.network(0).eval()
     found["floor"] = floor(kit)  # and the references are made
-    evaluate(kit, network)  # what is set up once, is
+    if gpu:
+        evaluate(kit, network)  # what is set up once, is
     start = time.perf_counter()
     line, _ = evaluate(kit, network)
     found["evaluation_seconds"], found["untrained"] = time.perf_counter() - start, line
@@ -139,9 +140,8 @@ def tests(out: Path) -> dict[str, Any]:
     """The tests that need a GPU, in a process of their own, without the other tests' configuration."""
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-m", "gpu", "tests/test_cuda.py"]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
+    environment = os.environ | {"PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     (out / "tests.txt").write_text(done.stdout + done.stderr)
     return {"status": done.returncode, "last": (done.stdout.strip().splitlines() or ["nothing"])[-1]}
 
@@ -212,11 +212,12 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
     write_text(kit.work / RESULTS, "".join(json.dumps(line) + "\n" for line in lines if "failed" not in line))
     done = {line["name"] for line in lines if "failed" not in line}
     stated = kit.profile["training"]
-    runs = [(w, seed) for seed in stated["seeds"] for w in stated["weightings"] if name_of(w, seed) not in done]
+    seeds = stated["seeds"][: kit.part(len(stated["seeds"]), 1)]
+    runs = [(w, seed) for seed in seeds for w in stated["weightings"] if name_of(w, seed) not in done]
     list(kit.references())
     context = get_context("spawn")
     place, end = context.Value("i", 0), begun + 60 * minutes
-    keep = partial(kept, kit.work, out, stated["seeds"][0])
+    keep = partial(kept, kit.work, out, seeds[0])
     arguments = (kit, setting, runs, place, end - GRACE, revision(), keep)
     workers = [context.Process(target=serve, args=arguments) for _ in range(setting["processes"])]
     with StopSignals() as signals:
@@ -231,7 +232,7 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
                     worker.kill()
             time.sleep(0.5)
     with _alone(kit.work):
-        publish(kit.work, out, stated["seeds"][0])
+        publish(kit.work, out, seeds[0])
     have = {line["name"] for line in read_log(kit.work / RESULTS)}
     say(f"{len(have)} of {len(done) + len(runs)} networks are done", begun)
 
@@ -314,15 +315,15 @@ def pack(target: Path, data: Path, wheels: Path) -> int:
     return size
 
 
-def collect(came: Path) -> Path:
-    """Make results/cifar10-gpu of what came back: tables, sheets of the first seed, what was measured, manifest."""
+def collect(came: Path, results: Path) -> Path:
+    """Make the profile's folder in ``results`` of what came back: tables, sheets of the first seed, what was measured, manifest."""
     import pandas as pd
 
     from paperlib.companion import provenance
     from paperlib.engine.training import read_log
 
     profile = json.loads((ROOT / PROFILE).read_text(encoding="utf-8"))
-    folder = ROOT / "results" / profile["name"] / "07_train"
+    folder = results / profile["name"] / "07_train"
     tables, figures = folder / "tables", folder / "figures"
     for directory in (tables, figures):
         directory.mkdir(parents=True, exist_ok=True)
@@ -371,7 +372,7 @@ def main() -> None:
     if options.pack:
         print(f"{options.pack}: {pack(options.pack, options.data, options.wheels) / MIB:.1f} MiB")
     elif options.collect:
-        print(collect(options.collect))
+        print(collect(options.collect, ROOT / "results"))
     else:
         run(options, begun)
 

@@ -79,8 +79,8 @@ class Kit:
     def images(self, split: data.Split, count: int | None = None) -> data.ImageData:
         """The first ``count`` images of a split, or its share of all."""
         found = data.load("cifar10", split, self.data, progress=False)
-        count = self.part(min(count or len(found), len(found)), least=100)
-        if count == len(found):
+        count = self.part(count) if count else self.part(len(found), least=100)
+        if count >= len(found):
             return found
         return replace(found, images=found.images[:count], labels=found.labels[:count], digest=None)
 
@@ -111,14 +111,14 @@ class Kit:
         """The recipe of the profile, for so many steps."""
         stated, own = self.profile["training"], ("schedule", "weightings", "seeds")
         recipe = {name: value for name, value in stated.items() if name not in own}
-        recipe |= {name: self.part(stated[name]) for name in ("warmup_steps", "checkpoint_every", "log_every")}
+        recipe |= {name: self.part(stated[name], 1) for name in ("warmup_steps", "checkpoint_every", "log_every")}
         recipe |= {"steps": steps, "batch_size": self.batch, "seed": seed, "ema_decays": tuple(stated["ema_decays"])}
         return training.TrainingConfig(**recipe | changes)
 
     def levels(self) -> Tensor:
         """The log-SNR that the sampler walks through."""
         stated = self.profile["sampling"]
-        return sampling.levels(schedules.get(**stated["schedule"]), stated["steps"])
+        return sampling.levels(schedules.get(**stated["schedule"]), self.part(stated["steps"], 4))
 
     def references(self) -> Iterator[tuple[FeatureNetwork, Reference]]:
         """Each feature network, and the training images as it sees them: made once, then read."""
@@ -222,7 +222,10 @@ def bits(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
     found = likelihood.image_elbo(network, kit.prediction, test, schedule, draws=DRAWS, batch_size=500, group=group)
     rows = {f"{end:g}": found.terms_until(end, test) for end in CUTOFFS} | {f"{kit.ends[1]:g}": found.terms}
     means = {end: likelihood.Mean.bits(terms.total, found.dim) for end, terms in rows.items()}
-    return {"images": len(test), "decoded_from": {end: [mean.value, mean.standard_error] for end, mean in means.items()}}
+    return {
+        "images": len(test),
+        "decoded_from": {end: [mean.value, mean.standard_error] for end, mean in means.items()},
+    }
 
 
 def errors(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
@@ -360,4 +363,3 @@ def _exact_products() -> AbstractContextManager[Any]:
         return nullcontext()
     torch.backends.cuda.matmul.allow_tf32 = False
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
