@@ -4,6 +4,8 @@
 PROFILE ?= tiny
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV ?= .venv
+PIECE ?= a
+OUT ?= .cache/gpu-out
 READY := $(VENV)/ready
 BIN := $(VENV)/bin
 
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench site notebooks readme clean lock
+.PHONY: help setup reproduce test quick lab bench gpu site notebooks readme clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ lab: $(READY) ## JupyterLab with the notebooks
 
 bench: $(READY) ## benchmarks against other libraries, results/bench (half an hour, on a machine at rest; ONLY=… for some)
 	$(BIN)/python tests/bench/run.py $(ONLY)
+
+gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; what comes back in OUT=… (docs/gpu.md)
+	$(or $(PYTHON),python3) tools/gpu.py --piece $(PIECE) --out $(OUT)
 
 site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
 	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/

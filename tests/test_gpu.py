@@ -1,4 +1,4 @@
-"""The half hour of a GPU, rehearsed on a CPU at one hundredth of its size, where little more than torch is installed."""
+"""The half hour of a GPU rehearsed on a CPU: one hundredth of its size, and little more than torch installed."""
 
 import importlib.util
 import json
@@ -84,7 +84,8 @@ def tool(repository: Path) -> ModuleType:
     """tools/gpu.py as a module."""
     before = list(sys.path)
     spec = importlib.util.spec_from_file_location("gpu", repository / "tools" / "gpu.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.path[:] = before

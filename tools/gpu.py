@@ -35,9 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from network import Kit
+    from torch import Tensor
 
 PROFILE = "profiles/cifar10-gpu.yaml"
 
@@ -316,7 +315,7 @@ def pack(target: Path, data: Path, wheels: Path) -> int:
 
 
 def collect(came: Path, results: Path) -> Path:
-    """Make the profile's folder in ``results`` of what came back: tables, sheets of the first seed, what was measured, manifest."""
+    """Make the profile's folder in ``results`` of what came back: tables, sheets of the first seed, manifest."""
     import pandas as pd
 
     from paperlib.companion import provenance
@@ -328,7 +327,7 @@ def collect(came: Path, results: Path) -> Path:
     for directory in (tables, figures):
         directory.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(came / SETTING, folder / SETTING)
-    lines = [line for line in read_log(came / RESULTS) if "failed" not in line]
+    lines: list[Any] = [line for line in read_log(came / RESULTS) if "failed" not in line]
     rows, levels = [], []
     for line in lines:
         plain = {name: value for name, value in line.items() if not isinstance(value, dict | list)}

@@ -22,6 +22,7 @@ from torch import Tensor
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, likelihood, randomness, sampling, training
+from paperlib.engine.data import ImageData, Split
 from paperlib.engine.distributed import Group
 from paperlib.engine.efficientnet import EfficientNetLite0
 from paperlib.engine.evaluation import Drawn, Reference
@@ -76,7 +77,7 @@ class Kit:
     def batch(self) -> int:
         return self.part(self.profile["training"]["batch_size"])
 
-    def images(self, split: data.Split, count: int | None = None) -> data.ImageData:
+    def images(self, split: Split, count: int | None = None) -> ImageData:
         """The first ``count`` images of a split, or its share of all."""
         found = data.load("cifar10", split, self.data, progress=False)
         count = self.part(count) if count else self.part(len(found), least=100)
@@ -343,7 +344,9 @@ def _stepped(kit: Kit, device: torch.device, precision: str) -> dict[str, Tensor
     averages = trainer.averages.values[config.ema_decays[0]].values()
     return {
         "loss": torch.tensor([entry["loss"] for entry in trainer.history], dtype=torch.float64),
-        "gradient": torch.cat([weight.grad.flatten() for weight in network.parameters()]).double().cpu(),
+        "gradient": torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+        .double()
+        .cpu(),
         "average": torch.cat([average.flatten() for average in averages]).double().cpu(),
     }
 
