@@ -18,7 +18,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -124,8 +123,6 @@ def measure(kit: "Kit", out: Path, begun: float, minutes: float) -> dict[str, An
     prepare(kit, 1)
     network = kit.network(0).eval()
     found["floor"] = floor(kit)  # and the references are made
-    if gpu:
-        evaluate(kit, network)  # what is set up once, is
     start = time.perf_counter()
     line, _ = evaluate(kit, network)
     found["evaluation_seconds"], found["untrained"] = time.perf_counter() - start, line
@@ -224,8 +221,8 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
             worker.start()
         while any(worker.is_alive() for worker in workers):
             if signals.received or time.time() > end - GRACE:
-                for worker in filter(lambda worker: worker.is_alive(), workers):
-                    os.kill(worker.pid or 0, signal.SIGTERM)  # again and again: one may come before it is listened to
+                for worker in workers:
+                    worker.terminate()  # again and again: SIGTERM may come before it is listened to
             if time.time() > end:
                 for worker in workers:
                     worker.kill()
@@ -239,16 +236,21 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
 def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: "Tensor | None") -> None:
     """Add a network's line and sheet to what there is, on the disk, and copy all that comes back to ``out``.
 
-    A whole line is one write: whatever ends this process leaves whole lines before it.
+    The sheet comes first, and a line is one write: whatever ends this process leaves whole networks before it.
     """
+    from paperlib.engine.files import replacing
+
     with _alone(work):
+        if sheet is not None:
+            with replacing(work / SHEETS) as temporary:
+                if (work / SHEETS).exists():
+                    shutil.copyfile(work / SHEETS, temporary)
+                with zipfile.ZipFile(temporary, "a") as sheets:
+                    if f"{line['name']}.png" not in sheets.namelist():
+                        sheets.writestr(f"{line['name']}.png", _picture(sheet))
         with (work / RESULTS).open("ab", buffering=0) as file:
             file.write(json.dumps(line).encode() + b"\n")
             os.fsync(file.fileno())
-        if sheet is not None:
-            with zipfile.ZipFile(work / SHEETS, "a") as sheets:
-                if f"{line['name']}.png" not in sheets.namelist():
-                    sheets.writestr(f"{line['name']}.png", _picture(sheet))
         print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
         publish(work, out, seed)
 
