@@ -4,6 +4,8 @@
 PROFILE ?= tiny
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV ?= .venv
+PIECE ?= a
+OUT ?= .cache/gpu-out
 READY := $(VENV)/ready
 BIN := $(VENV)/bin
 
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench site notebooks publish readme clean lock
+.PHONY: help setup reproduce test quick lab bench gpu site notebooks publish readme clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +49,9 @@ lab: $(READY) ## JupyterLab with the notebooks
 bench: $(READY) ## benchmarks against other libraries, results/bench (half an hour, on a machine at rest; ONLY=… for some)
 	$(BIN)/python tests/bench/run.py $(ONLY)
 
+gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; what comes back in OUT=… (docs/gpu.md)
+	$(or $(PYTHON),python3) tools/gpu.py --piece $(PIECE) --out $(OUT)
+
 site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
 	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
@@ -73,5 +78,5 @@ clean: ## remove caches, results made here and the site; published results and t
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra test --extra datasets --extra site \
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra test --extra features --extra datasets --extra site \
 	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock

@@ -118,14 +118,6 @@ def test_indices_outside_the_data_are_refused(images: data.ImageData, workers: i
         next(data.batches(images, [torch.tensor(bad)], "cpu", workers))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_reach_a_gpu(images: data.ImageData, workers: int) -> None:
-    for batch, index in zip(data.batches(images, indices(0, 50), "cuda", workers), indices(0, 50), strict=True):
-        assert {part.device.type for part in (batch.index, batch.images, batch.labels)} == {"cuda"}
-        assert torch.equal(batch.images.cpu(), images.images[index])
-
-
 # Work done ahead -----------------------------------------------------------------------------------------------------
 
 

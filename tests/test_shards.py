@@ -1,6 +1,7 @@
 """Where encoded images are found, and their way from files or from the hub."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def test_files_are_read_as_the_stream_reaches_them(tmp_path: Path) -> None:
         list(stream)
 
 
+def test_files_are_read_without_the_package_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    write_shards(tmp_path, CONTENTS, LABELS, 2)
+    assert rows(find(COLLECTION, "train", tmp_path)) == (CONTENTS, LABELS)
+    with pytest.raises(ImportError, match="read with the package datasets"):
+        rows(find(COLLECTION, "train"))
+
+
 def test_a_root_comes_before_the_data_folder_and_that_before_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +85,7 @@ def test_a_folder_without_the_files_is_refused_with_what_to_fetch(tmp_path: Path
     assert "accept its terms" not in str(caught.value)
 
 
-def test_the_hub_and_files_go_through_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_and_files_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     paths = write_shards(tmp_path, CONTENTS, LABELS, 2)

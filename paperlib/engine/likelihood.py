@@ -28,6 +28,7 @@ included.  Results of two networks with the same seed are paired.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -222,9 +223,11 @@ def image_elbo(
     return ImageElbo(terms, logsnr, eps_error, estimate, (low, high), data.images[0].numel())
 
 
+@lru_cache(maxsize=32)
 def expected_reconstruction(levels: int, logsnr_max: float) -> Tensor:
     """E_ε[−log P(v|z)] of a pixel of each value 0 … levels − 1, in nats, by quadrature; shape (levels,), float64.
 
+    It takes a second, so it is kept, and not to be changed.
     (The decoder is that of :func:`paperlib.elbo.reconstruction`.)
     """
     eps = elbo.Noise.quadrature(1)

@@ -1,7 +1,7 @@
 """Encoded images in the columns of the public Hugging Face copies: from parquet files on a disk, or from the hub.
 
-Both come as streams through ``datasets``: no more than one file of a set lies in memory, however many there are, and
-nothing is copied to the disk.
+Both come as streams, files through ``pyarrow`` and the hub through ``datasets``: no more than one file of a set lies in
+memory, however many there are, and nothing is copied to the disk.
 """
 
 import os
@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from paperlib import DISTRIBUTION
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -140,41 +142,51 @@ def stream(source: Source, batch_size: int) -> Iterator[tuple[list[Encoded], lis
         MissingDataError: when they cannot be had.
         ValueError: when the files lack a column.
     """
-    for batch in _open(source).iter(batch_size=batch_size):
-        yield batch[source.collection.image_column], batch["label"]
+    column = source.collection.image_column
+    for batch in _of_files(source, batch_size) if source.files else _open(source).iter(batch_size=batch_size):
+        yield batch[column], batch["label"]
+
+
+def _of_files(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
+    """The columns of the files, a batch at a time; batches end with their file."""
+    import pyarrow.parquet as parquet
+
+    columns = [source.collection.image_column, "label"]
+    for path in source.files:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
+            _require_columns(source, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size, columns=columns):
+                yield batch.to_pydict()
 
 
 def _open(source: Source) -> "IterableDataset":
-    """The split as ``datasets`` streams it, images still encoded."""
+    """The split as ``datasets`` streams it from the hub, images still encoded."""
     try:
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"{source.collection.title} is read with the package datasets; pip install 'paperlib[datasets]'."
+            f"{source.collection.title} is read with the package datasets; pip install '{DISTRIBUTION}[datasets]'."
         ) from error
-    from pyarrow.dataset import ParquetFragmentScanOptions
 
-    one_by_one = ParquetFragmentScanOptions(pre_buffer=False)  # else a file lies in memory twice
+    collection = source.collection
     try:
-        found = datasets.load_dataset(**_arguments(source), streaming=True, fragment_scan_options=one_by_one)
+        found = datasets.load_dataset(path=collection.hub, split=collection.splits[source.split], streaming=True)
     except Exception as error:  # offline, gated, not found, no such repository: each library below has its own
         raise MissingDataError(
-            f"{source.collection.title} ({source.split}) cannot be read from {source.description}: {error} "
-            f"{_remedy(source.collection)}"
+            f"{collection.title} ({source.split}) cannot be read from {source.description}: {error} "
+            f"{_remedy(collection)}"
         ) from error
-    column, columns = source.collection.image_column, found.column_names or list(next(iter(found)))
+    _require_columns(source, found.column_names or list(next(iter(found))))
+    return found.cast_column(collection.image_column, datasets.Image(decode=False))
+
+
+def _require_columns(source: Source, columns: list[str]) -> None:
+    column = source.collection.image_column
     if missing := {column, "label"} - set(columns):
         raise ValueError(
             f"{source.description}: the columns must be {column} and label, found {', '.join(columns)} and no "
             f"{', '.join(sorted(missing))}."
         )
-    return found.cast_column(column, datasets.Image(decode=False))
-
-
-def _arguments(source: Source) -> dict[str, Any]:
-    if not source.files:
-        return {"path": source.collection.hub, "split": source.collection.splits[source.split]}
-    return {"path": "parquet", "data_files": {"all": [str(path) for path in source.files]}, "split": "all"}
 
 
 def _remedy(collection: Collection) -> str:
