@@ -14,7 +14,9 @@ In the other direction :class:`WeightedLoss` holds w fixed under any schedule:
 The second form does not contain p: the objective depends on the schedule through its end points alone (Equation 4 of
 the paper), while the variance of the first form does depend on p.
 
-A *network* is anything called as ``network(z, logsnr, **conditioning)`` that returns its prediction, the shape of z.
+A *network* is anything called as ``network(z, logsnr, label=None)``, or with whatever conditioning it is given *by
+name*: z (B, *) is VP, logsnr (B,) in nats, label int64 (B,) with None for the null class.  It returns its prediction, a
+tensor of the shape of z.
 Losses are per example, in nats, summed (not averaged) over the dimensions of the data.
 """
 
@@ -29,13 +31,14 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from paperlib import predictions, schedules
-from paperlib.checks import require_finite, require_within
+from paperlib.checks import require_finite, require_same_shape, require_within
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 from paperlib.schedules import NoiseSchedule
 from paperlib.weightings import Custom, Weighting
 
 Network = Callable[..., Tensor]
+"""See above: ``network(z, logsnr, **conditioning)``, one prediction an example."""
 
 LEVEL_WEIGHT_LIMIT = 1e4
 """A level that counts this many times its average spoils the Monte Carlo estimate: :class:`WeightedLoss` warns."""
@@ -79,8 +82,10 @@ class PublishedLoss:
     def __call__(self, network: Network, x: Tensor, t: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
         """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``."""
         require_finite("x", x)
+        _require_times(t, x)
         logsnr = self.schedule.logsnr(t)
         output = network(diffuse(x, eps, logsnr), logsnr, **conditioning)
+        require_same_shape("output", output, "x", x)
         error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
         return error if self.loss_weight is None else self.loss_weight(logsnr) * error
 
@@ -230,8 +235,7 @@ class WeightedLoss:
             t = low_discrepancy_time(len(x), generator=generator, device=x.device, dtype=x.dtype)
         if eps is None:
             eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"t must have one time an example, shape ({len(x)},), got {tuple(t.shape)}.")
+        _require_times(t, x)
         logsnr = self.schedule.logsnr(t)
         z = diffuse(x, eps, logsnr)
         eps_hat = self.prediction.to_eps(network(z, logsnr, **conditioning), z, logsnr)
@@ -239,6 +243,11 @@ class WeightedLoss:
         log_w = self.weighting.log(logsnr)
         importance = torch.exp(log_w - self.schedule.log_density(logsnr))
         return LossParts(0.5 * importance * eps_error, eps_error, log_w.exp() * eps_error, logsnr, importance)
+
+
+def _require_times(t: Tensor, x: Tensor) -> None:
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t must have one time an example, shape ({len(x)},), got {tuple(t.shape)}.")
 
 
 # Quadrature ----------------------------------------------------------------------------------------------------------
