@@ -231,10 +231,10 @@ def real_elbo(
 ) -> ImageElbo:
     r"""A bound on −log p(x), a *density*, of data that are real numbers: latents, or anything else without a grid.
 
-    The decoder is Gaussian, :math:`p(x|z) = N(z/\alpha, e^{-\lambda_{max}})`, the posterior of x with a flat prior as the
-    decoder of integers is; the third term is then :math:`\tfrac D2(\log 2\pi e - \lambda_{max})`, whatever x is.  The
-    bound is tight as λ_max → ∞ where p(x) is smooth.  A density has units: scaling x by c adds D log c to it, and the
-    ``bits`` are those of the density, not of integers.
+    The decoder is Gaussian, :math:`p(x|z) = N(z/\alpha, e^{-\lambda_{max}})`, the posterior of x with a flat prior, as
+    the decoder of integers is; the third term is :math:`\tfrac D2(\log 2\pi e - \lambda_{max})`, whatever x is.  The
+    bound is tight as λ_max → ∞ where p(x) is smooth.  A density has units: scaling x by c adds D log c to the bound,
+    and ``bits`` are those of the density, not of integers.
 
     Args:
         network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where no label is given; it is given the
