@@ -101,6 +101,12 @@ def test_the_hash_changes_with_every_part_of_the_data() -> None:
         ({"images": torch.zeros(4, 8, 8, dtype=torch.uint8)}, ValueError, r"shape \(N, C, H, W\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels \(N,\)"),
         ({"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(0)}, ValueError, "N ≥ 1"),
+        (
+            {"images": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)},
+            ValueError,
+            r"look like \(N, H, W, C\).*permute\(0, 3",
+        ),
+        ({"images": torch.zeros(4, 32, 32, 1, dtype=torch.uint8)}, ValueError, r"\(4, 32, 32, 1\) look like"),
         ({"levels": 3}, ValueError, "pixels must lie in 0 … levels − 1 = 2, got 16"),
         ({"levels": 1}, ValueError, "pixels must lie"),
         ({"labels": torch.tensor([0, -1, 0, 1])}, ValueError, "labels must be 0 or more, got -1"),

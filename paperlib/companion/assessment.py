@@ -141,7 +141,8 @@ def draw(
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    return batches, Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed)
+    drawn = Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed, batch_size=settings.batch_size)
+    return batches, drawn
 
 
 # paperlib sample -----------------------------------------------------------------------------------------------------

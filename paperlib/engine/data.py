@@ -66,7 +66,7 @@ DIGITS_SIGMA, PHOTOGRAPHS_SIGMA = 0.75, 0.5
 IMAGENET_SIZES = (64, 128, 256, 512)
 
 
-def load(name: str, split: Split, root: Path | None = None, **options: Any) -> ImageData:
+def load(name: str, split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """A data set by name.
 
     Args:
@@ -84,13 +84,13 @@ def load(name: str, split: Split, root: Path | None = None, **options: Any) -> I
         raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}.")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    return DATASETS[name](split, root, **options)
+    return DATASETS[name].load(split, root, **options)
 
 
 # Digits --------------------------------------------------------------------------------------------------------------
 
 
-def load_digits(split: Split, root: Path | None = None, **_: Any) -> ImageData:
+def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> ImageData:
     """Handwritten digits, 8×8, 17 levels of grey: the test set of Alpaydin & Kaynak (1998), as in scikit-learn.
 
     Nothing is downloaded.  ``root`` is not used.
@@ -127,7 +127,7 @@ def _hashed_order(name: str, size: int) -> Tensor:
 # Photographs ---------------------------------------------------------------------------------------------------------
 
 
-def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> ImageData:
+def load_cifar10(split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """CIFAR-10 (A. Krizhevsky, 2009), 32×32.  What copy it is, its ``caution`` says."""
     data = _photographs("cifar10", shards.CIFAR10, Crop("none", 32), split, root, **options)
     unknown = (
@@ -137,7 +137,7 @@ def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> Imag
     return replace(data, caution="; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)])))
 
 
-def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, **options: Any) -> ImageData:
+def load_reduced_cifar10(split: Split, root: Path | str | None = None, *, size: int, **options: Any) -> ImageData:
     """CIFAR-10 made smaller by means over squares, rounded to 8 bits: data sets of their own."""
     data = load_cifar10(split, root, **options)
     return replace(
@@ -150,13 +150,13 @@ def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, *
     )
 
 
-def load_imagenet(split: Split, root: Path | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
+def load_imagenet(split: Split, root: Path | str | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
     """ImageNet (ILSVRC 2012), cropped and reduced in the way that ``preprocessing`` names."""
     return _photographs(_imagenet_name(size, crop), shards.IMAGENET, Crop(crop, size), split, root, **options)
 
 
 def _photographs(
-    name: str, collection: Collection, crop: Crop, split: Split, root: Path | None, **options: Any
+    name: str, collection: Collection, crop: Crop, split: Split, root: Path | str | None, **options: Any
 ) -> ImageData:
     """A split of a collection, with all that its source and its decoding say of it."""
     found = decoded(find(collection, split, root), crop, **options)
@@ -183,44 +183,36 @@ def _imagenet_name(size: int, crop: str) -> str:
     return f"imagenet{size}" + (f"-{crop}" if crop != "adm" else "")
 
 
-DATASETS: dict[str, Callable[..., ImageData]] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    **{f"cifar10-{size}": partial(load_reduced_cifar10, size=size) for size in (16, 8)},
-    **{
-        _imagenet_name(size, crop): partial(load_imagenet, size=size, crop=crop)
-        for crop in ("adm", "area")
-        for size in IMAGENET_SIZES
-    },
-}
-"""All data sets by name: functions of the split, the folder of the files, and options of :func:`load`."""
-
-
 @dataclass(frozen=True)
-class Traits:
-    """What a network is built for.
+class DataSet:
+    """An entry of :data:`DATASETS`: how a data set is loaded, and what a network is built for without its files.
 
     Attributes:
+        load: ``load(split, root, **options)``, as :func:`load` is called.
         image_shape: (C, H, W).
         num_classes: number of classes.
         sigma_data: standard deviation of the scaled data, as networks and F-prediction are told.
     """
 
+    load: Callable[..., ImageData]
     image_shape: tuple[int, int, int]
     num_classes: int
-    sigma_data: float
+    sigma_data: float = PHOTOGRAPHS_SIGMA
 
 
-TRAITS: dict[str, Traits] = {
-    "digits": Traits((1, 8, 8), 10, DIGITS_SIGMA),
+DATASETS: dict[str, DataSet] = {
+    "digits": DataSet(load_digits, (1, 8, 8), 10, DIGITS_SIGMA),
+    "cifar10": DataSet(load_cifar10, (3, 32, 32), shards.CIFAR10.classes),
     **{
-        name: Traits((3, size, size), shards.CIFAR10.classes, PHOTOGRAPHS_SIGMA)
-        for name, size in (("cifar10", 32), ("cifar10-16", 16), ("cifar10-8", 8))
+        f"cifar10-{size}": DataSet(partial(load_reduced_cifar10, size=size), (3, size, size), shards.CIFAR10.classes)
+        for size in (16, 8)
     },
     **{
-        _imagenet_name(size, crop): Traits((3, size, size), shards.IMAGENET.classes, PHOTOGRAPHS_SIGMA)
+        _imagenet_name(size, crop): DataSet(
+            partial(load_imagenet, size=size, crop=crop), (3, size, size), shards.IMAGENET.classes
+        )
         for crop in ("adm", "area")
         for size in IMAGENET_SIZES
     },
 }
-"""What is known of every data set without its files."""
+"""All data sets by name.  One entry more is a data set more, for profiles, costs and the command line."""

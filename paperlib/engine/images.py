@@ -81,6 +81,11 @@ class ImageData:
                 f"images must have shape (N, C, H, W) and labels (N,), N ≥ 1; got {tuple(self.images.shape)} and "
                 f"{tuple(self.labels.shape)}."
             )
+        if self.images.shape[1] > 4 and self.images.shape[3] in (1, 3, 4):
+            raise ValueError(
+                f"images of shape {tuple(self.images.shape)} look like (N, H, W, C), and (N, C, H, W) is expected; use "
+                f"images.permute(0, 3, 1, 2)."
+            )
         require_positive("sigma_data", self.sigma_data)
         self._require_values()
 
