@@ -273,7 +273,7 @@ class Noted(torch.nn.Module):
 
 
 def test_errors_by_level_are_measured_in_batches_and_in_evaluation_mode() -> None:
-    network, levels = Noted(), torch.tensor([-1.0, 2.0])
+    network, levels = Noted().eval(), torch.tensor([-1.0, 2.0])
     whole = evaluation.errors_by_level(network, predictions.V, TEST, levels, batch_size=10_000)
     parts = evaluation.errors_by_level(network.train(), predictions.V, TEST, levels, batch_size=100)
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)

@@ -129,9 +129,8 @@ def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decod
         raise DamagedCacheError(f"{folder} was made from another source or in another way.")
     content = Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
     touched = (folder / "images.npy").stat().st_mtime_ns != index.get("modified")
-    if (verify or touched or images.nbytes <= HASHED) and pixels_sha256(content.images, content.labels) != index[
-        "sha256"
-    ]:
+    hashed = verify or touched or images.nbytes <= HASHED
+    if hashed and pixels_sha256(content.images, content.labels) != index["sha256"]:
         raise DamagedCacheError(f"{folder} has been changed since it was made: its hash differs.")
     return content
 
