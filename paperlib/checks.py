@@ -29,9 +29,9 @@ def require_floating(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.tensor(…).")
     if not value.is_floating_point():
-        remedy = "scale pixels v of n levels to [-1, 1], as 2 v/(n - 1) - 1"
+        remedy = "scale pixels v of n levels to [-1, 1], as 2 v/(n - 1) - 1; .float() alone leaves them at 0 … n - 1"
         if value.dtype != torch.uint8:
-            remedy = f"convert numbers with .float(), and {remedy}"
+            remedy = f"convert numbers with .float(), but {remedy}"
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}; {remedy}.")
 
 

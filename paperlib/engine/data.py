@@ -2,7 +2,9 @@
 
 :func:`load` knows the data sets of :data:`DATASETS`.  The digits come with scikit-learn.  CIFAR-10 and ImageNet are
 read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into
-memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.
+memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.  Images of one's own are
+one more entry of the table: a folder of pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any
+function that makes an :class:`ImageData` of arrays.
 
 =====================================  ===============================================================================
 ``digits``                             8×8, 17 levels of grey
@@ -129,7 +131,7 @@ def _hashed_order(name: str, size: int) -> Tensor:
 
 def load_cifar10(split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """CIFAR-10 (A. Krizhevsky, 2009), 32×32.  What copy it is, its ``caution`` says."""
-    data = _photographs("cifar10", shards.CIFAR10, Crop("none", 32), split, root, **options)
+    data = load_collection(split, root, name="cifar10", collection=shards.CIFAR10, crop=Crop("none", 32), **options)
     unknown = (
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
@@ -152,13 +154,14 @@ def load_reduced_cifar10(split: Split, root: Path | str | None = None, *, size: 
 
 def load_imagenet(split: Split, root: Path | str | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
     """ImageNet (ILSVRC 2012), cropped and reduced in the way that ``preprocessing`` names."""
-    return _photographs(_imagenet_name(size, crop), shards.IMAGENET, Crop(crop, size), split, root, **options)
+    name = _imagenet_name(size, crop)
+    return load_collection(split, root, name=name, collection=shards.IMAGENET, crop=Crop(crop, size), **options)
 
 
-def _photographs(
-    name: str, collection: Collection, crop: Crop, split: Split, root: Path | str | None, **options: Any
+def load_collection(
+    split: Split, root: Path | str | None = None, *, name: str, collection: Collection, crop: Crop, **options: Any
 ) -> ImageData:
-    """A split of a collection, with all that its source and its decoding say of it."""
+    """A split of a collection of parquet files, one's own too, with all that its source and its decoding say of it."""
     found = decoded(find(collection, split, root), crop, **options)
     cautions = []
     if len(found.labels) != collection.counts[split]:
@@ -176,6 +179,58 @@ def _photographs(
         caution="; ".join(cautions),
         source=f"{found.index['source']}, encoded images {found.index['encoded_sha256'][:12]}",
         digest=found.index["sha256"],
+        classes=collection.classes,
+    )
+
+
+def load_folder(
+    split: Split, root: Path | str | None = None, *, size: int, crop: str = "area", licence: str = "", **_: Any
+) -> ImageData:
+    """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
+
+    An entry ``DATASETS["mine"] = DataSet(partial(load_folder, size=64), (3, 64, 64), num_classes)`` makes a data set of
+    them.  They are decoded at every load, in the order of their names, and held in memory.
+
+    Args:
+        split: the folder "train" or "test".
+        root: where it is.
+        size: side of the squares that are made of the pictures.
+        crop: how, one of :data:`paperlib.engine.crops.CROPS`.
+        licence: under which terms they may be used.
+
+    Raises:
+        MissingDataError: when there is no such folder, or no picture in it.
+        ValueError: for a picture that cannot be read, naming it, or pictures both in classes and beside them.
+    """
+    from PIL import Image
+
+    square = Crop(crop, size)
+    folder = Path(root or ".").expanduser() / split
+    known = set(Image.registered_extensions())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known)
+    if not paths:
+        raise MissingDataError(f"there is no picture in {folder}; put those of the {split} split there.")
+    labelled = [path.parent != folder for path in paths]
+    if any(labelled) != all(labelled):
+        raise ValueError(f"{folder} has pictures beside the folders of classes; move {paths[labelled.index(False)]}.")
+    classes = sorted({path.name for path in folder.parent.glob("*/*") if path.is_dir()})  # those of both splits
+    squares = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                squares.append(torch.from_numpy(square(image)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the picture {path} cannot be read: {error}") from error
+    return ImageData(
+        name=f"{folder.parent.name}/{split}",
+        images=torch.stack(squares),
+        labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
+        levels=256,
+        sigma_data=PHOTOGRAPHS_SIGMA,
+        licence=licence,
+        preprocessing=square.description,
+        source=f"{len(paths):,} files of a folder",
+        classes=len(classes),
     )
 
 
