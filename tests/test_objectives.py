@@ -469,9 +469,7 @@ def test_images_that_are_integers_get_the_advice_to_scale_them() -> None:
         lambda given: WeightedLoss(weightings.ELBO(), COSINE, predictions.EPS)(GAUSSIAN, given),
         lambda given: PublishedLoss(predictions.EPS, COSINE)(GAUSSIAN, given, t, eps),
     ):
-        with pytest.raises(
-            TypeError, match=r"got torch\.uint8; scale pixels .*\[-1, 1\].*\.float\(\) alone leaves"
-        ):
+        with pytest.raises(TypeError, match=r"got torch\.uint8; scale pixels .*\[-1, 1\].*\.float\(\) alone leaves"):
             call(pixels)
         with pytest.raises(TypeError, match=r"got torch\.int64; convert numbers with \.float\(\), but scale pixels"):
             call(pixels.long())
