@@ -158,7 +158,7 @@ def test_what_is_cached_is_read_from_the_cache(source: Source, monkeypatch: pyte
 def test_opening_a_large_cache_does_not_hash_the_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(source, NONE)
     monkeypatch.setattr(decoding, "HASHED", 0)
-    monkeypatch.setattr(decoding, "pixels_sha256", unreadable)
+    monkeypatch.setattr(decoding, "_file_sha256", unreadable)
     assert equal(decoded(source, NONE))
 
 

@@ -34,7 +34,6 @@ from tqdm import tqdm
 from paperlib.engine import shards
 from paperlib.engine.crops import Crop
 from paperlib.engine.files import UnwritableError, explained, flush
-from paperlib.engine.images import pixels_sha256
 from paperlib.engine.prefetch import ordered
 from paperlib.engine.shards import Encoded, Source
 
@@ -130,9 +129,20 @@ def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decod
     content = Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
     touched = (folder / "images.npy").stat().st_mtime_ns != index.get("modified")
     hashed = verify or touched or images.nbytes <= HASHED
-    if hashed and pixels_sha256(content.images, content.labels) != index["sha256"]:
+    if hashed and _file_sha256(folder / "images.npy", images.offset, images.shape, labels) != index["sha256"]:
         raise DamagedCacheError(f"{folder} has been changed since it was made: its hash differs.")
     return content
+
+
+def _file_sha256(path: Path, offset: int, shape: tuple[int, ...], labels: NDArray[np.int64]) -> str:
+    """``images.pixels_sha256`` of images in a file, which are read past the mapping: what is mapped stays in memory."""
+    digest = hashlib.sha256(str(shape).encode())
+    with path.open("rb") as file:
+        file.seek(offset)
+        while part := file.read(2**20):
+            digest.update(part)
+    digest.update(labels.tobytes())
+    return digest.hexdigest()
 
 
 # Making it -----------------------------------------------------------------------------------------------------------
