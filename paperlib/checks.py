@@ -41,7 +41,10 @@ def require_floating(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.tensor(…).")
     if not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}; convert it with .float().")
+        remedy = "scale pixels v of n levels to [-1, 1], as 2 v/(n - 1) - 1; .float() alone leaves them at 0 … n - 1"
+        if value.dtype != torch.uint8:
+            remedy = f"convert numbers with .float(), but {remedy}"
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}; {remedy}.")
 
 
 def require_within(name: str, value: Tensor, low: float, high: float) -> None:
@@ -86,6 +89,18 @@ def require_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} has {bad} value(s) that are NaN or infinite; clean the data before using it.")
 
 
+def require_finite_at(name: str, value: Tensor, logsnr: Tensor) -> None:
+    """Refuse NaN and infinities in ``value`` (B, *), naming the first of the levels ``logsnr`` (B,) that has any."""
+    if torch.compiler.is_compiling() or torch.isfinite(value.sum()):  # one pass; a sum may also overflow
+        return
+    bad = ~torch.isfinite(value.flatten(1)).all(1)
+    if bad.any():
+        raise ValueError(
+            f"{name} is NaN or infinite for {bad.sum().item()} of {len(bad)} examples at log-SNR "
+            f"{logsnr[bad][0].item():g}; look at the network's output at that level, and at its weights."
+        )
+
+
 def require_not_below(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse values below those of another tensor."""
     if torch.compiler.is_compiling():
@@ -95,6 +110,11 @@ def require_not_below(name: str, value: Tensor, other_name: str, other: Tensor) 
 
 
 def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse two tensors whose shapes differ."""
+    """Refuse two tensors whose shapes differ, and what is no tensor, such as a network's tuple or output object."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}; of a tuple or an output object take the "
+            f"tensor alone, as lambda z, logsnr: network(z, logsnr)[0] does."
+        )
     if value.shape != other.shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}.")

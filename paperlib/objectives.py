@@ -14,7 +14,9 @@ In the other direction :class:`WeightedLoss` holds w fixed under any schedule:
 The second form does not contain p: the objective depends on the schedule through its end points alone (Equation 4 of
 the paper), while the variance of the first form does depend on p.
 
-A *network* is anything called as ``network(z, logsnr, **conditioning)`` that returns its prediction, the shape of z.
+A *network* is anything called as ``network(z, logsnr, label=None)``, or with whatever conditioning it is given *by
+name*: z (B, *) is VP, logsnr (B,) in nats, label int64 (B,) with None for the null class.  It returns its prediction, a
+tensor of the shape of z.
 Losses are per example, in nats, summed (not averaged) over the dimensions of the data.
 """
 
@@ -28,7 +30,14 @@ import torch
 from torch import Tensor
 
 from paperlib import loss_weights, predictions, schedules, weightings
-from paperlib.checks import at_least_float32, require_finite, require_instance, require_levels, require_within
+from paperlib.checks import (
+    at_least_float32,
+    require_finite,
+    require_instance,
+    require_levels,
+    require_same_shape,
+    require_within,
+)
 from paperlib.loss_weights import LossWeight
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
@@ -37,6 +46,7 @@ from paperlib.schedules import NoiseSchedule
 from paperlib.weightings import ELBO, Weighting
 
 Network = Callable[..., Tensor]
+"""See above: ``network(z, logsnr, **conditioning)``, one prediction an example."""
 
 LEVEL_WEIGHT_LIMIT = 1e4
 """A level that counts this many times its average spoils the Monte Carlo estimate: :class:`WeightedLoss` warns."""
@@ -129,6 +139,7 @@ class PublishedLoss:
         Where the schedule draws λ = −∞, this is the loss of the other levels.
         """
         require_finite("x", x)
+        _require_one_each("t", "time", t, x)
         return self._at(self.schedule.logsnr(t), network, x, eps, **conditioning)
 
     def terminal(self, network: Network, x: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
@@ -149,6 +160,7 @@ class PublishedLoss:
         dtype = x.dtype
         x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
         output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
+        require_same_shape("output", output, "x", x)
         error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
         return error if self.c is None else self.c(logsnr) * error
 
@@ -348,10 +360,8 @@ class WeightedLoss:
         if t is not None and logsnr is not None:
             raise ValueError("give either t or logsnr, not both: the one follows from the other.")
         for name, what, given in (("t", "time", t), ("logsnr", "level", logsnr)):
-            if given is not None and given.shape != x.shape[:1]:
-                raise ValueError(
-                    f"{name} must have one {what} an example, shape ({len(x)},), got {tuple(given.shape)}."
-                )
+            if given is not None:
+                _require_one_each(name, what, given, x)
         if logsnr is None:
             if t is None:
                 t = low_discrepancy_time(len(x), generator=generator, device=x.device, dtype=dtype)
@@ -367,6 +377,11 @@ class WeightedLoss:
         log_w = self.weighting.log(logsnr)
         importance = torch.exp(log_w - self.schedule.log_density(logsnr))
         return LossParts(0.5 * importance * eps_error, eps_error, log_w.exp() * eps_error, logsnr, importance)
+
+
+def _require_one_each(name: str, what: str, given: Tensor, x: Tensor) -> None:
+    if given.shape != x.shape[:1]:
+        raise ValueError(f"{name} must have one {what} an example, shape ({len(x)},), got {tuple(given.shape)}.")
 
 
 # Quadrature ----------------------------------------------------------------------------------------------------------

@@ -133,4 +133,5 @@ def test_protocols_are_numbered_below_the_table(profile: profiles.Profile, tmp_p
     assert "280 real images" in notes[0]
     assert "280 samples by ddim, 5 evaluations each" in notes[2]
     assert "280 samples by heun, 9 evaluations each" in notes[5]
+    assert f"seed 0 in batches of {profile.sampling.batch_size}; against" in notes[5]
     assert lines[-7].endswith("[6]")

@@ -181,3 +181,14 @@ def test_train_sample_and_evaluate(checkout: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(runs)
     assert cli.main(["sample", "small"]) == 1
     assert "sigmoid-seed0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize("strength", ["nan", "inf", "-1", "much"])
+def test_guidance_that_is_no_number_is_refused_where_it_is_given(
+    capsys: pytest.CaptureFixture[str], command: str, strength: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "tiny", f"--guidance={strength}"])
+    assert caught.value.code == 2
+    assert f"--guidance: expected a number from 0, 1 for none; got {strength!r}" in capsys.readouterr().err

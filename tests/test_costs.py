@@ -1,6 +1,7 @@
 """Costs of networks: FLOPs and memory against what can be counted by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from pictures import real_images
 from torch import nn
 
 from paperlib import models
+from paperlib.companion import profiles
 from paperlib.engine import costs, data
 from tools import costs as profile_costs
 
@@ -82,16 +84,27 @@ def test_what_is_known_of_data_without_their_files_is_so(name: str, monkeypatch:
     if name != "digits":
         monkeypatch.setenv("PAPERLIB_DATA", str(real_images()))
     found = data.load(name, "test")
-    traits = data.TRAITS[name]
+    known = data.DATASETS[name]
     assert (found.image_shape, found.num_classes, found.sigma_data) == (
-        traits.image_shape,
-        traits.num_classes,
-        traits.sigma_data,
+        known.image_shape,
+        known.num_classes,
+        known.sigma_data,
     )
 
 
-def test_every_data_set_is_described() -> None:
-    assert data.TRAITS.keys() == data.DATASETS.keys()
+def test_one_entry_is_a_data_set_for_loading_profiles_and_costs(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mine(split: str, root: Path | None = None, **options: Any) -> data.ImageData:
+        return data.ImageData(f"mine/{split}", torch.zeros(3, 2, 8, 8, dtype=torch.uint8), torch.arange(3), 256, 0.5)
+
+    monkeypatch.setitem(data.DATASETS, "mine", data.DataSet(mine, (2, 8, 8), 3))
+    path = checkout / "profiles" / "small.yaml"
+    path.write_text(path.read_text().replace("name: digits", "name: mine"))
+    profile = profiles.load("small")
+    assert profile.data.load("train").image_shape == (2, 8, 8)
+    assert profile_costs.network(profile).image_shape == (2, 8, 8)
+    assert profile_costs.row(profile).parameters > 0
 
 
 # The table of the profiles -------------------------------------------------------------------------------------------

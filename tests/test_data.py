@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import encode, noise, real_images, write_shards
+from pictures import COLLECTION, encode, noise, real_images, write_shards
 
 from paperlib.engine import data
+from paperlib.engine.crops import Crop
 
 
 def images(size: int = 4, levels: int = 17) -> data.ImageData:
@@ -101,10 +103,18 @@ def test_the_hash_changes_with_every_part_of_the_data() -> None:
         ({"images": torch.zeros(4, 8, 8, dtype=torch.uint8)}, ValueError, r"shape \(N, C, H, W\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels \(N,\)"),
         ({"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(0)}, ValueError, "N ≥ 1"),
+        (
+            {"images": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)},
+            ValueError,
+            r"look like \(N, H, W, C\).*permute\(0, 3",
+        ),
+        ({"images": torch.zeros(4, 32, 32, 1, dtype=torch.uint8)}, ValueError, r"\(4, 32, 32, 1\) look like"),
         ({"levels": 3}, ValueError, "pixels must lie in 0 … levels − 1 = 2, got 16"),
         ({"levels": 1}, ValueError, "pixels must lie"),
         ({"labels": torch.tensor([0, -1, 0, 1])}, ValueError, "labels must be 0 or more, got -1"),
         ({"sigma_data": -1.0}, ValueError, "sigma_data"),
+        ({"classes": 2}, ValueError, "labels of 2 classes must be less, or 0 for none; got 2"),
+        ({"classes": 0}, ValueError, "labels of 0 classes must be less, or 0 for none; got 2"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(change: dict[str, Any], error: type, message: str) -> None:
@@ -153,6 +163,76 @@ def test_images_of_two_splits_that_are_equal_are_found() -> None:
     second = replace(second, images=other, levels=256)
     assert data.shared_images(first, second) == [(3, 1), (0, 5)]
     assert data.shared_images(first, first) == [(index, index) for index in range(4)]
+
+
+# A folder of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_set_has_the_classes_of_the_whole() -> None:
+    whole = replace(images(), classes=7)
+    part = replace(whole, images=whole.images[:1], labels=whole.labels[:1])
+    assert (images().num_classes, whole.num_classes, part.num_classes) == (3, 7, 7)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Pictures with classes in "labelled", without in "plain"."""
+    for number, pixels in enumerate(noise(6, 10)):
+        for folder in (tmp_path / "labelled/train" / "ba"[number % 2], tmp_path / "plain/train"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.png").write_bytes(encode(pixels))
+    return tmp_path
+
+
+def test_a_folder_of_pictures_is_a_data_set(folders: Path) -> None:
+    pixels = noise(6, 10).transpose(0, 3, 1, 2)
+    labelled = data.load_folder("train", folders / "labelled", size=10, crop="none")
+    assert (labelled.labels.tolist(), labelled.num_classes) == ([0, 0, 0, 1, 1, 1], 2)
+    assert np.array_equal(labelled.images.numpy(), pixels[[1, 3, 5, 0, 2, 4]])
+    assert (labelled.name, labelled.preprocessing) == ("labelled/train", "none: 10×10 as decoded")
+    assert str(folders) not in json.dumps(labelled.provenance())
+    other = folders / "labelled/test/b/one.png"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(encode(noise(1, 10)[0]))
+    test = data.load_folder("test", folders / "labelled", size=10)
+    assert (test.labels.tolist(), test.num_classes) == ([1], 2), "a split that lacks a class numbers them alike"
+    plain = data.load_folder("train", str(folders / "plain"), size=5)
+    assert (plain.labels.tolist(), plain.num_classes, plain.image_shape) == ([0] * 6, 0, (3, 5, 5))
+
+
+def test_images_without_labels_are_what_a_network_without_classes_sees(folders: Path) -> None:
+    from paperlib import models
+
+    plain = data.load_folder("train", folders / "plain", size=8)
+    network = models.build("mlp", image_shape=plain.image_shape, num_classes=plain.num_classes, sigma_data=0.5, width=8)
+    z, logsnr = plain.scaled(), torch.zeros(6)
+    assert torch.equal(network(z, logsnr, plain.labels), network(z, logsnr))
+
+
+def test_folders_that_cannot_be_read_are_named(folders: Path) -> None:
+    with pytest.raises(
+        data.MissingDataError, match=r"there is no picture in .*plain/test; put those of the test split"
+    ):
+        data.load_folder("test", folders / "plain", size=8)
+    with pytest.raises(ValueError, match=r"plain/train/0\.png cannot be read: the picture is 10×10, not 8×8"):
+        data.load_folder("train", folders / "plain", size=8, crop="none")
+    (folders / "labelled/train/beside.png").write_bytes(encode(noise(1, 10)[0]))
+    with pytest.raises(ValueError, match=r"pictures beside the folders of classes; move .*train/beside\.png"):
+        data.load_folder("train", folders / "labelled", size=8)
+
+
+def test_parquet_files_of_ones_own_are_a_data_set_by_their_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path / "cache"))
+    write_shards(tmp_path / "noise", [encode(pixels) for pixels in noise(12)], [0] * 12)
+    own = data.DataSet(
+        partial(data.load_collection, name="mine", collection=COLLECTION, crop=Crop("none", 8)), (3, 8, 8), 7
+    )
+    monkeypatch.setitem(data.DATASETS, "mine", own)
+    found = data.load("mine", "train", tmp_path / "noise")
+    assert (found.name, found.num_classes, found.licence, found.caution) == ("mine/train", 7, "none needed", "")
+    assert np.array_equal(found.images.numpy(), noise(12).transpose(0, 3, 1, 2))
 
 
 # CIFAR-10 and ImageNet, made up --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,10 @@ def test_what_is_cached_is_read_from_the_cache(source: Source, monkeypatch: pyte
     assert equal(decoded(source, NONE, verify=True))
 
 
-def test_opening_the_cache_does_not_hash_the_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_large_cache_does_not_hash_the_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(source, NONE)
-    monkeypatch.setattr(decoding, "pixels_sha256", unreadable)
+    monkeypatch.setattr(decoding, "HASHED", 0)
+    monkeypatch.setattr(decoding, "_file_sha256", unreadable)
     assert equal(decoded(source, NONE))
 
 
@@ -247,11 +249,50 @@ def test_damaged_images_are_refused_and_made_anew(
     assert equal(decoded(source, NONE, verify=True))
 
 
-def test_a_changed_pixel_is_found_on_demand(source: Source, cache: Path) -> None:
+@pytest.mark.parametrize("hashed", [decoding.HASHED, 0])
+def test_a_changed_pixel_is_found(source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int) -> None:
+    """Also in a file that is too large to be hashed at every reading: it was touched."""
+    monkeypatch.setattr(decoding, "HASHED", hashed)
     change_last(folder_of_made(source, cache) / "images.npy")
-    assert not equal(decoded(source, NONE))
     with pytest.warns(UserWarning, match="its hash differs. It is made anew"):
-        assert equal(decoded(source, NONE, verify=True))
+        assert equal(decoded(source, NONE))
+    assert equal(decoded(source, NONE))
+
+
+@pytest.mark.parametrize(("hashed", "verify", "hashes"), [(0, False, 0), (0, True, 1), (10_000, False, 1)])
+def test_large_files_are_hashed_on_demand(
+    source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int, verify: bool, hashes: int
+) -> None:
+    """Which finds a pixel that was changed behind the back of the file system."""
+    monkeypatch.setattr(decoding, "HASHED", hashed)
+    images = folder_of_made(source, cache) / "images.npy"
+    before = images.stat()
+    change_last(images)
+    os.utime(images, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.warns(UserWarning, match="its hash differs") if hashes else nullcontext():
+        assert equal(decoded(source, NONE, verify=verify)) == bool(hashes)
+
+
+def test_rows_without_the_content_of_pictures_are_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path / "paths", [None] * 4, [3, 2, 1, 0])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"a picture of class 3 has no bytes, only the path '0\.png'"):
+        decoded(find(COLLECTION, "train", tmp_path / "paths"), NONE)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "is cut short or damaged"),
+        (lambda whole: b"", "is cut short or damaged"),
+        (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 7\n", "run `git lfs pull`"),
+    ],
+    ids=["cut", "empty", "pointer"],
+)
+def test_files_that_are_not_whole_are_named(tmp_path: Path, content: Callable[[bytes], bytes], message: str) -> None:
+    paths = write_shards(tmp_path / "noise", [encode(pixels) for pixels in PIXELS], LABELS, 3)
+    paths[1].write_bytes(content(paths[1].read_bytes()))
+    with pytest.raises(MissingDataError, match=f"{paths[1].name} .*{message}"):
+        decoded(find(COLLECTION, "train", tmp_path / "noise"), NONE)
 
 
 def test_a_disk_without_room_is_refused_before_the_work(

@@ -132,9 +132,31 @@ def test_the_caption_holds_everything_that_a_number_depends_on() -> None:
         f"Fréchet distance, {judge.name}: 1,500 samples by heun, churn 3.0, 9 evaluations each, guidance 2, seed 7; "
         f"against 297 images, digits/test {TEST.sha256[:6]}; 28 features of the {judge.name}; resizing: none."
     )
+    batched = Drawn.by("heun", LEVELS, seed=7, batch_size=500)
+    caption = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge), batched).protocol.caption
+    assert "seed 7 in batches of 500; against" in caption, "the noise depends on both"
     real = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge))
     assert ": 1,500 real images; against" in real.protocol.caption
     assert "evaluations" not in real.protocol.caption
+
+
+def test_the_caption_says_of_how_many_pairs_a_distance_is() -> None:
+    """KID, precision and recall are of the rows that are kept, where there are more images."""
+    judge = Pixels()
+    whole, some = (Reference.of(TRAIN, judge, keep=keep) for keep in (2000, 200))
+    seen = evaluation.gather([TEST.images], judge, 17, keep=100)
+    found = evaluation.compare(seen, some)
+    assert "against 1,500 images, digits/train" in found.protocol.caption
+    assert "; kernel distance, precision and recall from 100 and 200 of them; 8 features" in found.protocol.caption
+    assert (found.row()["pair_samples"], found.row()["pair_reference_images"]) == (100, 200)
+    for images, reference in ((seen, whole), (judge(TEST.images), some)):
+        assert "precision and recall from" in evaluation.compare(images, reference).protocol.caption
+    assert "recall" not in evaluation.compare(judge(TEST.images), whole).protocol.caption
+
+
+def test_a_network_that_does_not_say_the_shape_of_its_images_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Linear has no image_shape; set network.image_shape = \(C, H, W\)"):
+        next(evaluation.generate(torch.nn.Linear(2, 2), predictions.V, TRAIN.labels[:5], LEVELS))  # type: ignore[arg-type]
 
 
 def test_guidance_may_be_left_to_an_interval() -> None:
@@ -235,6 +257,37 @@ def test_errors_by_level_are_those_of_a_network_that_predicts_zero() -> None:
     torch.testing.assert_close(found, signal * (1 - signal) * norm + signal**2 * 64, rtol=0.01, atol=0.05)
     again = evaluation.errors_by_level(network, predictions.V, TEST, levels[1:2], draws=8)
     assert torch.equal(again, found[1:2])
+
+
+class Noted(torch.nn.Module):
+    """A network that notes how it is called, and errs in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.calls: list[tuple[int, bool]] = []
+
+    def forward(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        self.calls.append((len(z), label is None))
+        return (1.0 if self.training else 0.2) * z + (0.0 if label is None else 0.01 * label[:, None, None, None])
+
+
+def test_errors_by_level_are_measured_in_batches_and_in_evaluation_mode() -> None:
+    network, levels = Noted().eval(), torch.tensor([-1.0, 2.0])
+    whole = evaluation.errors_by_level(network, predictions.V, TEST, levels, batch_size=10_000)
+    parts = evaluation.errors_by_level(network.train(), predictions.V, TEST, levels, batch_size=100)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+    assert network.calls == [(297, False)] * 2 + [(size, False) for size in (100, 100, 97) for _ in range(2)]
+    told_nothing = evaluation.errors_by_level(network, predictions.V, TEST, levels, conditional=False)
+    assert network.calls[-1] == (297, True)
+    assert not torch.allclose(told_nothing, whole)
+
+
+def test_errors_by_level_name_the_level_of_a_nan() -> None:
+    network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=8)
+    next(iter(network.parameters())).data.fill_(math.nan)
+    with pytest.raises(ValueError, match="ε̂ is NaN or infinite for 297 of 297 examples at log-SNR -2;"):
+        evaluation.errors_by_level(network, predictions.V, TEST, torch.tensor([-2.0, 2.0]))
 
 
 @pytest.mark.parametrize("tile", [5000, 256])

@@ -200,6 +200,69 @@ def test_the_standard_error_is_one_over_images() -> None:
     assert math.isnan(likelihood.Mean.of(torch.ones(1)).standard_error)
 
 
+# Real-valued data ----------------------------------------------------------------------------------------------------
+
+REAL = GAUSSIAN.mean + torch.randn(2048, DIM, generator=torch.Generator().manual_seed(7), dtype=F64) @ FACTOR.T
+
+
+def real(network: Any, x: Tensor = REAL, ends: tuple[float, float] = ENDS, **options: Any) -> likelihood.ImageElbo:
+    return likelihood.real_elbo(
+        network, predictions.EPS, x, schedules.LinearLogSNR(*ends), **({"batch_size": 2048} | options)
+    )
+
+
+def test_the_bound_on_a_density_is_that_of_a_gaussian_in_closed_form() -> None:
+    """KL(q(z|x) ‖ p(z)) at both ends, and the entropy of the decoder."""
+    found = real(GAUSSIAN, draws=16)
+    ends = torch.tensor(ENDS, dtype=F64)
+    path = torch.stack([GAUSSIAN.kl(x, ends) for x in REAL])
+    prior = elbo.prior_kl(REAL, ENDS[0])
+    exact = prior + path[:, 1] - path[:, 0] + 0.5 * DIM * (math.log(2 * math.pi * math.e) - ENDS[1])
+    assert in_errors(found.terms.total - exact) < 4
+    assert (found.terms.total - exact).std() / math.sqrt(len(REAL)) < 0.12
+    assert found.bits.value == pytest.approx(found.terms.total.mean().item() / (DIM * math.log(2)))
+
+
+def test_the_bound_on_a_density_is_tight_where_the_data_are_almost_clean() -> None:
+    """From above: at λ_max = 2 it misses the density of the data, at 14 no more."""
+    density = torch.distributions.MultivariateNormal(MEAN, GAUSSIAN.covariance).log_prob(REAL)
+    gaps = [real(GAUSSIAN, ends=(-14.0, high), draws=32).terms.total + density for high in (2.0, 14.0)]
+    assert gaps[0].mean() > 0.5
+    assert in_errors(gaps[1]) < 4
+    assert gaps[1].std() / math.sqrt(len(REAL)) < 0.16
+
+
+def test_scaling_the_data_scales_their_density() -> None:
+    """x to c x adds D log c to −log p."""
+    c = 3.0
+    scaled = Gaussian(c * MEAN, c**2 * GAUSSIAN.covariance)
+    difference = (
+        real(scaled, c * REAL, (-14.0, 14.0), draws=32).terms.total
+        - real(GAUSSIAN, ends=(-14.0, 14.0), draws=32).terms.total
+    )
+    assert in_errors(difference - DIM * math.log(c)) < 4
+
+
+def test_labels_of_real_data_reach_the_network() -> None:
+    label, seen = torch.arange(64), list[Any]()
+
+    def network(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        seen.append(label)
+        return GAUSSIAN(z, logsnr)
+
+    real(network, REAL[:64], label=label, draws=1, batch_size=40)
+    assert [part.tolist() for part in seen] == [list(range(40)), list(range(40, 64))]
+    real(network, REAL[:64], draws=1)
+    assert seen[-1] is None
+
+
+def test_integers_and_nan_are_no_real_data() -> None:
+    with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch.uint8; scale pixels"):
+        real(GAUSSIAN, torch.zeros(3, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="x has 1 value"):
+        real(GAUSSIAN, torch.tensor([[0.0, math.nan]]))
+
+
 # The probability flow ------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +482,65 @@ def digits_of(network: Any, conditional: bool) -> likelihood.ImageFlow:
     return likelihood.image_flow(
         network, predictions.V, FEW, (-5.0, 5.0), divergence="hutchinson", tolerance=1e-2, **options
     )
+
+
+# Networks that fail --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probe", [None, torch.ones(3, DIM, dtype=F64)], ids=["exact", "hutchinson"])
+@pytest.mark.parametrize("name", predictions.PREDICTIONS)
+@pytest.mark.parametrize("cut", ["no_grad", "detach", "half"])
+def test_the_flow_refuses_a_network_that_has_no_gradient(name: str, cut: str, probe: Tensor | None) -> None:
+    """Whatever it predicts: ε̂ of a v- or x-network has a gradient by z even where the output has none."""
+    weight = torch.ones((), dtype=F64, requires_grad=True)
+
+    def network(z: Tensor, logsnr: Tensor) -> Tensor:
+        if cut == "no_grad":
+            with torch.no_grad():
+                return 0.3 * z
+        return 0.3 * z.detach() * (weight if cut == "half" else 1.0)
+
+    with pytest.raises(ValueError, match="needs the gradient of the network's output by z, and there is none"):
+        likelihood.flow_density(network, predictions.get(name), REAL[:3], (-2.0, 2.0), probe=probe, dtype=F64)
+
+
+def failing(bad: Any) -> Any:
+    return lambda z, logsnr, label=None: 0.3 * z + torch.where(logsnr > 1.0, bad, 0.0).reshape(-1, *[1] * (z.ndim - 1))
+
+
+def test_nan_is_said_with_its_level() -> None:
+    message = r"is NaN or infinite for \d+ of \d+ examples at log-SNR (\d|1\.\d+)"
+    with pytest.raises(ValueError, match=message):
+        bound(failing(math.nan))
+    with pytest.raises(ValueError, match=message):
+        real(failing(math.inf))
+    with pytest.raises(ValueError, match="output is NaN or infinite for 3 of 3 examples at log-SNR 2;"):
+        likelihood.flow_density(failing(math.nan), predictions.V, REAL[:3], (-2.0, 2.0), dtype=F64)
+
+
+@pytest.mark.parametrize("given", [lambda z: (z,), lambda z: None], ids=["tuple", "NoneType"])
+def test_what_is_no_tensor_is_refused_by_its_type(given: Any) -> None:
+    network = lambda z, logsnr, label=None: given(z)  # noqa: E731
+    name = type(given(REAL)).__name__
+    for call in (
+        lambda: bound(network),
+        lambda: real(network),
+        lambda: likelihood.flow_density(network, predictions.V, REAL[:3], (-2.0, 2.0)),
+    ):
+        with pytest.raises(TypeError, match=f"output must be a torch.Tensor, got {name}"):
+            call()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-30), (F64, 1e-15), (torch.float32, 1e-7)])
+def test_a_tolerance_below_rounding_is_refused(dtype: torch.dtype, tolerance: float) -> None:
+    with pytest.raises(ValueError, match=f"tolerance must be at least .* for a network in {dtype}, got {tolerance}"):
+        likelihood.flow_density(GAUSSIAN, predictions.EPS, REAL[:3], ENDS, tolerance=tolerance, dtype=dtype)
+
+
+def test_the_least_tolerance_is_met() -> None:
+    z = REAL[:2]
+    found = likelihood.flow_density(GAUSSIAN, predictions.EPS, z, (-2.0, 2.0), tolerance=1e-12, dtype=F64)
+    torch.testing.assert_close(found.log_prob, flow_of_gaussian(GAUSSIAN, z, -2.0, 2.0), rtol=0, atol=1e-9)
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------

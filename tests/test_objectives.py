@@ -541,8 +541,6 @@ def test_bad_input_is_refused() -> None:
         loss(GAUSSIAN, broken)
     with pytest.raises(ValueError, match=r"x has 1 value\(s\) that are NaN"):
         PublishedLoss(predictions.EPS, COSINE)(GAUSSIAN, broken, t, eps)
-    with pytest.raises(TypeError, match=r"x must be a floating-point tensor, got torch\.uint8"):
-        loss(GAUSSIAN, x.to(torch.uint8))
     with pytest.raises(ValueError, match=r"t must have one time an example, shape \(4,\), got \(3,\)"):
         loss(GAUSSIAN, x, t=t[:3])
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\], got 1.5"):
@@ -551,3 +549,34 @@ def test_bad_input_is_refused() -> None:
         loss(GAUSSIAN, x, eps=eps[:, :3])
     with pytest.raises(ValueError, match=r"output has shape \(4, 3\), but z has \(4, 8\)"):
         loss(lambda z, logsnr: z[:, :3], x)
+    for wrong in ((x, x), None, {"sample": x}):
+        with pytest.raises(TypeError, match=f"output must be a torch.Tensor, got {type(wrong).__name__}; of a tuple"):
+            loss(lambda z, logsnr, wrong=wrong: wrong, x)
+        with pytest.raises(TypeError, match=f"output must be a torch.Tensor, got {type(wrong).__name__}; of a tuple"):
+            PublishedLoss(predictions.V, COSINE)(lambda z, logsnr, wrong=wrong: wrong, x, t, eps)
+
+
+def test_images_that_are_integers_get_the_advice_to_scale_them() -> None:
+    """Not .float() alone, with which one would train on 0 … 255."""
+    x, eps, t = batch(4)
+    pixels = (x.abs() * 100).to(torch.uint8)
+    for call in (
+        lambda given: WeightedLoss(weightings.ELBO(), COSINE, predictions.EPS)(GAUSSIAN, given),
+        lambda given: PublishedLoss(predictions.EPS, COSINE)(GAUSSIAN, given, t, eps),
+    ):
+        with pytest.raises(TypeError, match=r"got torch\.uint8; scale pixels .*\[-1, 1\].*\.float\(\) alone leaves"):
+            call(pixels)
+        with pytest.raises(TypeError, match=r"got torch\.int64; convert numbers with \.float\(\), but scale pixels"):
+            call(pixels.long())
+
+
+def test_a_published_loss_broadcasts_nothing() -> None:
+    """Neither a time nor an output of a batch of one."""
+    x, eps, t = batch(4)
+    loss = PublishedLoss(predictions.V, COSINE)
+    with pytest.raises(ValueError, match=r"t must have one time an example, shape \(4,\), got \(1,\)"):
+        loss(GAUSSIAN, x, t[:1], eps)
+    with pytest.raises(ValueError, match=r"output has shape \(1, 8\), but x has \(4, 8\)"):
+        loss(lambda z, logsnr: z[:1], x, t, eps)
+    with pytest.raises(ValueError, match=r"eps has shape \(1, 8\), but x has \(4, 8\)"):
+        loss(GAUSSIAN, x, t, eps[:1])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -186,3 +187,14 @@ def test_a_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest
 
 def test_a_manifest_is_plain_json(result: Path) -> None:
     assert json.loads((result / "manifest.json").read_text()) == provenance.read(result)
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_memory_of_the_largest_child_is_in_bytes_on_every_system(
+    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    """``ru_maxrss`` is in kilobytes on Linux and in bytes on macOS."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    monkeypatch.setattr(provenance.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(provenance.sys, "platform", system)
+    assert provenance._largest_child() == usage.ru_maxrss * unit

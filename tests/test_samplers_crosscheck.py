@@ -87,6 +87,29 @@ def test_ddpm_is_that_of_diffusers(beta_schedule: str) -> None:
     assert_same(ours, theirs, 1e-10)
 
 
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_ddim_inversion_is_that_of_diffusers(beta_schedule: str) -> None:
+    """Theirs starts at ᾱ of step 0 of 1000 and goes up."""
+    from diffusers import DDIMInverseScheduler
+
+    scheduler = DDIMInverseScheduler(beta_schedule=beta_schedule, clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(STEPS)
+    scheduler.betas = scheduler.betas.double()
+    scheduler.alphas_cumprod = (1 - scheduler.betas).cumprod(0)
+    scheduler.initial_alpha_cumprod = scheduler.alphas_cumprod[0]
+    kept = torch.cat([scheduler.initial_alpha_cumprod[None], scheduler.alphas_cumprod[scheduler.timesteps[1:]]])
+    levels = process.logsnr_from_alphas_cumprod(kept)
+    z, theirs = noise(), []
+    for t, level in zip(scheduler.timesteps[1:], levels[:-1], strict=True):
+        theirs.append(z)
+        z = scheduler.step(eps_hat(z, level), t, z).prev_sample
+    ours: list[Tensor] = []
+    final = sampling.ddim_inversion(
+        DENOISE, noise(), levels.flip(0), callback=lambda index, logsnr, z, x_hat: ours.append(z)
+    )
+    assert_same([*ours, final], [*theirs, z], 1e-10)
+
+
 # diffusers: samplers in σ_VE -----------------------------------------------------------------------------------------
 
 

@@ -215,6 +215,35 @@ def test_dpmpp_2m_is_the_algorithm_of_dpm_solver(schedule: schedules.NoiseSchedu
     torch.testing.assert_close(sampling.dpmpp_2m(DENOISE, noise(), levels), expected, rtol=1e-10, atol=1e-10)
 
 
+# Back to noise -------------------------------------------------------------------------------------------------------
+
+
+def test_inversion_converges_to_the_noise_of_the_exact_flow() -> None:
+    """Backwards z̄ − mean shrinks by the same factor; the error halves with the steps, and so does that of a return."""
+    low, high = -8.0, 4.0
+    start = noise()
+    s, e = math.exp(-low), math.exp(-high)
+    grown = MEAN + (start * math.sqrt(1 + s) - MEAN) * ((VARIANCES + e) / (VARIANCES + s)).sqrt()
+    clean = grown / math.sqrt(1 + e)
+    errors, returns = [], []
+    for steps in (200, 400, 800):
+        levels, seen = sampling.levels(schedules.LinearLogSNR(low, high), steps), []
+        found = sampling.ddim_inversion(DENOISE, clean, levels)
+        errors.append((found - start).abs().max().item())
+        sampling.ddim(DENOISE, found, levels, callback=lambda index, logsnr, z, x_hat, seen=seen: seen.append(z))
+        returns.append((seen[-1] - clean).abs().max().item())
+    for found in (errors, returns):
+        assert [math.log2(a / b) for a, b in pairwise(found)] == pytest.approx([1, 1], abs=0.12)
+
+
+def test_inversion_walks_from_the_last_level_to_the_second() -> None:
+    calls: list[tuple[int, float]] = []
+    levels = sampling.levels(SCHEDULE, 5)
+    sampling.ddim_inversion(DENOISE, noise(), levels, callback=record(calls))
+    assert [index for index, _ in calls] == [5, 4, 3, 2, 1]
+    assert [level for _, level in calls] == pytest.approx(levels.flip(0)[:-1].tolist())
+
+
 # Guidance ------------------------------------------------------------------------------------------------------------
 
 
@@ -439,6 +468,68 @@ def test_a_denoiser_of_another_shape_is_refused(name: str) -> None:
     for denoise in (lambda z, logsnr: z[:, :1], sampling.denoiser(lambda z, logsnr: z[:, :1], predictions.V)):
         with pytest.raises(ValueError, match=r"has shape \(16, 1\), but z has \(16, 4\)"):
             sampling.SAMPLERS[name](denoise, noise(), sampling.levels(SCHEDULE, 2))
+
+
+@pytest.mark.parametrize("name", [*sampling.SAMPLERS, "ddim_inversion"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_network_that_fails_at_a_level_is_caught_there(name: str, bad: float) -> None:
+    levels = torch.tensor([-4.0, -1.0, 2.0, 5.0])
+
+    def network(z: Tensor, logsnr: Tensor) -> Tensor:
+        output = 0.1 * z
+        output[3, 1] = torch.where(logsnr[3] == 2, bad, 0.0)
+        return output
+
+    sampler = getattr(sampling, name)
+    for denoise in (sampling.denoiser(network, predictions.V), network):
+        with pytest.raises(ValueError, match="x̂ is NaN or infinite for 1 of 16 examples at log-SNR 2; look at the"):
+            sampler(denoise, noise(), levels)
+
+
+@pytest.mark.parametrize("wrong", [lambda z: (z, z), lambda z: None, lambda z: {"sample": z}, lambda z: z.numpy()])
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_what_is_no_tensor_is_refused_by_its_type(name: str, wrong: Callable[[Tensor], Any]) -> None:
+    given = type(wrong(noise())).__name__
+    for denoise in (sampling.denoiser(lambda z, logsnr: wrong(z), predictions.V), lambda z, logsnr: wrong(z)):
+        with pytest.raises(TypeError, match=f"must be a torch.Tensor, got {given}; of a tuple"):
+            sampling.SAMPLERS[name](denoise, noise(), sampling.levels(SCHEDULE, 2))
+
+
+@pytest.mark.parametrize("name", ["heun", "call"])
+def test_a_batch_of_one_is_not_broadcast(name: str) -> None:
+    """Not by the branch of the null class, not by a label."""
+
+    def null_of_one(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        return z[:1] if label is None else z
+
+    def run(denoise: Any) -> Tensor:
+        if name == "call":
+            return denoise(noise(4), torch.zeros(4, dtype=torch.float64))
+        return sampling.heun(denoise, noise(4), sampling.levels(SCHEDULE, 2))
+
+    with pytest.raises(ValueError, match=r"output without a label has shape \(1, 4\), but z has \(4, 4\)"):
+        run(sampling.denoiser(null_of_one, predictions.V, LABEL, 2.0))
+    with pytest.raises(ValueError, match=r"label must have shape \(4,\), one an example, got \(1,\)"):
+        run(sampling.denoiser(conditional, predictions.V, LABEL[:1]))
+
+
+@pytest.mark.parametrize("guidance", [math.nan, math.inf])
+def test_guidance_that_is_no_number_is_refused(guidance: float) -> None:
+    with pytest.raises(ValueError, match="guidance must be a finite number, 1 for none; got"):
+        sampling.denoiser(conditional, predictions.EPS, LABEL, guidance)
+
+
+def test_a_network_is_told_the_label_by_its_name_and_the_level_in_single_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    def network(z: Tensor, logsnr: Tensor, *, label: Tensor | None = None) -> Tensor:
+        seen.append(logsnr.dtype)
+        return 0.1 * z
+
+    z = noise(4).bfloat16()
+    x = sampling.heun(sampling.denoiser(network, predictions.V, LABEL, 2.0), z, sampling.levels(SCHEDULE, 3))
+    assert x.dtype == torch.bfloat16
+    assert set(seen) == {torch.float32}
 
 
 def test_other_arguments_out_of_range_are_refused() -> None:

@@ -70,6 +70,18 @@ def test_a_root_comes_before_the_data_folder_and_that_before_the_hub(
     assert find(COLLECTION, "train", tmp_path / "other").files == tuple(given)
 
 
+def test_the_data_folder_may_begin_at_home_and_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = write_shards(tmp_path / "pictures" / "noise", CONTENTS, LABELS)
+    monkeypatch.setenv("PAPERLIB_DATA", "~/pictures")
+    assert find(COLLECTION, "train").files == tuple(paths)
+    assert find(COLLECTION, "train", "~/pictures/noise").files == tuple(paths)
+    for wrong in ("~/picturse", str(tmp_path / "none")):
+        monkeypatch.setenv("PAPERLIB_DATA", wrong)
+        with pytest.raises(MissingDataError, match=f"PAPERLIB_DATA is {wrong}, which is no folder"):
+            find(COLLECTION, "train")
+
+
 def test_our_test_split_has_the_name_of_the_published_one(tmp_path: Path) -> None:
     write_shards(tmp_path, CONTENTS, LABELS)
     paths = write_shards(tmp_path, CONTENTS[:5], LABELS[:5], split="validation")

@@ -96,10 +96,16 @@ def row(profile: profiles.Profile) -> Row:
 
 def network(profile: profiles.Profile) -> models.ConditionedNetwork:
     """The network of a profile without values, on the meta device; its data need not be there."""
-    shape: dict[str, Any] = asdict(data.TRAITS[profile.data.name])
+    known = data.DATASETS[profile.data.name]
     options: dict[str, Any] = profile.model.options
     with torch.device("meta"):
-        return models.build(profile.model.name, **shape, **options)
+        return models.build(
+            profile.model.name,
+            image_shape=known.image_shape,
+            num_classes=known.num_classes,
+            sigma_data=known.sigma_data,
+            **options,
+        )
 
 
 COLUMNS = {

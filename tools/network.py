@@ -87,10 +87,17 @@ class Kit:
 
     def network(self, seed: int) -> ConditionedNetwork:
         """A fresh network on the device; in a dry run one with about that share of the parameters."""
-        options, traits = self.profile["model"]["options"], data.TRAITS["cifar10"]
+        options, known = self.profile["model"]["options"], data.DATASETS["cifar10"]
         if self.share < 1:
             options = options | {"channels": 16, "head_channels": 16, "transformer_blocks": 1, "condition_width": 16}
-        network = models.build(self.profile["model"]["name"], **vars(traits), seed=seed, **options)
+        network = models.build(
+            self.profile["model"]["name"],
+            image_shape=known.image_shape,
+            num_classes=known.num_classes,
+            sigma_data=known.sigma_data,
+            seed=seed,
+            **options,
+        )
         return network.to(self.device)
 
     @property

@@ -127,7 +127,8 @@ def draw(
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    return batches, Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed)
+    drawn = Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed, batch_size=settings.batch_size)
+    return batches, drawn
 
 
 # paperlib sample -----------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Sheet:
 def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int, guidance: float) -> Sheet:
     """Draw samples, and look up what they are nearest to."""
     train, test = profile.data.load("train"), profile.data.load("test")
-    labels = torch.arange(count) % train.num_classes
+    labels = torch.arange(count) % max(1, train.num_classes)
     batches, drawn = draw(one.network, one.prediction, profile.sampling, labels, sampler, guidance)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--count", type=_positive, help="number of samples (default: 100; the profile's to evaluate)"
         )
-        command.add_argument("--guidance", type=float, help="strength of classifier-free guidance (1: none)")
+        command.add_argument("--guidance", type=_strength, help="strength of classifier-free guidance (1: none)")
         command.add_argument("--weights", type=Path, help="a file of weights, instead of a network of the profile")
     sample.add_argument("--output", type=Path, help="a .png file; the samples as data go beside it")
     evaluate.add_argument("--features", choices=["classifier", "inception"], default="classifier", help="seen through")
@@ -110,6 +111,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _strength(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0, 1 for none; got {text!r}")
+    return value
 
 
 def _reproduce(options: argparse.Namespace) -> int:

@@ -164,10 +164,10 @@ def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]
     for sampler in drawing.samplers:
         batches, _ = assessment.draw(network, one.prediction, drawing, wanted, sampler)
         seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
-        for split in SPLITS:
-            compared = evaluation.compare(seen, reference(one.profile.data, split))
-            found |= {f"{name}_{sampler}_{split}": getattr(compared, name) for name in ("frechet", "kid")}
-        found |= {f"{name}_{sampler}": getattr(compared, name) for name in ("precision", "recall")}
+        compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
+        for split, numbers in compared.items():
+            found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}
+        found |= {f"{name}_{sampler}": getattr(compared["test"], name) for name in ("precision", "recall")}
     return found
 
 

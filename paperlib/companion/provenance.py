@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -144,7 +145,8 @@ class PeakMemory:
 
 
 def _largest_child() -> int:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
 
 
 def _resident(process: psutil.Process) -> int:

@@ -2,7 +2,9 @@
 
 :func:`load` knows the data sets of :data:`DATASETS`.  The digits come with scikit-learn.  CIFAR-10 and ImageNet are
 read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into
-memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.
+memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.  Images of one's own are
+one more entry of the table: a folder of pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any
+function that makes an :class:`ImageData` of arrays.
 
 =====================================  ===============================================================================
 ``digits``                             8×8, 17 levels of grey
@@ -66,7 +68,7 @@ DIGITS_SIGMA, PHOTOGRAPHS_SIGMA = 0.75, 0.5
 IMAGENET_SIZES = (64, 128, 256, 512)
 
 
-def load(name: str, split: Split, root: Path | None = None, **options: Any) -> ImageData:
+def load(name: str, split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """A data set by name.
 
     Args:
@@ -84,13 +86,13 @@ def load(name: str, split: Split, root: Path | None = None, **options: Any) -> I
         raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}.")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    return DATASETS[name](split, root, **options)
+    return DATASETS[name].load(split, root, **options)
 
 
 # Digits --------------------------------------------------------------------------------------------------------------
 
 
-def load_digits(split: Split, root: Path | None = None, **_: Any) -> ImageData:
+def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> ImageData:
     """Handwritten digits, 8×8, 17 levels of grey: the test set of Alpaydin & Kaynak (1998), as in scikit-learn.
 
     Nothing is downloaded.  ``root`` is not used.
@@ -127,9 +129,9 @@ def _hashed_order(name: str, size: int) -> Tensor:
 # Photographs ---------------------------------------------------------------------------------------------------------
 
 
-def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> ImageData:
+def load_cifar10(split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """CIFAR-10 (A. Krizhevsky, 2009), 32×32.  What copy it is, its ``caution`` says."""
-    data = _photographs("cifar10", shards.CIFAR10, Crop("none", 32), split, root, **options)
+    data = load_collection(split, root, name="cifar10", collection=shards.CIFAR10, crop=Crop("none", 32), **options)
     unknown = (
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
@@ -137,7 +139,7 @@ def load_cifar10(split: Split, root: Path | None = None, **options: Any) -> Imag
     return replace(data, caution="; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)])))
 
 
-def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, **options: Any) -> ImageData:
+def load_reduced_cifar10(split: Split, root: Path | str | None = None, *, size: int, **options: Any) -> ImageData:
     """CIFAR-10 made smaller by means over squares, rounded to 8 bits: data sets of their own."""
     data = load_cifar10(split, root, **options)
     return replace(
@@ -150,15 +152,16 @@ def load_reduced_cifar10(split: Split, root: Path | None = None, *, size: int, *
     )
 
 
-def load_imagenet(split: Split, root: Path | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
+def load_imagenet(split: Split, root: Path | str | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
     """ImageNet (ILSVRC 2012), cropped and reduced in the way that ``preprocessing`` names."""
-    return _photographs(_imagenet_name(size, crop), shards.IMAGENET, Crop(crop, size), split, root, **options)
+    name = _imagenet_name(size, crop)
+    return load_collection(split, root, name=name, collection=shards.IMAGENET, crop=Crop(crop, size), **options)
 
 
-def _photographs(
-    name: str, collection: Collection, crop: Crop, split: Split, root: Path | None, **options: Any
+def load_collection(
+    split: Split, root: Path | str | None = None, *, name: str, collection: Collection, crop: Crop, **options: Any
 ) -> ImageData:
-    """A split of a collection, with all that its source and its decoding say of it."""
+    """A split of a collection of parquet files, one's own too, with all that its source and its decoding say of it."""
     found = decoded(find(collection, split, root), crop, **options)
     cautions = []
     if len(found.labels) != collection.counts[split]:
@@ -176,6 +179,58 @@ def _photographs(
         caution="; ".join(cautions),
         source=f"{found.index['source']}, encoded images {found.index['encoded_sha256'][:12]}",
         digest=found.index["sha256"],
+        classes=collection.classes,
+    )
+
+
+def load_folder(
+    split: Split, root: Path | str | None = None, *, size: int, crop: str = "area", licence: str = "", **_: Any
+) -> ImageData:
+    """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
+
+    An entry ``DATASETS["mine"] = DataSet(partial(load_folder, size=64), (3, 64, 64), num_classes)`` makes a data set of
+    them.  They are decoded at every load, in the order of their names, and held in memory.
+
+    Args:
+        split: the folder "train" or "test".
+        root: where it is.
+        size: side of the squares that are made of the pictures.
+        crop: how, one of :data:`paperlib.engine.crops.CROPS`.
+        licence: under which terms they may be used.
+
+    Raises:
+        MissingDataError: when there is no such folder, or no picture in it.
+        ValueError: for a picture that cannot be read, naming it, or pictures both in classes and beside them.
+    """
+    from PIL import Image
+
+    square = Crop(crop, size)
+    folder = Path(root or ".").expanduser() / split
+    known = set(Image.registered_extensions())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known)
+    if not paths:
+        raise MissingDataError(f"there is no picture in {folder}; put those of the {split} split there.")
+    labelled = [path.parent != folder for path in paths]
+    if any(labelled) != all(labelled):
+        raise ValueError(f"{folder} has pictures beside the folders of classes; move {paths[labelled.index(False)]}.")
+    classes = sorted({path.name for path in folder.parent.glob("*/*") if path.is_dir()})  # those of both splits
+    squares = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                squares.append(torch.from_numpy(square(image)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the picture {path} cannot be read: {error}") from error
+    return ImageData(
+        name=f"{folder.parent.name}/{split}",
+        images=torch.stack(squares),
+        labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
+        levels=256,
+        sigma_data=PHOTOGRAPHS_SIGMA,
+        licence=licence,
+        preprocessing=square.description,
+        source=f"{len(paths):,} files of a folder",
+        classes=len(classes),
     )
 
 
@@ -183,44 +238,36 @@ def _imagenet_name(size: int, crop: str) -> str:
     return f"imagenet{size}" + (f"-{crop}" if crop != "adm" else "")
 
 
-DATASETS: dict[str, Callable[..., ImageData]] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    **{f"cifar10-{size}": partial(load_reduced_cifar10, size=size) for size in (16, 8)},
-    **{
-        _imagenet_name(size, crop): partial(load_imagenet, size=size, crop=crop)
-        for crop in ("adm", "area")
-        for size in IMAGENET_SIZES
-    },
-}
-"""All data sets by name: functions of the split, the folder of the files, and options of :func:`load`."""
-
-
 @dataclass(frozen=True)
-class Traits:
-    """What a network is built for.
+class DataSet:
+    """An entry of :data:`DATASETS`: how a data set is loaded, and what a network is built for without its files.
 
     Attributes:
+        load: ``load(split, root, **options)``, as :func:`load` is called.
         image_shape: (C, H, W).
         num_classes: number of classes.
         sigma_data: standard deviation of the scaled data, as networks and F-prediction are told.
     """
 
+    load: Callable[..., ImageData]
     image_shape: tuple[int, int, int]
     num_classes: int
-    sigma_data: float
+    sigma_data: float = PHOTOGRAPHS_SIGMA
 
 
-TRAITS: dict[str, Traits] = {
-    "digits": Traits((1, 8, 8), 10, DIGITS_SIGMA),
+DATASETS: dict[str, DataSet] = {
+    "digits": DataSet(load_digits, (1, 8, 8), 10, DIGITS_SIGMA),
+    "cifar10": DataSet(load_cifar10, (3, 32, 32), shards.CIFAR10.classes),
     **{
-        name: Traits((3, size, size), shards.CIFAR10.classes, PHOTOGRAPHS_SIGMA)
-        for name, size in (("cifar10", 32), ("cifar10-16", 16), ("cifar10-8", 8))
+        f"cifar10-{size}": DataSet(partial(load_reduced_cifar10, size=size), (3, size, size), shards.CIFAR10.classes)
+        for size in (16, 8)
     },
     **{
-        _imagenet_name(size, crop): Traits((3, size, size), shards.IMAGENET.classes, PHOTOGRAPHS_SIGMA)
+        _imagenet_name(size, crop): DataSet(
+            partial(load_imagenet, size=size, crop=crop), (3, size, size), shards.IMAGENET.classes
+        )
         for crop in ("adm", "area")
         for size in IMAGENET_SIZES
     },
 }
-"""What is known of every data set without its files."""
+"""All data sets by name.  One entry more is a data set more, for profiles, costs and the command line."""

@@ -34,7 +34,6 @@ from tqdm import tqdm
 from paperlib.engine import shards
 from paperlib.engine.crops import Crop
 from paperlib.engine.files import UnwritableError, explained, flush
-from paperlib.engine.images import pixels_sha256
 from paperlib.engine.prefetch import ordered
 from paperlib.engine.shards import Encoded, Source
 
@@ -43,6 +42,9 @@ CACHE_VARIABLE = "PAPERLIB_CACHE"
 
 FORMAT = 1
 """Raised when the same source and preprocessing give other files."""
+
+HASHED = 2**30
+"""Bytes of images up to which they are hashed at every reading; larger ones when their file was touched since."""
 
 BATCH = 16
 """Pictures decoded by a thread at a time; twice as many for every thread lie in memory."""
@@ -80,7 +82,7 @@ def decoded(
     Args:
         source: where the pictures are.
         crop: how they become squares.
-        verify: hash the cached images anew, which reads all of them.
+        verify: hash the cached images anew also where they are larger than :data:`HASHED`, which reads all of them.
         workers: threads that decode; as many as there are processors when None.
         progress: show a bar while decoding; on terminals only when None.
 
@@ -104,7 +106,10 @@ def decoded(
 
 
 def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decoded:
-    """Map a folder of the cache.  The sizes of the files are checked and the labels hashed; the images on demand.
+    """Map a folder of the cache, and see that it holds what its index says.
+
+    Sizes are checked and hashes made anew; that of images above :data:`HASHED` bytes only when their file was touched
+    since it was made, or on demand.
 
     Raises:
         DamagedCacheError: when it is half written, foreign (another ``key``), or differs from its index.
@@ -122,9 +127,22 @@ def read(folder: Path, key: str | None = None, *, verify: bool = False) -> Decod
     if key is not None and index.get("key") != key:
         raise DamagedCacheError(f"{folder} was made from another source or in another way.")
     content = Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
-    if verify and pixels_sha256(content.images, content.labels) != index["sha256"]:
+    touched = (folder / "images.npy").stat().st_mtime_ns != index.get("modified")
+    hashed = verify or touched or images.nbytes <= HASHED
+    if hashed and _file_sha256(folder / "images.npy", images.offset, images.shape, labels) != index["sha256"]:
         raise DamagedCacheError(f"{folder} has been changed since it was made: its hash differs.")
     return content
+
+
+def _file_sha256(path: Path, offset: int, shape: tuple[int, ...], labels: NDArray[np.int64]) -> str:
+    """``images.pixels_sha256`` of images in a file, which are read past the mapping: what is mapped stays in memory."""
+    digest = hashlib.sha256(str(shape).encode())
+    with path.open("rb") as file:
+        file.seek(offset)
+        while part := file.read(2**20):
+            digest.update(part)
+    digest.update(labels.tobytes())
+    return digest.hexdigest()
 
 
 # Making it -----------------------------------------------------------------------------------------------------------
@@ -157,6 +175,7 @@ def _make(folder: Path, key: str, source: Source, crop: Crop, workers: int, prog
             "key": key,
             "shape": list(shape),
             "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
+            "modified": (part / "images.npy").stat().st_mtime_ns,
             **facts,
             "source": source.description,
             "preprocessing": crop.description,
@@ -199,6 +218,11 @@ def _decode(batch: tuple[list[Encoded], list[int]], crop: Crop) -> _Squares:
 
     squares, digests, enlarged = [], [], 0
     for encoded, label in zip(*batch, strict=True):
+        if encoded is None or encoded["bytes"] is None:
+            raise ValueError(
+                f"a picture of class {label} has no bytes, only the path {encoded and encoded['path']!r}: the files "
+                f"must hold the content of the pictures. Write them anew with it, as `datasets` does by embedding."
+            )
         digest = hashlib.sha256(encoded["bytes"] + str(label).encode()).digest()
         try:
             with Image.open(io.BytesIO(encoded["bytes"])) as image:

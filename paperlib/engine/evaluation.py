@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperlib.checks import require_same_shape
+from paperlib.checks import require_finite_at, require_same_shape
 from paperlib.engine import sampling
-from paperlib.engine.data import ImageData, to_uint8
+from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.features import FeatureNetwork
 from paperlib.engine.gathering import KEEP, FeatureStatistics, Gathered, Score, Seen
 from paperlib.engine.metrics import frechet_distance, kid, precision_recall
@@ -36,7 +36,7 @@ def generate(
     """Samples, one for each label, in batches.
 
     Args:
-        network: the network, which is put into evaluation mode.
+        network: a module ``network(z, logsnr, label=…)`` with ``image_shape``, put into evaluation mode.
         prediction: what it predicts.
         labels: classes, int64 (N,); ``network.num_classes`` asks for the null class.
         levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
@@ -44,12 +44,17 @@ def generate(
         guidance: strength of classifier-free guidance, 1 for none.
         interval: log-SNR between which there is guidance.
         batch_size: images at once.
-        seed: of the noise; a batch depends on it and on its own number alone.
+        seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
         options: what else the sampler takes.
 
     Yields:
         x in about [−1, 1], shape (≤ batch_size, C, H, W), on the device of the network.
+
+    Raises:
+        TypeError: for a network that does not say the shape of its images.
     """
+    if not hasattr(network, "image_shape"):
+        raise TypeError(f"{type(network).__name__} has no image_shape; set network.image_shape = (C, H, W).")
     sample, device = sampling.get(sampler), next(network.parameters()).device
     network.eval()
     for number, label in enumerate(labels.to(device).split(batch_size)):
@@ -71,12 +76,14 @@ class Drawn:
         evaluations: of the denoiser, for each sample; guidance doubles those of the network.
         guidance: strength of classifier-free guidance, 1 for none.
         seed: of the noise.
+        batch_size: samples at once, on which with the seed the noise depends; 0 where it is not known.
     """
 
     sampler: str
     evaluations: int
     guidance: float = 1.0
     seed: int = 0
+    batch_size: int = 0
 
     @classmethod
     def by(
@@ -87,13 +94,14 @@ class Drawn:
         guidance: float = 1.0,
         interval: tuple[float, float] = sampling.EVERYWHERE,
         seed: int = 0,
+        batch_size: int = 0,
         **options: Any,
     ) -> "Drawn":
         """How :func:`generate` draws with these arguments."""
         named = [sampler, *(f"{name} {value}" for name, value in options.items())]
         if interval != sampling.EVERYWHERE:
             named.append(f"guidance at log-SNR {interval[0]:g} to {interval[1]:g}")
-        return cls(", ".join(named), count_evaluations(sampler, levels, **options), guidance, seed)
+        return cls(", ".join(named), count_evaluations(sampler, levels, **options), guidance, seed, batch_size)
 
 
 def count_evaluations(sampler: str, levels: Tensor, **options: Any) -> int:
@@ -201,6 +209,8 @@ class Protocol:
         evaluations: of the denoiser for each sample.
         guidance: strength of classifier-free guidance.
         sampling_seed: of the noise of the samples.
+        sampling_batch: samples drawn at once, on which with the seed the noise depends; 0 where it is not known.
+        pairs: of samples, and of the reference, that distances between pairs (KID, precision, recall) are taken from.
         distance: what the Fréchet distance is called, "FID" in Inception's features alone.
         reference: name and hash of the reference.
         reference_images: number of images in it.
@@ -217,6 +227,8 @@ class Protocol:
     evaluations: int
     guidance: float
     sampling_seed: int
+    sampling_batch: int
+    pairs: tuple[int, int]
     distance: str
     reference: str
     reference_images: int
@@ -228,15 +240,17 @@ class Protocol:
     caution: str
 
     @classmethod
-    def of(cls, samples: int, reference: Reference, drawn: Drawn | None = None) -> "Protocol":
-        """That of comparing so many samples, or real images where ``drawn`` is None, with a reference."""
+    def of(cls, seen: Gathered, reference: Reference, drawn: Drawn | None = None) -> "Protocol":
+        """That of comparing samples, or real images where ``drawn`` is None, with a reference."""
         drawn = drawn or Drawn(sampler="", evaluations=0)
         return cls(
-            samples=samples,
+            samples=seen.statistics.count,
             sampler=drawn.sampler,
             evaluations=drawn.evaluations,
             guidance=drawn.guidance,
             sampling_seed=drawn.seed,
+            sampling_batch=drawn.batch_size,
+            pairs=(len(seen.reservoir.rows), len(reference.features)),
             distance=reference.distance,
             reference=f"{reference.data} {reference.sha256[:6]}",
             reference_images=reference.statistics.count,
@@ -252,11 +266,15 @@ class Protocol:
     def caption(self) -> str:
         """All of it in one line."""
         guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed}"
+        batches = f" in batches of {self.sampling_batch}" * bool(self.sampling_batch)
+        seed = f"seed {self.sampling_seed}{batches}"
+        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, {seed}"
+        some = f"; kernel distance, precision and recall from {self.pairs[0]:,} and {self.pairs[1]:,} of them"
+        fewer = all(self.pairs) and self.pairs != (self.samples, self.reference_images)
         return (
             f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
-            f"{self.reference_images:,} images, {self.reference}; {self.features:,} features of the {self.network}; "
-            f"resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
+            f"{self.reference_images:,} images, {self.reference}{some * fewer}; {self.features:,} features of the "
+            f"{self.network}; resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
         )
 
 
@@ -306,7 +324,8 @@ class Evaluation:
         """Numbers and protocol as one row of a table."""
         numbers = asdict(self)
         protocol = numbers.pop("protocol")
-        return numbers | protocol
+        samples, reference = protocol.pop("pairs")
+        return numbers | protocol | {"pair_samples": samples, "pair_reference_images": reference}
 
 
 def compare(seen: Tensor | Gathered, reference: Reference, drawn: Drawn | None = None) -> Evaluation:
@@ -326,7 +345,7 @@ def compare(seen: Tensor | Gathered, reference: Reference, drawn: Drawn | None =
         **_pairwise(reference.features, seen.reservoir.rows),
         score=score.value,
         score_deviation=score.deviation,
-        protocol=Protocol.of(seen.statistics.count, reference, drawn),
+        protocol=Protocol.of(seen, reference, drawn),
     )
 
 
@@ -400,30 +419,41 @@ def errors_by_level(
     levels: Tensor,
     *,
     draws: int = 1,
+    conditional: bool = True,
     seed: int = 0,
+    batch_size: int = 1000,
 ) -> Tensor:
     r"""The error of ε̂ at each level, :math:`E_{x,\epsilon}\|\hat\epsilon(z_\lambda;\lambda) - \epsilon\|^2`.
 
-    Labels are given to the network.  The noise depends on ``seed`` alone: networks, and levels, see the same.
+    The noise depends on ``seed`` alone: networks, levels and sizes of batches see the same.
 
     Args:
-        network: the network.
+        network: a module ``network(z, logsnr, label=…)``; it is put into evaluation mode.
         prediction: what it predicts.
         data: the images, all of which are used.
         levels: log-SNR, shape (L,).
         draws: noise draws for each image.
+        conditional: whether the network is told the labels.
         seed: of the noise.
+        batch_size: images at once.
 
     Returns:
         Mean of the squared error, summed over the dimensions of the data, shape (L,), float64.
     """
+    network.eval()
     device = next(network.parameters()).device
-    x, label = data.scaled().to(device), data.labels.to(device)
     total = torch.zeros(len(levels), dtype=torch.float64)
     for draw in range(draws):
-        eps = torch.randn(x.shape, generator=seeded(seed, "errors", draw, device=device), device=device)
-        for index, level in enumerate(levels.to(device, x.dtype)):
-            z, logsnr = diffuse(x, eps, level), level.expand(len(x))
-            eps_hat = prediction.to_eps(network(z, logsnr, label), z, logsnr)
-            total[index] += (eps_hat - eps).double().square().flatten(1).sum(1).mean().cpu()
-    return total / draws
+        generator = seeded(seed, "errors", draw, device=device)
+        noise = torch.randn(data.images.shape, generator=generator, device=device)
+        for images, labels, eps in zip(
+            *(part.split(batch_size) for part in (data.images, data.labels, noise)), strict=True
+        ):
+            x = scale(images.to(device), data.levels)
+            conditioning = {"label": labels.to(device)} if conditional else {}
+            for index, level in enumerate(levels.to(device, x.dtype)):
+                z, logsnr = diffuse(x, eps, level), level.expand(len(x))
+                eps_hat = prediction.to_eps(network(z, logsnr, **conditioning), z, logsnr)
+                require_finite_at("ε̂", eps_hat, logsnr)
+                total[index] += (eps_hat - eps).double().square().sum().cpu()
+    return total / (draws * len(data))

@@ -45,7 +45,7 @@ class ImageData:
     Args:
         name: data set and split, for example "digits/train".
         images: uint8, shape (N, C, H, W), values below ``levels``; may be a mapped file.
-        labels: int64, shape (N,), from 0.
+        labels: int64, shape (N,), from 0; all 0 for images without labels, whose ``classes`` are 0.
         levels: number of values that a pixel can take, 256 for 8-bit images.
         sigma_data: the standard deviation of the scaled data that networks and F-prediction are told.
         licence: under which terms the images may be used.
@@ -53,6 +53,8 @@ class ImageData:
         caution: what must be said beside every number measured on them; empty where there is nothing.
         source: where they come from.
         digest: what :attr:`sha256` is, where it is known already, as for a mapped file.
+        classes: how many classes there are, which a part of a set may not show; one more than the largest label when
+            None.  0 is for images without labels: label 0 is then the null class of a network without classes.
 
     Raises:
         TypeError: for other dtypes.
@@ -69,6 +71,7 @@ class ImageData:
     caution: str = ""
     source: str = ""
     digest: str | None = field(default=None, repr=False)
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
@@ -81,6 +84,11 @@ class ImageData:
                 f"images must have shape (N, C, H, W) and labels (N,), N ≥ 1; got {tuple(self.images.shape)} and "
                 f"{tuple(self.labels.shape)}."
             )
+        if self.images.shape[1] > 4 and self.images.shape[3] in (1, 3, 4):
+            raise ValueError(
+                f"images of shape {tuple(self.images.shape)} look like (N, H, W, C), and (N, C, H, W) is expected; use "
+                f"images.permute(0, 3, 1, 2)."
+            )
         require_positive("sigma_data", self.sigma_data)
         self._require_values()
 
@@ -90,6 +98,8 @@ class ImageData:
             raise ValueError(f"pixels must lie in 0 … levels − 1 = {self.levels - 1}, got {self.images.max().item()}.")
         if self.labels.min() < 0:
             raise ValueError(f"labels must be 0 or more, got {self.labels.min().item()}.")
+        if self.classes is not None and self.labels.max() >= max(1, self.classes):
+            raise ValueError(f"labels of {self.classes} classes must be less, or 0 for none; got {self.labels.max()}.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,8 +112,8 @@ class ImageData:
 
     @cached_property
     def num_classes(self) -> int:
-        """One more than the largest label."""
-        return int(self.labels.max()) + 1
+        """Number of classes; 0 for images without labels."""
+        return int(self.labels.max()) + 1 if self.classes is None else self.classes
 
     @cached_property
     def sha256(self) -> str:

@@ -62,7 +62,7 @@ class Inception:
 
     def __init__(
         self,
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         mode: Mode = "clean",
         device: torch.device | str = "cpu",
         workers: int = 4,
@@ -72,7 +72,7 @@ class Inception:
 
         if mode not in get_args(Mode):
             raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}.")
-        path = verified(weights) if weights else downloaded()
+        path = verified(Path(weights)) if weights else downloaded()
         self.mode, self.device, self.workers = mode, torch.device(device), workers
         inside = mode == "legacy_tensorflow"
         self._network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(self.device).eval()
@@ -212,7 +212,7 @@ def published_reference(
     return Reference.by(network, title, digest, kept, statistics)
 
 
-def stored_reference(path: Path, images: int, network: Inception) -> Reference:
+def stored_reference(path: Path | str, images: int, network: Inception) -> Reference:
     """A reference from an .npz file with ``mu`` and ``sigma``, as ADM and EDM publish them for ImageNet and CIFAR-10.
 
     Such files do not say how their images were resized: ADM's and EDM's are of ``legacy_tensorflow``.
@@ -227,6 +227,7 @@ def stored_reference(path: Path, images: int, network: Inception) -> Reference:
     """
     import numpy as np
 
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; download the statistics and name the file.")
     try:

@@ -8,7 +8,7 @@ r"""Likelihood of images in bits a dimension: by the ELBO, and by the probabilit
 
 Of these only the second is estimated: the first and the third are sums over pixels of a function of their value, in
 closed form the one and by quadrature the other.  The levels of all draws of all images together are of low discrepancy,
-and those of one image are stratified.
+and those of one image are stratified.  Data that are real numbers have a density, and :func:`real_elbo`.
 
 **The probability flow** of a network is an ordinary differential equation, in VP scaling
 
@@ -36,7 +36,15 @@ from torch import Tensor
 
 from paperlib import elbo
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.checks import at_least_float32, require_positive, require_range, require_within
+from paperlib.checks import (
+    at_least_float32,
+    require_finite,
+    require_finite_at,
+    require_positive,
+    require_range,
+    require_same_shape,
+    require_within,
+)
 from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.images import ImageData, scale
 from paperlib.engine.randomness import noise, seed_of, seeded
@@ -111,7 +119,7 @@ class LevelBins:
 
 @dataclass(frozen=True, eq=False)
 class ImageElbo:
-    """−ELBO of each image of a set, and the draws that it was estimated from.
+    """−ELBO of each example of a set, and the draws that it was estimated from.
 
     Attributes:
         terms: in nats, each of shape (N,), float64.
@@ -119,7 +127,7 @@ class ImageElbo:
         eps_error: ‖ε̂ − ε‖² there, shape (N, draws).
         loss: ½‖ε̂ − ε‖²/p there, whose mean over draws is the diffusion term, shape (N, draws).
         ends: of the range of log-SNR.
-        dim: D, dimensions of an image.
+        dim: D, dimensions of an example.
     """
 
     terms: elbo.ElboTerms
@@ -196,31 +204,100 @@ def image_elbo(
         group: the processes that share the work; each gets the whole answer.
 
     Raises:
-        TypeError: for data that are not known to be integers.
-        ValueError: for numbers out of range.
+        TypeError: for data that are not known to be integers, and a network that returns something else than a tensor.
+        ValueError: for numbers out of range, and a network that returns NaN, naming the level.
     """
     _require_integers(data)
+
+    def batch(examples: range) -> tuple[Tensor, dict[str, Any]]:
+        return _batch(data, examples, group.device, dtype, conditional)
+
+    logsnr, eps_error, loss = _drawn(network, prediction, schedule, len(data), batch, draws, seed, batch_size, group)
+    low, high = schedule.ends
+    prior = _over_pixels(data, elbo.prior_kl(_values(data.levels)[:, None], low))
+    terms = elbo.ElboTerms(prior, loss.mean(1), reconstruction(data, high))
+    return ImageElbo(terms, logsnr, eps_error, loss, (low, high), data.images[0].numel())
+
+
+def real_elbo(
+    network: Network,
+    prediction: Prediction,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    label: Tensor | None = None,
+    draws: int = 8,
+    seed: int = 0,
+    batch_size: int = 256,
+    group: Group = ALONE,
+) -> ImageElbo:
+    r"""A bound on −log p(x), a *density*, of data that are real numbers: latents, or anything else without a grid.
+
+    The decoder is Gaussian, :math:`p(x|z) = N(z/\alpha, e^{-\lambda_{max}})`, the posterior of x with a flat prior, as
+    the decoder of integers is; the third term is :math:`\tfrac D2(\log 2\pi e - \lambda_{max})`, whatever x is.  The
+    bound is tight as λ_max → ∞ where p(x) is smooth.  A density has units: scaling x by c adds D log c to the bound,
+    and ``bits`` are those of the density, not of integers.
+
+    Args:
+        network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where no label is given; it is given the
+            type of ``x``.
+        prediction: what it predicts.
+        x: data, shape (N, *), finite.
+        schedule: how levels are drawn, any; its ends are those of the bound.
+        label: int64 (N,), for p(x|label); None for p(x).
+        draws: levels and noises for each example.
+        seed: of levels and noise.
+        batch_size: examples at once.
+        group: the processes that share the work; each gets the whole answer.
+
+    Raises:
+        TypeError: for anything but a floating-point tensor; integers have :func:`image_elbo`.
+        ValueError: for numbers out of range, and a network that returns NaN, naming the level.
+    """
+    require_finite("x", x)
+
+    def batch(examples: range) -> tuple[Tensor, dict[str, Any]]:
+        part = slice(examples.start, examples.stop)
+        return x[part].to(group.device), {} if label is None else {"label": label[part].to(group.device)}
+
+    logsnr, eps_error, loss = _drawn(network, prediction, schedule, len(x), batch, draws, seed, batch_size, group)
+    (low, high), dim = schedule.ends, x[0].numel()
+    decoder = torch.full((len(x),), 0.5 * dim * (LOG_2PI + 1 - high), dtype=torch.float64)
+    terms = elbo.ElboTerms(elbo.prior_kl(x.cpu().double(), low), loss.mean(1), decoder)
+    return ImageElbo(terms, logsnr, eps_error, loss, (low, high), dim)
+
+
+def _drawn(
+    network: Network,
+    prediction: Prediction,
+    schedule: NoiseSchedule,
+    size: int,
+    batch: Callable[[range], tuple[Tensor, dict[str, Any]]],
+    draws: int,
+    seed: int,
+    batch_size: int,
+    group: Group,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log-SNR, ‖ε̂ − ε‖² and ½‖ε̂ − ε‖²/p of all draws of the examples that ``batch`` gives, each (N, draws)."""
     require_positive("draws", draws)
-    loss, (low, high) = WeightedLoss(ELBO(), schedule, prediction), schedule.ends
-    offset = low_discrepancy_time(len(data), generator=seeded(seed, "likelihood", "levels"), dtype=torch.float64)
+    loss = WeightedLoss(ELBO(), schedule, prediction)
+    offset = low_discrepancy_time(size, generator=seeded(seed, "likelihood", "levels"), dtype=torch.float64)
     stream = seed_of(seed, "likelihood", "noise")
 
     def evaluate(examples: range) -> Tensor:
-        x, conditioning = _batch(data, examples, group.device, dtype, conditional)
+        x, conditioning = batch(examples)
         parts = []
         for draw in range(draws):
-            t = (offset[examples.start : examples.stop] + draw) / draws
-            t = t.to(group.device, at_least_float32(dtype))
-            eps = noise(stream, draw, examples, data.image_shape, device=group.device, dtype=dtype)
+            t = ((offset[examples.start : examples.stop] + draw) / draws).to(x.device, at_least_float32(x.dtype))
+            eps = noise(stream, draw, examples, x.shape[1:], device=x.device, dtype=x.dtype)
             found = loss(network, x, t=t, eps=eps, **conditioning)
+            require_finite_at("the error of ε̂", found.eps_error[:, None], found.logsnr)
             parts.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))
         return torch.stack(parts, 2).double()
 
-    found = _shared(data, evaluate, (3, draws), batch_size, group)
+    found = _shared(size, evaluate, (3, draws), batch_size, group)
     logsnr, eps_error, estimate = (found[:, index].contiguous() for index in range(3))
-    prior = elbo.prior_kl(_values(data.levels)[:, None], low)
-    terms = elbo.ElboTerms(_over_pixels(data, prior), estimate.mean(1), reconstruction(data, high))
-    return ImageElbo(terms, logsnr, eps_error, estimate, (low, high), data.images[0].numel())
+    return logsnr, eps_error, estimate
 
 
 @lru_cache(maxsize=32)
@@ -290,26 +367,38 @@ def flow_density(
         z: points at λ_max, VP, shape (B, *).
         ends: (λ_min, λ_max).
         probe: signs for Hutchinson's estimate of the divergence, the shape of ``z``; None for the exact one.
-        tolerance: error allowed to a step, relative and absolute.
+        tolerance: error allowed to a step, relative and absolute; at least ten times the rounding of ``dtype``.
         dtype: what the network is given.
         conditioning: passed to the network, for example ``label``.
+
+    Raises:
+        TypeError: when the network returns something else than a tensor.
+        ValueError: for a network that cannot be differentiated by z or returns NaN, naming the level; for a tolerance
+            that the rounding of ``dtype`` does not let steps meet.
     """
     from torchdiffeq import odeint
 
     require_range(*ends)
     require_positive("tolerance", tolerance)
+    if tolerance < (least := 10 * torch.finfo(dtype).eps):
+        raise ValueError(f"tolerance must be at least {least:.1e} for a network in {dtype}, got {tolerance}.")
     evaluations = 0
 
     @torch.enable_grad()
     def slope(logsnr: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal evaluations
         evaluations += 1
-        here = state[0].detach().requires_grad_()
-        inner, level = here.to(dtype), logsnr.to(dtype).expand(len(here))
-        eps_hat = prediction.to_eps(network(inner, level, **conditioning), inner, level).double()
-        divergence, spread = _divergence(eps_hat, here, probe), sigma(logsnr)
+        here, level = state[0].detach(), logsnr.to(dtype).expand(len(z))
+        inner = here.to(dtype).requires_grad_()
+        output = network(inner, level, **conditioning)
+        require_same_shape("output", output, "z", inner)
+        require_finite_at("output", output, level)
+        of_z, of_output = _eps_coefficients(prediction, logsnr)
+        eps_hat = of_z * here + of_output * output.detach().double()
+        divergence = of_z * here[0].numel() + of_output * _divergence(output, inner, probe)
+        spread = sigma(logsnr)
         velocity = 0.5 * spread * (spread * here - eps_hat)
-        return velocity.detach(), -0.5 * spread * (spread * here[0].numel() - divergence)
+        return velocity, -0.5 * spread * (spread * here[0].numel() - divergence)
 
     start = z.double(), torch.zeros(len(z), dtype=torch.float64, device=z.device)
     span = torch.tensor(ends[::-1], dtype=torch.float64, device=z.device)
@@ -319,16 +408,35 @@ def flow_density(
     return FlowDensity(normal - gained, latent, evaluations)
 
 
-def _divergence(eps_hat: Tensor, z: Tensor, probe: Tensor | None) -> Tensor:
-    """∇·ε̂ of each example, shape (B,)."""
+def _eps_coefficients(prediction: Prediction, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) of ε̂ = a z + b·output, each ()."""
+    one, none = torch.ones_like(logsnr), torch.zeros_like(logsnr)
+    return prediction.to_eps(none, one, logsnr), prediction.to_eps(one, none, logsnr)
+
+
+def _divergence(output: Tensor, z: Tensor, probe: Tensor | None) -> Tensor:
+    """∇·output of each example, shape (B,), float64."""
     if probe is not None:
-        (product,) = torch.autograd.grad(eps_hat, z, probe)
-        return (product * probe).flatten(1).sum(1)
-    outputs, total = eps_hat.flatten(1), torch.zeros(len(z), dtype=z.dtype, device=z.device)
+        return (_gradient(output, z, probe.to(output)) * probe).flatten(1).sum(1)
+    outputs, total = output.flatten(1), torch.zeros(len(z), dtype=torch.float64, device=z.device)
     for index in range(outputs.shape[1]):
-        (row,) = torch.autograd.grad(outputs[:, index].sum(), z, retain_graph=True)
-        total += row.flatten(1)[:, index]
+        total += _gradient(outputs[:, index], z, torch.ones_like(outputs[:, 0])).flatten(1)[:, index]
     return total
+
+
+def _gradient(output: Tensor, z: Tensor, weight: Tensor) -> Tensor:
+    """∇_z of Σ weight·output, the shape of z, float64.
+
+    Raises:
+        ValueError: when no gradient reaches z.
+    """
+    found = torch.autograd.grad(output, z, weight, retain_graph=True, allow_unused=True) if output.requires_grad else ()
+    if not found or found[0] is None:
+        raise ValueError(
+            "the likelihood by the flow needs the gradient of the network's output by z, and there is none: the "
+            "network must not run under torch.no_grad() or detach z. The ELBO (image_elbo) needs no gradient."
+        )
+    return found[0].double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,7 +526,7 @@ def image_flow(
             rows.append(torch.stack([nats - found.log_prob, torch.full_like(nats, found.evaluations)], 1))
         return torch.stack(rows, 2)
 
-    nats, evaluations = _shared(data, evaluate, (2, draws), batch_size, group).unbind(1)
+    nats, evaluations = _shared(len(data), evaluate, (2, draws), batch_size, group).unbind(1)
     total = nats.mean(1) + (reconstruction(data, ends[1]) if dequantisation == "variational" else 0.0)
     return ImageFlow(total, dim, ends, dequantisation, chosen, int(evaluations.max()))
 
@@ -442,18 +550,18 @@ def _variational(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> tupl
 
 
 def _shared(
-    data: ImageData, evaluate: Callable[[range], Tensor], shape: tuple[int, ...], batch_size: int, group: Group
+    size: int, evaluate: Callable[[range], Tensor], shape: tuple[int, ...], batch_size: int, group: Group
 ) -> Tensor:
-    """``evaluate(examples)``, (B, *shape), of all images, each batch by one of the processes; (N, *shape), float64.
+    """``evaluate(examples)``, (B, *shape), of all examples, each batch by one of the processes; (N, *shape), float64.
 
-    Batches are cut from the whole set, so that an image is always in the same company.
+    Batches are cut from the whole set, so that an example is always in the same company.
     """
     require_positive("batch_size", batch_size)
-    values = torch.zeros(len(data), *shape, dtype=torch.float64, device=group.device)
-    starts = range(0, len(data), batch_size)
+    values = torch.zeros(size, *shape, dtype=torch.float64, device=group.device)
+    starts = range(0, size, batch_size)
     with torch.no_grad():
         for start in starts[group.rank :: group.size]:
-            examples = range(start, min(start + batch_size, len(data)))
+            examples = range(start, min(start + batch_size, size))
             values[start : examples.stop] = evaluate(examples)
     return group.sum(values).cpu()
 

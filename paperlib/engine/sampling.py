@@ -1,4 +1,4 @@
-r"""Samplers: from noise to data along decreasing levels of noise.
+r"""Samplers: from noise to data along decreasing levels of noise, and back.
 
 All of them take a *denoiser* x̂(z, λ), an estimate of the data at z, and levels :math:`\lambda_0 < \dots < \lambda_N`
 of log-SNR, from any schedule, not only the one of training.  They start from ``z`` at λ₀, VP, and return x̂ at λ_N.
@@ -7,30 +7,27 @@ In VE scaling, :math:`\bar z = z/\alpha` and :math:`\bar\sigma = e^{-\lambda/2}`
 
 .. math:: \frac{d\bar z}{d\bar\sigma} = \frac{\bar z - \hat x(\bar z, \bar\sigma)}{\bar\sigma}
 
-(Karras et al. 2022, Equation 1).  While x̂ stands still its solution from λ_t to λ_s, in VP scaling again, is
+(Karras et al. 2022, Equation 1).  DDIM is Euler's method for it, :func:`heun` is Heun's, DPM-Solver++(2M) a multistep
+method.  DDPM draws z_s from the posterior q(z_s | z_t, x̂) instead.  A step goes from t to s, the less noisy of the two.
 
-.. math:: z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s\left(1 - e^{-h/2}\right)\hat x,
-          \qquad h = \lambda_s - \lambda_t,
-
-and the deterministic samplers differ in what they put for x̂ alone: DDIM (Euler's method, order one) takes x̂ at z_t;
-DPM-Solver++(2M) extrapolates from the last two x̂, and Heun's method mixes the x̂ of both ends, each of order two.  DDPM
-draws z_s from the posterior q(z_s | z_t, x̂) instead.
-
-Every step is linear in z, in x̂ and in the noise, with coefficients that depend on the levels alone: they are computed
-once a run, in float64.
+A network is anything called as ``network(z, logsnr, label=…)``, see :mod:`paperlib.objectives`.  Coefficients are
+computed in double precision, once a step; z keeps its type.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from paperlib.checks import require_finite, require_same_shape
+from paperlib.checks import require_finite, require_finite_at, require_same_shape
+from paperlib.objectives import Network
 from paperlib.predictions import Prediction
-from paperlib.process import alpha, expand, logsnr_from_sigma_ve, posterior, sigma, sigma_ve_from_logsnr
+from paperlib.process import alpha, expand, sigma
 from paperlib.schedules import NoiseSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -62,64 +59,13 @@ class Sampler(Protocol):
 # What a sampler starts from ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkDenoiser:
-    """The denoiser that a network is; made by :func:`denoiser`."""
-
-    network: Callable[..., Tensor]
-    prediction: Prediction
-    label: Tensor | None = None
-    guidance: float = 1.0
-    interval: tuple[float, float] = EVERYWHERE
-
-    def __post_init__(self) -> None:
-        if self.guidance != 1 and self.label is None:
-            raise ValueError(f"guidance {self.guidance} needs labels to guide to; pass label, or guidance=1.")
-        if not self.interval[0] <= self.interval[1]:
-            raise ValueError(f"interval must be (lowest, highest) log-SNR, got {self.interval}.")
-
-    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
-        guided, output = self._is_guided(logsnr), self._labelled(z, logsnr)
-        if guided.any():
-            output = torch.where(expand(guided, z), self._extrapolated(output, z, logsnr), output)
-        return self.prediction.to_x(output, z, logsnr)
-
-    def plan(self, levels: Tensor) -> list[tuple[float, float, bool]]:
-        """What :meth:`follow` needs at each of ``levels`` (E,): x̂ = a·output + b·z, and whether there is guidance."""
-        one, none = torch.ones_like(levels), torch.zeros_like(levels)
-        of_output = self.prediction.to_x(one, none, levels)
-        of_z = self.prediction.to_x(none, one, levels)
-        return list(zip(of_output.tolist(), of_z.tolist(), self._is_guided(levels).tolist(), strict=True))
-
-    def follow(self, step: tuple[float, float, bool], z: Tensor, logsnr: Tensor) -> Tensor:
-        """x̂ where all examples share a level that was planned."""
-        of_output, of_z, guided = step
-        output = self._labelled(z, logsnr)
-        if guided:
-            output = self._extrapolated(output, z, logsnr)
-        require_same_shape("output", output, "z", z)
-        return torch.add(z * of_z, output, alpha=of_output)
-
-    def _is_guided(self, logsnr: Tensor) -> Tensor:
-        low, high = self.interval
-        return (logsnr >= low) & (logsnr <= high) & (self.guidance != 1)
-
-    def _labelled(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        return self.network(z, logsnr) if self.label is None else self.network(z, logsnr, self.label)
-
-    def _extrapolated(self, output: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
-        """The output with guidance; x̂ is linear in it, so either may be extrapolated."""
-        return torch.lerp(self.network(z, logsnr), output, self.guidance)
-
-
 def denoiser(
-    network: Callable[..., Tensor],
+    network: Network,
     prediction: Prediction,
     label: Tensor | None = None,
     guidance: float = 1.0,
     interval: tuple[float, float] = EVERYWHERE,
-) -> NetworkDenoiser:
+) -> "NetworkDenoiser":
     r"""The denoiser that a network is, with classifier-free guidance.
 
     :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Section 5, guidance; Ho & Salimans 2022.)
@@ -127,17 +73,75 @@ def denoiser(
     (Kynkäänniemi et al. 2024).
 
     Args:
-        network: ``network(z, logsnr, label)``, or ``network(z, logsnr)`` where no label is given.
+        network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where no label is given.
         prediction: what the network predicts.
         label: classes, int64 (B,), or None for the null class.
         guidance: g; 1 is no guidance and costs one evaluation of the network, else each level costs two.
         interval: lowest and highest log-SNR with guidance, −2 log σ_hi and −2 log σ_lo in the terms of EDM; outside it
             g is 1.
 
+    Returns:
+        x̂ of z, each example at a level of its own.  It raises TypeError when the network returns something else than a
+        tensor, and ValueError for a label or an output that does not fit the batch: nothing is broadcast.
+
     Raises:
-        ValueError: when guidance is asked for without a label, or the interval is reversed.
+        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed.
     """
     return NetworkDenoiser(network, prediction, label, guidance, interval)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
+    """What :func:`denoiser` makes; a :data:`Denoiser`."""
+
+    network: Network
+    prediction: Prediction
+    label: Tensor | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number, 1 for none; got {self.guidance}.")
+        if self.guidance != 1 and self.label is None:
+            raise ValueError(f"guidance {self.guidance} needs labels to guide to; pass label, or guidance=1.")
+        if not self.interval[0] <= self.interval[1]:
+            raise ValueError(f"interval must be (lowest, highest) log-SNR, got {self.interval}.")
+
+    def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
+        guided = (logsnr >= self.interval[0]) & (logsnr <= self.interval[1])
+        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else 1.0
+        return self.prediction.to_x(self._output(z, logsnr, guidance), z, logsnr)
+
+    def at(self, level: float, z: Tensor, logsnr: Tensor) -> Tensor:
+        """x̂ where all examples are at one ``level``, which ``logsnr`` (B,) repeats: the same for less work."""
+        guided = self.interval[0] <= level <= self.interval[1]
+        output = self._output(z, logsnr, self.guidance if guided else 1.0)
+        of_output, of_z = _x_coefficients(self.prediction, level)
+        return torch.add(of_z * z, output, alpha=of_output)
+
+    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float) -> Tensor:
+        """The network's output; x̂ is linear in it, so with guidance either may be extrapolated."""
+        if self.label is None:
+            output = self.network(z, logsnr)
+        elif self.label.shape == z.shape[:1]:
+            output = self.network(z, logsnr, label=self.label)
+        else:
+            raise ValueError(f"label must have shape ({len(z)},), one an example, got {tuple(self.label.shape)}.")
+        require_same_shape("output", output, "z", z)
+        if self.guidance == 1 or (isinstance(guidance, float) and guidance == 1):
+            return output
+        null = self.network(z, logsnr)
+        require_same_shape("output without a label", null, "z", z)
+        return torch.lerp(null, output, guidance)  # the output itself where guidance is 1
+
+
+@lru_cache(maxsize=10_000)
+def _x_coefficients(prediction: Prediction, level: float) -> tuple[float, float]:
+    """(a, b) of x̂ = a·output + b·z: the same for all batches that pass a level."""
+    one, none, logsnr = torch.tensor([[1.0], [0.0], [level]], dtype=torch.float64)
+    return prediction.to_x(one, none, logsnr).item(), prediction.to_x(none, one, logsnr).item()
 
 
 def levels(schedule: NoiseSchedule, steps: int) -> Tensor:
@@ -161,9 +165,10 @@ def prior(
     return torch.randn(shape, generator=generator, dtype=dtype, device=device)
 
 
-# Samplers of one evaluation a level ----------------------------------------------------------------------------------
+# Samplers ------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def ddpm(
     denoise: Denoiser,
     z: Tensor,
@@ -172,10 +177,13 @@ def ddpm(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Ancestral sampling: z_s ~ q(z_s | z_t, x̂), one evaluation a level.  (Ho et al. 2020, Algorithm 2.)
+    r"""Ancestral sampling: z_s ~ q(z_s | z_t, x̂), one evaluation a level.  (Ho et al. 2020, Algorithm 2.)
+
+    The mean is :math:`\alpha_s((1 - c)\,z_t/\alpha_t + c\,\hat x)`, the standard deviation :math:`\sqrt c\,\sigma_s`,
+    with :math:`c = 1 - e^{\lambda_t - \lambda_s}` (:func:`paperlib.process.posterior`).
 
     Args:
-        denoise: the denoiser.
+        denoise: the denoiser, from :func:`denoiser` or any other.
         z: noise at ``levels[0]``, VP, shape (B, *).
         levels: increasing log-SNR, shape (N + 1,).
         generator: source of the noise that is added.
@@ -183,14 +191,21 @@ def ddpm(
 
     Returns:
         x̂ at the last level, the shape of ``z``.
+
+    Raises:
+        TypeError: when the denoiser returns something else than a tensor.
+        ValueError: for z or levels that are not finite, levels that do not increase, and an x̂ of another shape or with
+            NaN or infinities, naming the level.
     """
-    grid = _grid(z, levels)
-    one, none = torch.ones_like(grid[1:]), torch.zeros_like(grid[1:])
-    keep, std = posterior(one, none, grid[:-1], grid[1:])  # linear in z and x̂: its coefficients are its values at one
-    pull, _ = posterior(none, one, grid[:-1], grid[1:])
-    return _walk(denoise, z, grid, (keep, pull, none, std), generator, callback)
+    estimate = _Estimates(denoise, z, levels, callback)
+    for t, s in pairwise(estimate.levels):
+        c = -math.expm1(t.logsnr - s.logsnr)
+        mean = (1 - c) * s.alpha / t.alpha * z + c * s.alpha * estimate(z, t)
+        z = mean + math.sqrt(c) * s.sigma * _noise(z, generator)
+    return estimate(z, estimate.levels[-1])
 
 
+@torch.no_grad()
 def ddim(
     denoise: Denoiser,
     z: Tensor,
@@ -203,21 +218,25 @@ def ddim(
     r"""DDIM: Euler's method, one evaluation a level, with fresh noise where η > 0.  (Song et al. 2021, Equation 12.)
 
     :math:`z_s = \alpha_s\hat x + \sqrt{\sigma_s^2 - \varsigma^2}\,\hat\epsilon + \varsigma\,noise`, :math:`\varsigma =
-    \eta\,\sigma_s\sqrt{1 - e^{-h}}`.  Arguments as in :func:`ddpm`, and
+    \eta\,\sigma_s\sqrt{1 - e^{\lambda_t - \lambda_s}}`.  Arguments as in :func:`ddpm`, and
 
     Args:
         eta: η in [0, 1]: 0 is deterministic, and nothing is drawn from ``generator``; 1 is :func:`ddpm`.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}.")
-    grid = _grid(z, levels)
-    share = -(eta**2) * torch.expm1(-grid.diff())  # of the variance σ_s², made of fresh noise
-    decay = -grid.diff() / 2 + torch.log1p(-share) / 2
-    keep = alpha(grid[1:]) / alpha(grid[:-1]) * decay.exp()
-    pull, std = -alpha(grid[1:]) * torch.expm1(decay), sigma(grid[1:]) * share.sqrt()
-    return _walk(denoise, z, grid, (keep, pull, torch.zeros_like(std), std), generator, callback)
+    estimate = _Estimates(denoise, z, levels, callback)
+    for t, s in pairwise(estimate.levels):
+        x_hat = estimate(z, t)
+        fresh = eta * s.sigma * math.sqrt(-math.expm1(t.logsnr - s.logsnr))
+        kept = math.sqrt(s.sigma**2 - fresh**2) / t.sigma  # ε̂ = (z − α_t x̂)/σ_t, put in
+        z = kept * z + (s.alpha - kept * t.alpha) * x_hat
+        if fresh:
+            z = z + fresh * _noise(z, generator)
+    return estimate(z, estimate.levels[-1])
 
 
+@torch.no_grad()
 def dpmpp_2m(
     denoise: Denoiser,
     z: Tensor,
@@ -228,41 +247,21 @@ def dpmpp_2m(
 ) -> Tensor:
     r"""DPM-Solver++(2M): order two at one evaluation a level.  (Lu et al. 2022, Algorithm 2.)
 
-    The exact step of a constant x̂, with :math:`\hat x_i + \frac{h_i}{2h_{i-1}}(\hat x_i - \hat x_{i-1})` for it; the
-    first step takes x̂ alone.  Arguments as in :func:`ddpm`; nothing is drawn from ``generator``.
+    :math:`z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s(1 - e^{-h/2})\,D`, :math:`h = \lambda_s - \lambda_t`, with
+    :math:`D = \hat x + \frac{h}{2h'}(\hat x - \hat x')`, where h′ and x̂′ are those of the step before; D is x̂ in the
+    first step.  (Their λ is half of ours.)  Arguments as in :func:`ddpm`; nothing is drawn from ``generator``.
     """
-    grid = _grid(z, levels)
-    keep, pull = _still(grid[:-1], grid[1:])
-    step, beyond = grid.diff(), torch.zeros_like(pull)
-    beyond[1:] = step[1:] / (2 * step[:-1])
-    rows = keep, pull * (1 + beyond), -pull * beyond, torch.zeros_like(pull)
-    return _walk(denoise, z, grid, rows, generator, callback)
-
-
-@torch.no_grad()
-def _walk(
-    denoise: Denoiser,
-    z: Tensor,
-    grid: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor, Tensor],
-    generator: torch.Generator | None,
-    callback: Callback | None,
-) -> Tensor:
-    """z ← keep z + now x̂ + before x̂_before + std noise, one value of each of ``rows`` a step; then x̂ at the end."""
-    evaluate = _Evaluations(denoise, grid, z, callback)
-    x_before = z  # its coefficient is zero in the first step
-    for index, (keep, now, before, std) in enumerate(torch.stack(rows, 1).tolist()):
-        x_hat = evaluate(index, z, index)
-        z = (z * keep).add_(x_hat, alpha=now)
-        if before:
-            z.add_(x_before, alpha=before)
-        if std:
-            z.add_(_noise(z, generator), alpha=std)
-        x_before = x_hat
-    return evaluate(len(grid) - 1, z, len(grid) - 1)
-
-
-# Heun's method -------------------------------------------------------------------------------------------------------
+    estimate = _Estimates(denoise, z, levels, callback)
+    before: tuple[Tensor, float] | None = None
+    for t, s in pairwise(estimate.levels):
+        x_hat, h = estimate(z, t), s.logsnr - t.logsnr
+        d = x_hat
+        if before is not None:
+            x_before, h_before = before
+            d = torch.lerp(x_before, x_hat, 1 + h / (2 * h_before))
+        z = s.sigma / t.sigma * z - s.alpha * math.expm1(-h / 2) * d
+        before = x_hat, h
+    return estimate(z, estimate.levels[-1])
 
 
 @torch.no_grad()
@@ -279,10 +278,11 @@ def heun(
 ) -> Tensor:
     r"""EDM's sampler: Heun's method, two evaluations a step, with fresh noise where ``churn`` > 0.
 
-    (Karras et al. 2022, Algorithms 1 and 2.)  Written like the others it is the exact step of a constant x̂, with
-    :math:`(1 - u)\hat x + u \hat x'`, :math:`u = \tfrac12 e^{h/2}`, for it; x̂′ is taken where the step with x̂ alone
-    arrives.  Their last step, to no noise at all, is the x̂ at the last level that every sampler here returns; no noise
-    is added for it.  Arguments as in :func:`ddpm`, and
+    With the slope :math:`d = (\bar z - \hat x)/\bar\sigma` Euler's step is :math:`\bar z' = \bar z_t + (\bar\sigma_s -
+    \bar\sigma_t)\,d`, DDIM's; Heun's takes the mean of d and d′, the slope there: :math:`\bar z_s = \bar z' + \tfrac12
+    (\bar\sigma_s - \bar\sigma_t)(d' - d)`, where :math:`d' - d = -(\hat x' - \hat x)/\bar\sigma_s`.  (Karras et al.
+    2022, Algorithms 1 and 2.)  Their last step, to no noise at all, is the x̂ at the last level that every sampler here
+    returns; no noise is added for it.  Arguments as in :func:`ddpm`, and
 
     Args:
         churn: S_churn, noise added in total; a step raises its level by min(churn/(N + 1), √2 − 1).
@@ -291,32 +291,19 @@ def heun(
     """
     if not (churn >= 0 and churn_noise > 0):
         raise ValueError(f"churn must be 0 or more and churn_noise positive, got {churn} and {churn_noise}.")
-    grid = _grid(z, levels)
-    churned = (grid >= churn_range[0]) & (grid <= churn_range[1])
-    growth = min(churn / len(grid), math.sqrt(2) - 1) * churned[:-1].double()
-    start, lift, std = _raise_noise(grid[:-1], growth, churn_noise)
-    keep, pull = _still(start, grid[1:])
-    correct = pull * torch.exp((grid[1:] - start) / 2) / 2
-    evaluate = _Evaluations(denoise, torch.cat([torch.stack([start, grid[1:]], 1).flatten(), grid[-1:]]), z, callback)
-    for index, (up, noise, stay, move, turn) in enumerate(torch.stack([lift, std, keep, pull, correct], 1).tolist()):
-        if noise:
-            z = (z * up).add_(_noise(z, generator), alpha=noise)
-        x_hat = evaluate(2 * index, z, index)
-        euler = (z * stay).add_(x_hat, alpha=move)
-        x_next = evaluate(2 * index + 1, euler)
-        z = torch.add(euler, x_next, alpha=turn).sub_(x_hat, alpha=turn)
-    return evaluate(2 * len(growth), z, len(growth))
-
-
-def _raise_noise(logsnr: Tensor, growth: Tensor, noise_scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Levels at which σ̄ is (1 + growth) σ̄, and the factors of z and of noise that take z there; each (N,).
-
-    (Algorithm 2, lines 5 and 6, in VP scaling.)
-    """
-    sigma_ve = sigma_ve_from_logsnr(logsnr)
-    raised = torch.where(growth > 0, logsnr_from_sigma_ve((1 + growth) * sigma_ve), logsnr)
-    added = noise_scale * sigma_ve * (growth * (2 + growth)).sqrt()
-    return raised, alpha(raised) / alpha(logsnr), alpha(raised) * added
+    estimate = _Estimates(denoise, z, levels, callback)
+    gamma = min(churn / len(levels), math.sqrt(2) - 1)
+    for t, s in pairwise(estimate.levels):
+        if gamma > 0 and churn_range[0] <= t.logsnr <= churn_range[1]:
+            raised = t.noisier(1 + gamma)
+            added = churn_noise * math.sqrt(raised.sigma_ve**2 - t.sigma_ve**2)
+            z, t = raised.alpha * (z / t.alpha + added * _noise(z, generator)), raised
+        kept = s.sigma / t.sigma
+        x_hat = estimate(z, t)
+        euler = kept * z + (s.alpha - kept * t.alpha) * x_hat
+        x_next = estimate(euler, s, told=False)
+        z = euler + s.alpha * (t.sigma_ve - s.sigma_ve) / (2 * s.sigma_ve) * (x_next - x_hat)
+    return estimate(z, estimate.levels[-1])
 
 
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
@@ -333,56 +320,94 @@ def get(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
+# Back to noise -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def ddim_inversion(denoise: Denoiser, z: Tensor, levels: Tensor, *, callback: Callback | None = None) -> Tensor:
+    r"""DDIM backwards: the noise at λ₀ from which :func:`ddim` comes back to ``z`` at λ_N, about.
+
+    :math:`z_t = \alpha_t\hat x + \sigma_t\hat\epsilon`, with x̂ and ε̂ at z_s: Euler's method of the same equation, one
+    evaluation a step, so that the way there and back misses z by an error that vanishes as 1/N.  (Song et al. 2021,
+    Section 4.3.)
+
+    Args:
+        denoise: the denoiser; guidance makes the way back less exact.
+        z: VP, at the *last* level, shape (B, *): of images x that are free of noise, α x.
+        levels: increasing log-SNR as in :func:`ddim`, shape (N + 1,); they are walked from the last to the first.
+        callback: see :data:`Callback`; called at all levels but the first.
+
+    Returns:
+        z at ``levels[0]``, the shape of ``z``.
+
+    Raises:
+        TypeError, ValueError: as :func:`ddpm`.
+    """
+    estimate = _Estimates(denoise, z, levels, callback)
+    for s, t in pairwise(reversed(estimate.levels)):
+        x_hat = estimate(z, s)
+        eps_hat = (z - s.alpha * x_hat) / s.sigma
+        z = t.alpha * x_hat + t.sigma * eps_hat
+    return z
+
+
 # What they share -----------------------------------------------------------------------------------------------------
 
 
-class _Evaluations:
-    """A denoiser at levels that are known beforehand, each for the whole batch; tells the callback of those numbered.
+@dataclass(frozen=True)
+class _Level:
+    """A level of noise with its coefficients, as floats: number, log-SNR, α, σ, and σ/α."""
 
-    Args:
-        denoise: the denoiser; of a :class:`NetworkDenoiser`, what depends on the levels alone is computed here.
-        levels: where it will be evaluated, shape (E,), float64.
-        z: what it will be evaluated on, for its shape, type and place.
-        callback: see :data:`Callback`.
+    index: int
+    logsnr: float
+    alpha: float
+    sigma: float
+
+    @classmethod
+    def of(cls, index: int, logsnr: float) -> "_Level":
+        level = torch.tensor(logsnr, dtype=torch.float64)
+        return cls(index, logsnr, alpha(level).item(), sigma(level).item())
+
+    @property
+    def sigma_ve(self) -> float:
+        return self.sigma / self.alpha
+
+    def noisier(self, factor: float) -> "_Level":
+        """The level at which σ/α is ``factor`` times what it is here."""
+        return _Level.of(self.index, self.logsnr - 2 * math.log(factor))
+
+
+class _Estimates:
+    """x̂ of a whole batch at one level, checked; tells the callback.
+
+    Attributes:
+        levels: checked, from the noisiest to the cleanest.
     """
 
-    def __init__(self, denoise: Denoiser, levels: Tensor, z: Tensor, callback: Callback | None) -> None:
+    def __init__(self, denoise: Denoiser, z: Tensor, levels: Tensor, callback: Callback | None) -> None:
+        require_finite("z", z)
+        require_finite("levels", levels)
+        if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() > 0).all():
+            raise ValueError(
+                f"levels must be increasing log-SNR, shape (N + 1,), N ≥ 1, from sampling.levels(schedule, N); got "
+                f"shape {tuple(levels.shape)} from {levels.flatten()[0].item():g} to {levels.flatten()[-1].item():g}."
+            )
         self.denoise, self.callback = denoise, callback
-        self.levels = levels.to(z).unbind()
-        self.batches = [level.expand(len(z)) for level in self.levels]
-        self.plan = denoise.plan(levels) if isinstance(denoise, NetworkDenoiser) else None
+        self.levels = [_Level.of(index, logsnr) for index, logsnr in enumerate(levels.tolist())]
 
-    def __call__(self, position: int, z: Tensor, index: int | None = None) -> Tensor:
-        """x̂ at the level of ``position``; ``index`` is the number that the callback is told, None for no call."""
-        x_hat = self._x_hat(position, z)
+    def __call__(self, z: Tensor, level: _Level, told: bool = True) -> Tensor:
+        """x̂ of ``z`` at a level; the callback is not ``told`` of a second look at one."""
+        logsnr = torch.full((len(z),), level.logsnr, dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
+        if isinstance(self.denoise, NetworkDenoiser):
+            x_hat = self.denoise.at(level.logsnr, z, logsnr)
+        else:
+            x_hat = self.denoise(z, logsnr)
         require_same_shape("x̂", x_hat, "z", z)
-        if self.callback is not None and index is not None:
-            self.callback(index, self.levels[position], z, x_hat)
+        require_finite_at("x̂", x_hat, logsnr)
+        x_hat = x_hat.to(z.dtype)
+        if told and self.callback is not None:
+            self.callback(level.index, logsnr[0], z, x_hat)
         return x_hat
-
-    def _x_hat(self, position: int, z: Tensor) -> Tensor:
-        if self.plan is None:
-            return self.denoise(z, self.batches[position])
-        assert isinstance(self.denoise, NetworkDenoiser)
-        return self.denoise.follow(self.plan[position], z, self.batches[position])
-
-
-def _still(logsnr: Tensor, logsnr_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients of z and x̂ in the probability flow while x̂ stands still, see above; each (N,)."""
-    pull = -alpha(logsnr_next) * torch.expm1((logsnr - logsnr_next) / 2)
-    return sigma(logsnr_next) / sigma(logsnr), pull
-
-
-def _grid(z: Tensor, levels: Tensor) -> Tensor:
-    """The levels, checked, in float64 and where numbers are cheap."""
-    require_finite("z", z)
-    require_finite("levels", levels)
-    if levels.ndim != 1 or len(levels) < 2 or not (levels.diff() > 0).all():
-        raise ValueError(
-            f"levels must be increasing log-SNR, shape (N + 1,), N ≥ 1, from sampling.levels(schedule, N); got shape "
-            f"{tuple(levels.shape)} from {levels.flatten()[0].item():g} to {levels.flatten()[-1].item():g}."
-        )
-    return levels.double().cpu()
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:

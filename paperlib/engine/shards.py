@@ -107,18 +107,24 @@ class Source:
         return f"{self.files[0].name}{last} in the columns of {self.collection.hub}"
 
 
-def find(collection: Collection, split: Split, root: Path | None = None) -> Source:
+def find(collection: Collection, split: Split, root: Path | str | None = None) -> Source:
     """Where a split of a collection is: ``root``, else ``$PAPERLIB_DATA/<folder>`` if there is one, else the hub.
 
     Files are ``<split>.parquet`` or ``<split>-*.parquet``, in the folder or below it, as the hub lays them out.
 
     Raises:
-        MissingDataError: when the folder has no file of this split.
+        MissingDataError: when the folder has no file of this split, or ``$PAPERLIB_DATA`` is no folder.
     """
-    base = os.environ.get(DATA_VARIABLE)
-    if root is None and (not base or not (Path(base) / collection.folder).is_dir()):
+    if root is None and (base := os.environ.get(DATA_VARIABLE)):
+        configured = Path(base).expanduser()
+        if not configured.is_dir():
+            raise MissingDataError(f"{DATA_VARIABLE} is {base}, which is no folder; name one that exists, or unset it.")
+        root = configured / collection.folder
+        if not root.is_dir():
+            root = None
+    if root is None:
         return Source(collection, split)
-    folder = Path(root) if root is not None else Path(str(base)) / collection.folder
+    folder = Path(root).expanduser()
     name = collection.splits[split]
     files = sorted({*folder.rglob(f"{name}.parquet"), *folder.rglob(f"{name}-*.parquet")})
     if not files:
@@ -127,12 +133,26 @@ def find(collection: Collection, split: Split, root: Path | None = None) -> Sour
 
 
 def count(source: Source) -> int:
-    """How many images a source has: what its files say, or what is known of the published set."""
+    """How many images a source has: what its files say, or what is known of the published set.
+
+    Raises:
+        MissingDataError: for a file that is no parquet file, or not the whole of one, naming it.
+    """
     if not source.files:
         return source.collection.counts[source.split]
+    return sum(_rows(path) for path in source.files)
+
+
+def _rows(path: Path) -> int:
+    import pyarrow
     import pyarrow.parquet as parquet
 
-    return sum(parquet.read_metadata(path).num_rows for path in source.files)
+    try:
+        return parquet.read_metadata(path).num_rows
+    except pyarrow.ArrowException as error:
+        pointer = path.read_bytes()[:7] == b"version"
+        remedy = "is a pointer of git-lfs: run `git lfs pull` in its folder" if pointer else "is cut short or damaged"
+        raise MissingDataError(f"{path} {remedy}, or fetch it again ({error}).") from error
 
 
 def stream(source: Source, batch_size: int) -> Iterator[tuple[list[Encoded], list[int]]]:
