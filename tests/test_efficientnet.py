@@ -77,7 +77,7 @@ def test_noise_added_to_photographs_takes_them_away_from_the_others(judge: Effic
 def test_a_distance_says_what_it_is(judge: EfficientNetLite0) -> None:
     gathered = evaluation.gather([torch.zeros(2, 3, 32, 32, dtype=torch.uint8)], judge, 256)
     reference = evaluation.Reference.by(judge, "none", "0" * 64, torch.zeros(0, 1280), gathered.statistics)
-    protocol = evaluation.Protocol.of(2, reference)
+    protocol = evaluation.Protocol.of(gathered, reference)
     assert protocol.network == f"EfficientNet-Lite0 {SHA256[:6]}"
     assert "FID" not in protocol.distance
     assert protocol.features == 1280

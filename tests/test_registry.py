@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import NotebookWriter
 from torch import Tensor
 
 from paperlib import adaptive, loss_weights, objectives, predictions, schedules, tables, weightings
@@ -154,7 +153,7 @@ PUBLISHED = "{prediction: my_prediction, schedule: {name: ddpm}, loss_weight: {n
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("weighting", ["{name: my_weighting, bias: 1.0}", PUBLISHED])
 def test_ones_own_is_validated_trained_drawn_and_said(
-    checkout: Path, tmp_path: Path, write_notebook: NotebookWriter, weighting: str, capsys: pytest.CaptureFixture[str]
+    checkout: Path, weighting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = checkout / "profiles" / "small.yaml"
     text = path.read_text().replace("sigmoid: {name: sigmoid, bias: 2.0}", f"mine: {weighting}")
@@ -167,7 +166,7 @@ def test_ones_own_is_validated_trained_drawn_and_said(
     (one,) = experiments.grid(profiles.load("small"))
     assert type(one.prediction).__name__ == "Twice"
     assert one.loss.schedule == schedules.Normal(-9, 9, mean=1.0, std=4.0)
-    assert one.train(tmp_path / "run", progress=False).weights.is_file()
+    assert one.train(progress=False).weights.is_file()
     assert figures.line("mine") not in map(figures.line, figures.STYLES)
     assert figures.label("mine") == "mine"
     words = "--prediction my_prediction --schedule my_schedule logsnr_min=-9 logsnr_max=9 tilt=0"
