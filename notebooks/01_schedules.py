@@ -31,6 +31,7 @@ seed: int = 0
 
 # %%
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -254,8 +255,7 @@ def moments(schedule):
 def whole(schedule):
     """The same schedule on all of its support, up to |λ| = 80."""
     low, high = schedule.support
-    own = {key: value for key, value in vars(schedule).items() if key in ("shift",)}
-    return type(schedule)(logsnr_min=max(low, -80.0), logsnr_max=min(high, 80.0), **own)
+    return replace(schedule, logsnr_min=max(low, -80.0), logsnr_max=min(high, 80.0))
 
 
 # %%

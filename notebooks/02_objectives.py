@@ -52,6 +52,7 @@ train, test = settings.data.load("train"), settings.data.load("test")
 caution = f" {test.caution}." if test.caution else ""
 generator = torch.Generator().manual_seed(seed)
 ends = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
+schedules.LinearLogSNR(**ends)  # refuses a range that is none
 grid = torch.linspace(logsnr_min, logsnr_max, points, dtype=torch.float64)
 
 # %% [markdown]
@@ -326,7 +327,8 @@ def without_p(loss):
     """The weighting that one would think ``loss`` has, were its levels uniform."""
 
     def log_weight(level):
-        return loss.weighting.log(level) - loss.schedule.log_density(level) + uniform.log_density(level)
+        without = loss.weighting.log(level) - loss.schedule.log_density(level)
+        return without.nan_to_num(nan=-torch.inf) + uniform.log_density(level)  # zero outside the range
 
     return weightings.Custom(log_weight)
 

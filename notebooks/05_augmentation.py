@@ -211,34 +211,35 @@ run.figure(
 )
 
 # %% [markdown]
-# And the weightings that are no augmentation. Their positive part is learned, their negative part *un*-learned: a worse
-# ELBO there lowers the loss. Both at their own quantiles:
+# And the weightings that are no augmentation. Nothing is un-learned where $p_w<0$: the error counts at every level with
+# $w\ge0$, and less of it never raises the loss. But error moved across those levels, to noisier ones, lowers the loss
+# at equal total, and the ELBO of the levels that it crossed gets worse. Both parts at their own quantiles:
 
 # %%
 parts = {}
 for name in ("iddpm", "edm", "min_snr"):
-    for sign, label in ((1, "learned"), (-1, "un-learned")):
+    for sign, label in ((1, "$p_w>0$"), (-1, "$p_w<0$")):
         part = (sign * density[name]).clamp(min=0)
         cumulative = torch.cumsum(part, 0) / part.sum()
         parts[f"{name}\n{label}"] = torch.stack([grid[(cumulative >= share).nonzero()[0, 0]] for share in shares])
 
 fig, axes = plt.subplots(len(parts), len(shares), figsize=(figures.WIDTH, 1.12 * len(parts)))
+for ax, share in zip(axes[0], shares, strict=True):
+    ax.set_title(f"{100 * share:.0f} %", fontsize=8)
 for row, (label, at) in zip(axes, parts.items(), strict=True):
-    for ax, level, share in zip(row, at, shares, strict=True):
+    for ax, level in zip(row, at, strict=True):
         ax.imshow(noisy(level), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_xlabel(f"λ = {level:.1f}", fontsize=7, labelpad=1)
-        if row is axes[0]:
-            ax.set_title(f"{100 * share:.0f} %", fontsize=8)
     row[0].set_ylabel(label, fontsize=7)
 run.figure(
     fig,
     "signed_pictures",
     data=pd.DataFrame({"share of the part": shares} | {label.replace("\n", ", "): at for label, at in parts.items()}),
-    caption="Three weightings that are not monotone: quantiles of the positive part of p_w (pictures whose likelihood "
-    "is raised) and of the negative part (pictures whose likelihood is lowered). EDM un-learns what is nearly pure "
-    f"noise; IDDPM and min-SNR also un-learn levels at which a picture can still be made out.{caution}",
+    caption="Three weightings that are not monotone: quantiles of the positive and of the negative part of p_w; the "
+    "number above a column is the share of the part that is noisier. EDM's p_w is negative where pictures are nearly "
+    f"pure noise; that of IDDPM and min-SNR also where a picture can still be made out.{caution}",
 )
 
 # %% [markdown]
