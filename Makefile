@@ -62,6 +62,7 @@ notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as th
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
+	$(BIN)/python -m tools.pictures notebooks/[0-9]*.ipynb
 
 publish: $(READY) ## for maintainers: what `make reproduce` made becomes results/PROFILE, and README.md is filled from it
 	$(BIN)/python -m tools.publish $(PROFILE)

@@ -1,8 +1,8 @@
 """What a maintainer's run made becomes what the checkout states: ``python -m tools.publish PROFILE``.
 
-A published result is light: SVG files stay behind (each figure keeps its PNG and its data), and so does the executed
-notebook where ``notebooks/`` holds it executed at the same profile.  Its manifest is that of the run, with the hashes
-of what is published.
+A published result is light: SVG files stay behind (each figure keeps its PNG, packed, and its data), and so does the
+executed notebook where ``notebooks/`` holds it executed at the same profile.  Its manifest is that of the run, with the
+hashes of what is published.
 """
 
 import ast
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from paperlib.companion import compare, files, notebooks, paths, profiles, provenance, workflow
+from tools import pictures
 
 
 def publish(profile: profiles.Profile) -> Path:
@@ -59,6 +60,8 @@ def _light(result: Path, target: Path, executed: bool) -> None:
     """Copy what is published of a result; ``executed``: its notebook too."""
     left_out = shutil.ignore_patterns("*.svg", *([] if executed else ["*.ipynb"]))
     shutil.copytree(result, target, ignore=left_out)
+    for path in (*target.rglob("*.png"), *target.glob("*.ipynb")):
+        pictures.pack(path)
     manifest = provenance.read(target)
     manifest["outputs"] = provenance.hashes(target)
     files.write_text(target / paths.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
