@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from helpers import NotebookWriter, listing
 from matplotlib import pyplot
 from PIL import Image
 
 from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
-from tools import pictures, publish
+from tools import pictures, publish, repeat
 
 NUMBERS = np.array([1.0, 20.0, 300.0])
 
@@ -115,6 +116,37 @@ def test_the_screen_names_every_claim_every_file_and_the_largest_difference(chec
         ["C1", "PASS", "×2.0", "–", "–"]
     ]
     assert alone.differences == []
+
+
+def test_a_repetition_has_other_seeds_and_nothing_else(checkout: Path, write_notebook: NotebookWriter) -> None:
+    write_notebook("01_first", parameters='profile: str = "small"\npoints: int = 2\nseed: int = 5')
+    write_notebook("02_second", parameters='profile: str = "small"')
+    before, after = yaml.safe_load(profiles.path("small").read_text()), repeat.reseed("small", 1000)
+    assert after["training"]["seeds"] == [1000]
+    assert after["sampling"]["seed"] == 1000
+    assert after["notebooks"]["01_first"]["parameters"] == {"points": 3, "seed": 1005}
+    for section in ("training", "sampling"):
+        for key in ("seeds", "seed"):
+            before[section].pop(key, None)
+            after[section].pop(key, None)
+    assert {key: after[key] for key in after if key != "notebooks"} == {
+        key: before[key] for key in before if key != "notebooks"
+    }
+
+
+def test_intervals_are_of_what_all_repetitions_have(checkout: Path, write_notebook: NotebookWriter) -> None:
+    for name in ("01_first", "02_second"):
+        write_notebook(name)
+    folders = [checkout / f"run{number}" for number in range(3)]
+    for number, folder in enumerate(folders):
+        results(folder / "results" / "local" / "small", NUMBERS + number)
+        provenance.write(folder / "results" / "local" / "small" / "01_first", {})
+    found = repeat.intervals(folders, "small")
+    assert found["not finished"] == {"02_second": 3}
+    assert found["spread"]["01_first/tables/table.csv"] == pytest.approx(
+        {"name": 0.0, "value": 1.0, "text": 1 / 3**0.5}
+    )
+    assert found["spread"]["01_first/figures/array.npz"] == {"x": pytest.approx(1.0)}
 
 
 # Publishing ----------------------------------------------------------------------------------------------------------
