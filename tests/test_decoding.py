@@ -352,7 +352,7 @@ decode.decoded(find(COLLECTION, "train", Path("noise")), Crop("none", 8), worker
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(source: Source, cache: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
     while process.poll() is None and not list(cache.glob(".*.part/images.npy")):
         time.sleep(0.02)
