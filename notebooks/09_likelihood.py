@@ -50,7 +50,7 @@ from scipy import stats
 from paperlib import companion, elbo, oracles, predictions, quadrature, schedules, weightings
 from paperlib.companion import experiments, figures, profiles
 from paperlib.engine import evaluation, likelihood
-from paperlib.engine.images import ImageData
+from paperlib.engine.data import ImageData
 
 run = companion.start("09_likelihood", profile)
 settings = profiles.load(profile)

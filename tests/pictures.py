@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from paperlib.engine.shards import Collection
+from paperlib.engine.decode import Collection
 
 COLLECTION = Collection(
     title="Noise",
@@ -70,5 +70,5 @@ def real_images(needed: str = "cifar10") -> Path:
     """The folder of real images; the test is skipped where it lacks the folder that is ``needed``."""
     folder = Path(os.environ.get("PAPERLIB_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not (folder / needed).is_dir():
-        pytest.skip(f"needs real images: set PAPERLIB_DATA to a folder with {needed}/ (see paperlib.engine.shards)")
+        pytest.skip(f"needs real images: set PAPERLIB_DATA to a folder with {needed}/ (see paperlib.engine.decode)")
     return folder

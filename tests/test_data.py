@@ -15,13 +15,22 @@ from hypothesis import strategies as st
 from pictures import COLLECTION, encode, noise, real_images, write_shards
 
 from paperlib.engine import data
-from paperlib.engine.crops import Crop
+from paperlib.engine.decode import Crop
 
 
 def images(size: int = 4, levels: int = 17) -> data.ImageData:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(levels, (size, 2, 3, 5), generator=generator, dtype=torch.uint8)
     return data.ImageData("random", pixels, torch.arange(size) % 3, levels, 0.5)
+
+
+def shared_images(first: data.ImageData, second: data.ImageData) -> list[tuple[int, int]]:
+    """Pairs (i, j) of images that are equal in every pixel, i in ``first``, j in ``second``, whatever their labels."""
+    places: dict[bytes, list[int]] = {}
+    for i, image in enumerate(first.images.numpy()):
+        places.setdefault(image.tobytes(), []).append(i)
+    others = enumerate(second.images.numpy())
+    return [(i, j) for j, image in others for i in places.get(image.tobytes(), [])]
 
 
 def test_the_digits_are_split_into_disjoint_parts_that_make_up_the_whole() -> None:
@@ -56,7 +65,7 @@ def test_the_digits_have_the_standard_deviation_that_networks_are_told() -> None
 
 
 def test_digits_that_have_changed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_hashed_order", lambda name, size: torch.arange(size))
+    monkeypatch.setattr(data, "DIGITS_TRAIN", 1499)
     with pytest.raises(RuntimeError, match="digits/test has hash"):
         data.load("digits", "test")
 
@@ -161,8 +170,8 @@ def test_images_of_two_splits_that_are_equal_are_found() -> None:
     other[:4] ^= 1
     other[1], other[5] = first.images[3], first.images[0]
     second = replace(second, images=other, levels=256)
-    assert data.shared_images(first, second) == [(3, 1), (0, 5)]
-    assert data.shared_images(first, first) == [(index, index) for index in range(4)]
+    assert shared_images(first, second) == [(3, 1), (0, 5)]
+    assert shared_images(first, first) == [(index, index) for index in range(4)]
 
 
 # A folder of one's own -----------------------------------------------------------------------------------------------
@@ -235,6 +244,15 @@ def test_parquet_files_of_ones_own_are_a_data_set_by_their_own_name(
     assert np.array_equal(found.images.numpy(), noise(12).transpose(0, 3, 1, 2))
 
 
+def test_arrays_of_ones_own_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(split: data.Split, root: Path | str | None = None, **_: Any) -> data.ImageData:
+        return replace(images(), name=f"mine/{split}", labels=torch.zeros(4, dtype=torch.int64), classes=0)
+
+    monkeypatch.setitem(data.DATASETS, "mine", data.DataSet(mine, (2, 3, 5), 0))
+    found = data.load("mine", "test")
+    assert (found.name, found.num_classes, found.image_shape) == ("mine/test", 0, data.DATASETS["mine"].image_shape)
+
+
 # CIFAR-10 and ImageNet, made up --------------------------------------------------------------------------------------
 
 
@@ -266,6 +284,44 @@ def test_cifar10_and_its_reductions_have_names_and_cautions(
     assert "unknown variant of CIFAR-10" in found.caution
     assert ("reduced to" in found.caution) == (size < 32)
     assert found.sha256 == data.ImageData("", found.images, found.labels, 256, 0.5).sha256
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cifar10_is_read_from_the_binary_version_of_its_author(tmp_path: Path, split: data.Split) -> None:
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]
+    records = np.zeros((10_000, 3073), np.uint8)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        records[7, 0], records[7, 1 + 1024 * 2 + 32 * 3 + 4] = number, 100 + number  # blue, row 3, column 4
+        records.tofile(folder / name)
+    found = data.load("cifar10", split, tmp_path)
+    rows = torch.arange(len(names)) * 10_000 + 7
+    assert (found.name, len(found), found.num_classes) == (f"cifar10/{split}", 10_000 * len(names), 10)
+    assert found.images[rows, 2, 3, 4].tolist() == [100 + number for number in range(len(names))]
+    assert found.labels[rows].tolist() == list(range(len(names)))
+    assert (found.images.count_nonzero(), found.labels.count_nonzero()) == (len(names), len(names) - 1)
+    assert found.caution.startswith("unknown variant of CIFAR-10")
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "pickle", "twice"])
+def test_another_binary_version_of_cifar10_is_refused_and_pickles_with_it(tmp_path: Path, fault: str) -> None:
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    files = dict.fromkeys(names, 30730000) | {"test_batch.bin": 30_730_000}
+    if fault == "missing":
+        del files["data_batch_3.bin"]
+    elif fault == "cut":
+        files["data_batch_3.bin"] -= 1
+    elif fault == "pickle":
+        files = {name.removesuffix(".bin"): 1 for name in names}
+    else:
+        files["copy/data_batch_3.bin"] = 30_730_000
+    for name, size in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(data.MissingDataError, match=r"data_batch_5\.bin, each once.*are pickles, which are code"):
+        data.load("cifar10", "train", tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in data.DATASETS if name.startswith("imagenet")])
@@ -325,7 +381,7 @@ def test_cifar10_is_whole(cifar10: dict[str, data.ImageData]) -> None:
 
 
 def test_no_image_of_cifar10_is_in_both_splits(cifar10: dict[str, data.ImageData]) -> None:
-    assert data.shared_images(cifar10["train"], cifar10["test"]) == []
+    assert shared_images(cifar10["train"], cifar10["test"]) == []
 
 
 def test_the_copy_that_was_re_encoded_is_recognised(cifar10: dict[str, data.ImageData]) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,10 @@ from helpers import listing
 from pictures import COLLECTION, encode, noise, real_images, write_shards
 from PIL import Image
 
-from paperlib.engine import decoding, shards
-from paperlib.engine.crops import Crop
-from paperlib.engine.decoding import DamagedCacheError, Decoded, decoded
+from paperlib.engine import decode
+from paperlib.engine.data import IMAGENET, ImageData
+from paperlib.engine.decode import Crop, DamagedCacheError, Decoded, MissingDataError, Source, decoded, find
 from paperlib.engine.files import UnwritableError
-from paperlib.engine.images import pixels_sha256
-from paperlib.engine.shards import MissingDataError, Source, find
 
 PIXELS = noise(12)
 LABELS = [number % 7 for number in range(12)]
@@ -69,11 +68,11 @@ def equal(found: Decoded) -> bool:
 def test_every_picture_and_label_arrives_in_its_place(
     source: Source, workers: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "BATCH", batch)
+    monkeypatch.setattr(decode, "BATCH", batch)
     found = decoded(source, NONE, workers=workers)
     assert (found.images.dtype, found.labels.dtype) == (torch.uint8, torch.int64)
     assert equal(found)
-    assert found.index["sha256"] == pixels_sha256(found.images, found.labels)
+    assert found.index["sha256"] == ImageData("", found.images, found.labels, 256, 0.5).sha256
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
@@ -139,9 +138,17 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_kept(tmp_path: Pa
 def test_another_number_of_images_than_announced_is_refused(
     source: Source, announced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "count", lambda source: announced)
+    source = replace(source, collection=replace(COLLECTION, counts={"train": 13, "test": 5}))
+    monkeypatch.setattr(Source, "count", lambda source: announced)
     with pytest.raises(ValueError, match=f"announces {announced} images and has 12"):
         decoded(source, NONE)
+
+
+def test_more_images_than_were_published_are_refused(tmp_path: Path, cache: Path) -> None:
+    write_shards(tmp_path / "twice", [encode(pixels) for pixels in PIXELS] * 2, LABELS * 2, 6)
+    with pytest.raises(ValueError, match="has 24 images, more than the 12 of Noise: keep one copy of each"):
+        decoded(find(COLLECTION, "train", tmp_path / "twice"), NONE)
+    assert not any(path.is_dir() for path in cache.iterdir())
 
 
 # Once ----------------------------------------------------------------------------------------------------------------
@@ -149,16 +156,16 @@ def test_another_number_of_images_than_announced_is_refused(
 
 def test_what_is_cached_is_read_from_the_cache(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(source, NONE)
-    monkeypatch.setattr(shards, "stream", unreadable)
-    monkeypatch.setattr(decoding, "_locked", unreadable)  # a cache that others keep may be read-only
+    monkeypatch.setattr(Source, "stream", unreadable)
+    monkeypatch.setattr(decode, "FileLock", unreadable)  # a cache that others keep may be read-only
     assert equal(decoded(source, NONE))
     assert equal(decoded(source, NONE, verify=True))
 
 
 def test_opening_a_large_cache_does_not_hash_the_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(source, NONE)
-    monkeypatch.setattr(decoding, "HASHED", 0)
-    monkeypatch.setattr(decoding, "_file_sha256", unreadable)
+    monkeypatch.setattr(decode, "HASHED", 0)
+    monkeypatch.setattr(decode, "pixels_sha256", unreadable)
     assert equal(decoded(source, NONE))
 
 
@@ -171,14 +178,14 @@ def test_other_files_and_other_crops_have_folders_of_their_own(source: Source, c
 
 
 def test_of_two_who_want_the_same_one_makes_it(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, make = [], decoding._make
+    made, make = [], decode._make
 
     def slowly(*arguments: Any) -> None:
         made.append(1)
         time.sleep(0.2)
         make(*arguments)
 
-    monkeypatch.setattr(decoding, "_make", slowly)
+    monkeypatch.setattr(decode, "_make", slowly)
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: decoded(source, NONE), range(3)))
     assert len(made) == 1
@@ -243,16 +250,16 @@ def test_damaged_images_are_refused_and_made_anew(
     key = json.loads((folder / "index.json").read_text())["key"]
     damage(folder / name)
     with pytest.raises(DamagedCacheError, match=folder.name):
-        decoding.read(folder, key)
+        decode.read(folder, key)
     with pytest.warns(UserWarning, match="is made anew"):
         assert equal(decoded(source, NONE))
     assert equal(decoded(source, NONE, verify=True))
 
 
-@pytest.mark.parametrize("hashed", [decoding.HASHED, 0])
+@pytest.mark.parametrize("hashed", [decode.HASHED, 0])
 def test_a_changed_pixel_is_found(source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int) -> None:
     """Also in a file that is too large to be hashed at every reading: it was touched."""
-    monkeypatch.setattr(decoding, "HASHED", hashed)
+    monkeypatch.setattr(decode, "HASHED", hashed)
     change_last(folder_of_made(source, cache) / "images.npy")
     with pytest.warns(UserWarning, match="its hash differs. It is made anew"):
         assert equal(decoded(source, NONE))
@@ -264,7 +271,7 @@ def test_large_files_are_hashed_on_demand(
     source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int, verify: bool, hashes: int
 ) -> None:
     """Which finds a pixel that was changed behind the back of the file system."""
-    monkeypatch.setattr(decoding, "HASHED", hashed)
+    monkeypatch.setattr(decode, "HASHED", hashed)
     images = folder_of_made(source, cache) / "images.npy"
     before = images.stat()
     change_last(images)
@@ -300,7 +307,7 @@ def test_a_disk_without_room_is_refused_before_the_work(
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=12 * 3 * 64 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(shards, "stream", lambda *_: iter([]))
+    monkeypatch.setattr(Source, "stream", lambda *_: iter([]))
     with pytest.raises(UnwritableError, match=r"0\.0 GB are needed.*PAPERLIB_CACHE names the folder"):
         decoded(source, NONE)
     assert not any(path.is_dir() for path in cache.iterdir())
@@ -318,7 +325,7 @@ def test_errors_of_the_source_are_not_blamed_on_the_cache(source: Source, monkey
         raise PermissionError(13, "Permission denied", "train.parquet")
         yield
 
-    monkeypatch.setattr(shards, "stream", denied)
+    monkeypatch.setattr(Source, "stream", denied)
     with pytest.raises(PermissionError, match=r"train\.parquet") as caught:
         decoded(source, NONE)
     assert not isinstance(caught.value, UnwritableError)
@@ -333,20 +340,19 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
 KILLED = """
 import time
 from pathlib import Path
-from paperlib.engine import decoding
-from paperlib.engine.crops import Crop
-from paperlib.engine.shards import find
+from paperlib.engine import decode
+from paperlib.engine.decode import Crop, find
 from pictures import COLLECTION
-decode = decoding._decode
-decoding.BATCH = 2
-decoding._decode = lambda batch, crop: (time.sleep(0.3), decode(batch, crop))[1]
-decoding.decoded(find(COLLECTION, "train", Path("noise")), Crop("none", 8), workers=1)
+quickly = decode._decode
+decode.BATCH = 2
+decode._decode = lambda batch, crop: (time.sleep(0.3), quickly(batch, crop))[1]
+decode.decoded(find(COLLECTION, "train", Path("noise")), Crop("none", 8), workers=1)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(source: Source, cache: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
     while process.poll() is None and not list(cache.glob(".*.part/images.npy")):
         time.sleep(0.02)
@@ -362,13 +368,13 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(source: Source,
 PEAK = """
 import sys
 from pathlib import Path
-from paperlib.engine import decoding, shards
-from paperlib.engine.crops import Crop
+from paperlib.engine.data import IMAGENET
+from paperlib.engine.decode import Crop, decoded, find
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-source = shards.find(shards.IMAGENET, "train", Path(sys.argv[1]))
-next(shards.stream(source, 16))  # libraries are loaded by now
+source = find(IMAGENET, "train", Path(sys.argv[1]))
+next(source.stream(16))  # libraries are loaded by now
 before = peak()
-decoding.decoded(source, Crop("area", 256), workers=2)
+decoded(source, Crop("area", 256), workers=2)
 print(peak() - before)
 """
 
@@ -388,7 +394,7 @@ def test_the_memory_that_decoding_takes_is_bounded(cache: Path) -> None:
 def test_photographs_are_decoded_as_one_by_one(crop: Crop) -> None:
     import pyarrow.parquet as parquet
 
-    source = find(shards.IMAGENET, "train", real_images("imagenet-sample") / "imagenet-sample")
+    source = find(IMAGENET, "train", real_images("imagenet-sample") / "imagenet-sample")
     found = decoded(source, crop)
     table = parquet.read_table(source.files[0])
     assert found.labels.tolist() == table["label"].to_pylist()

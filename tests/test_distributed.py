@@ -18,7 +18,7 @@ import training_worker as worker
 from torch import Tensor
 from training_worker import DIGITS, RUNS, STOP
 
-from paperlib.engine import batching, checkpoints, distributed, parallel, states, training
+from paperlib.engine import checkpoints, data, distributed, parallel, states, training
 from paperlib.engine.distributed import Group
 from paperlib.engine.training import TrainingInterrupted
 
@@ -158,7 +158,7 @@ def test_one_process_goes_on_from_a_state_of_two(
 def test_a_loss_that_is_not_finite_in_one_process_stops_both_and_is_recorded(
     together: Path, notes: list[dict[str, Any]]
 ) -> None:
-    batch = batching.batch_indices(0, 0, 32, len(DIGITS)).tolist()
+    batch = data.batch_indices(0, 0, 32, len(DIGITS)).tolist()
     for note in notes:
         assert (note["diverged"]["step"], note["diverged"]["batch"]) == (0, batch)
         assert note["diverged"]["images"] == [batch[16 + 3]]  # the fourth of the second process

@@ -2,14 +2,15 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pictures import COLLECTION, encode, noise, write_shards
 
-from paperlib.engine import shards
-from paperlib.engine.shards import MissingDataError, Source, find
+from paperlib.engine import data
+from paperlib.engine.decode import MissingDataError, Source, find
 
 CONTENTS = [encode(pixels) for pixels in noise(12)]
 LABELS = [number % 7 for number in range(12)]
@@ -18,7 +19,7 @@ LABELS = [number % 7 for number in range(12)]
 def rows(source: Source, batch_size: int = 5) -> tuple[list[bytes], list[int]]:
     """All images and labels of a source."""
     contents, labels = [], []
-    for images, numbers in shards.stream(source, batch_size):
+    for images, numbers in source.stream(batch_size):
         assert len(images) == len(numbers) <= batch_size
         contents += [image["bytes"] for image in images]
         labels += numbers
@@ -36,13 +37,13 @@ def test_images_come_in_the_order_of_the_files(tmp_path: Path, number: int, batc
     write_shards(tmp_path, CONTENTS, LABELS, number)
     source = find(COLLECTION, "train", tmp_path)
     assert rows(source, batch_size) == (CONTENTS, LABELS)
-    assert shards.count(source) == 12
+    assert source.count() == 12
 
 
 def test_files_are_read_as_the_stream_reaches_them(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, CONTENTS, LABELS, 4)
     source = find(COLLECTION, "train", tmp_path)
-    stream = shards.stream(source, 3)
+    stream = source.stream(3)
     assert next(stream)[1] == LABELS[:3]
     paths[-1].write_bytes(b"no parquet at all")
     assert next(stream)[1] == LABELS[3:6]
@@ -97,6 +98,37 @@ def test_a_folder_without_the_files_is_refused_with_what_to_fetch(tmp_path: Path
     assert "accept its terms" not in str(caught.value)
 
 
+@pytest.mark.parametrize("names", [["a/{0}", "b/{0}"], ["{0}", "b/{0}"]])
+def test_several_copies_below_a_root_are_refused(tmp_path: Path, names: list[str]) -> None:
+    (whole,) = write_shards(tmp_path, CONTENTS, LABELS)
+    for name in names:
+        path = tmp_path / name.format(whole.name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(whole.read_bytes())
+    with pytest.raises(ValueError, match=r"train files lie in several folders, which may be copies: .*; keep one"):
+        find(COLLECTION, "train", tmp_path)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_file_is_refused(tmp_path: Path, missing: int) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS, 3)[missing].unlink()
+    with pytest.raises(MissingDataError, match=r"hold each of the train files once.*hf download"):
+        find(COLLECTION, "train", tmp_path)
+
+
+@pytest.mark.parametrize("other", [1, 2, 4])
+def test_files_of_two_copies_in_a_folder_are_refused(tmp_path: Path, other: int) -> None:
+    for number in (3, other):
+        write_shards(tmp_path, CONTENTS, LABELS, number)
+    with pytest.raises(MissingDataError, match="hold each of the train files once"):
+        find(COLLECTION, "train", tmp_path)
+
+
+def test_files_without_labels_are_read(tmp_path: Path) -> None:
+    write_shards(tmp_path, CONTENTS, LABELS, label="other")
+    assert rows(find(replace(COLLECTION, classes=0), "train", tmp_path)) == (CONTENTS, [0] * 12)
+
+
 def test_the_hub_and_files_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -111,7 +143,7 @@ def test_the_hub_and_files_are_read_alike(tmp_path: Path, monkeypatch: pytest.Mo
     source = find(COLLECTION, "test")
     assert rows(source) == (CONTENTS, LABELS)
     assert asked == [["nobody/noise", "validation", True]]
-    assert shards.count(source) == COLLECTION.counts["test"]
+    assert source.count() == COLLECTION.counts["test"]
     assert source.description == "nobody/noise on the Hugging Face hub"
 
 
@@ -123,7 +155,7 @@ def test_a_hub_that_is_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(MissingDataError, match=r"ImageNet \(train\) cannot be read from ILSVRC.*no route") as caught:
-        rows(find(shards.IMAGENET, "train"))
+        rows(find(data.IMAGENET, "train"))
     for part in ("accept its terms at", "hf auth login", "hf download ILSVRC/imagenet-1k", "set PAPERLIB_DATA"):
         assert part in str(caught.value)
 

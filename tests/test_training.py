@@ -15,7 +15,7 @@ from torch import Tensor
 from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import checkpoints, data, states, training
-from paperlib.engine.batching import batch_indices
+from paperlib.engine.data import batch_indices
 from paperlib.engine.files import UnwritableError
 from paperlib.engine.randomness import Draws, noise
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult

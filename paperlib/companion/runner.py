@@ -34,7 +34,7 @@ from papermill.exceptions import PapermillExecutionError
 from paperlib.companion import files, notebooks, parameters, paths, profiles, provenance, sources
 from paperlib.companion.run import OUTPUT_VARIABLE
 from paperlib.companion.screen import Screen, clock, titles
-from paperlib.engine.shards import MissingDataError
+from paperlib.engine.data import MissingDataError
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -1,51 +1,242 @@
-"""Images as they are trained on, by name: integers, one fixed split, a hash that says which.
+"""Images as they are trained on: integers, one fixed split, a hash that says which; and the batches of a step.
 
-:func:`load` knows the data sets of :data:`DATASETS`.  The digits come with scikit-learn.  CIFAR-10 and ImageNet are
-read from parquet files or from the Hugging Face hub (:mod:`paperlib.engine.shards`), decoded once and mapped into
-memory from then on (:mod:`paperlib.engine.decoding`).  Training takes them in :func:`batches`.  Images of one's own are
-one more entry of the table: a folder of pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any
-function that makes an :class:`ImageData` of arrays.
+:class:`ImageData` is a split in memory or in a mapped file.  Its values stay the integers that they were;
+:func:`scale` is the one place where they become real numbers, and :func:`to_uint8` its inverse.
+
+:func:`load` knows the data sets of the table :data:`DATASETS`.  One's own are one more entry of it: a folder of
+pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any function that makes an
+:class:`ImageData` of arrays.
 
 =====================================  ===============================================================================
-``digits``                             8×8, 17 levels of grey
-``cifar10``                            32×32
+``digits``                             8×8, 17 levels of grey; they come with scikit-learn
+``cifar10``                            32×32, from parquet files, the binary version of its author, or the hub
 ``cifar10-16``, ``cifar10-8``          its box means over 2×2 and 4×4 pixels
-``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, see :func:`paperlib.engine.crops.adm`
-``imagenet64-area`` …                  means over boxes, see :func:`paperlib.engine.crops.area`
+``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, from parquet files or the hub
+``imagenet64-area`` …                  means over boxes
 =====================================  ===============================================================================
+
+:func:`batches` takes them to the device.  The order is a function of (seed, epoch), and a step's place in it of the
+step alone: a run can begin anywhere, and any number of processes can share a batch by taking slices of its indices.
+Nothing here keeps a position.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from paperlib.engine import shards
-from paperlib.engine.batching import Batch, batch_indices, batches, epoch_order
-from paperlib.engine.crops import Crop, box_mean
-from paperlib.engine.decoding import decoded
-from paperlib.engine.images import ImageData, scale, shared_images, to_uint8
-from paperlib.engine.shards import Collection, MissingDataError, Split, find
+from paperlib.checks import require_finite, require_positive
+from paperlib.engine.decode import Collection, Crop, MissingDataError, Split, decoded, find, ordered, pixels_sha256
+from paperlib.engine.randomness import seeded
 
-__all__ = [
-    "DATASETS",
-    "Batch",
-    "ImageData",
-    "MissingDataError",
-    "Split",
-    "batch_indices",
-    "batches",
-    "epoch_order",
-    "load",
-    "scale",
-    "shared_images",
-    "to_uint8",
-]
+
+def scale(images: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Integers 0 … levels − 1 to [−1, 1]: 2 v/(levels − 1) − 1.  Any shape."""
+    return 2 * images.to(dtype) / (levels - 1) - 1
+
+
+def to_uint8(x: Tensor, levels: int) -> Tensor:
+    """Real numbers to the nearest integers 0 … levels − 1, the inverse of :func:`scale`; what lies outside is clamped.
+
+    Raises:
+        ValueError: for NaN and infinities.
+    """
+    require_finite("x", x)
+    return ((x + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A split of a data set.
+
+    Args:
+        name: data set and split, for example "digits/train".
+        images: uint8, shape (N, C, H, W), values below ``levels``; may be a mapped file.
+        labels: int64, shape (N,), from 0; all 0 for images without labels, whose ``classes`` are 0.
+        levels: number of values that a pixel can take, 256 for 8-bit images.
+        sigma_data: the standard deviation of the scaled data that networks and F-prediction are told.
+        licence: under which terms the images may be used.
+        preprocessing: what was done to the pictures before they were these integers.
+        caution: what must be said beside every number measured on them; empty where there is nothing.
+        source: where they come from.
+        digest: what :attr:`sha256` is, where it is known already, as for a mapped file.
+        classes: how many classes there are, which a part of a set may not show; one more than the largest label when
+            None.  0 is for images without labels: label 0 is then the null class of a network without classes.
+
+    Raises:
+        TypeError: for other dtypes.
+        ValueError: for shapes that do not fit, values out of range, or no images.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    levels: int
+    sigma_data: float
+    licence: str = ""
+    preprocessing: str = ""
+    caution: str = ""
+    source: str = ""
+    digest: str | None = field(default=None, repr=False)
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
+            raise TypeError(
+                f"images must be uint8 and labels int64, got {self.images.dtype} and {self.labels.dtype}; "
+                f"real-valued images go through to_uint8(x, levels) first."
+            )
+        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1] or not len(self.images):
+            raise ValueError(
+                f"images must have shape (N, C, H, W) and labels (N,), N ≥ 1; got {tuple(self.images.shape)} and "
+                f"{tuple(self.labels.shape)}."
+            )
+        if self.images.shape[1] > 4 and self.images.shape[3] in (1, 3, 4):
+            raise ValueError(
+                f"images of shape {tuple(self.images.shape)} look like (N, H, W, C), and (N, C, H, W) is expected; use "
+                f"images.permute(0, 3, 1, 2)."
+            )
+        require_positive("sigma_data", self.sigma_data)
+        # All of uint8 lies below 256: files of many gigabytes need not be read for that.
+        if not 2 <= self.levels <= 256 or (self.levels < 256 and self.images.max() >= self.levels):
+            raise ValueError(f"pixels must lie in 0 … levels − 1 = {self.levels - 1}, got {self.images.max().item()}.")
+        if self.labels.min() < 0:
+            raise ValueError(f"labels must be 0 or more, got {self.labels.min().item()}.")
+        if self.classes is not None and self.labels.max() >= max(1, self.classes):
+            raise ValueError(f"labels of {self.classes} classes must be less, or 0 for none; got {self.labels.max()}.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for images without labels."""
+        return int(self.labels.max()) + 1 if self.classes is None else self.classes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of shape, images and labels."""
+        pixels = self.images.contiguous().cpu().flatten().numpy()
+        return self.digest or pixels_sha256(self.images.shape, [pixels], self.labels.contiguous().cpu().numpy())
+
+    def scaled(self, dtype: torch.dtype = torch.float32, first: int | None = None) -> Tensor:
+        """The images in [−1, 1], shape (N, C, H, W): all of them, or the ``first`` so many."""
+        return scale(self.images[:first], self.levels, dtype)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a manifest or a model card says of the data, as plain values."""
+        return {
+            "name": self.name,
+            "images": len(self),
+            "shape": list(self.image_shape),
+            "levels": self.levels,
+            "sha256": self.sha256,
+            "licence": self.licence,
+            "preprocessing": self.preprocessing,
+            "caution": self.caution,
+            "source": self.source,
+        }
+
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
+    """The images in the order of epoch 0, 1, …: a permutation of 0 … size − 1, kept, and not to be changed."""
+    return torch.randperm(size, generator=seeded(seed, "epoch", epoch))
+
+
+def batch_indices(seed: int, step: int, batch_size: int, size: int) -> Tensor:
+    """Images of step 0, 1, …: the data in a new random order every epoch, epochs following on without a gap.
+
+    Returns:
+        Indices below ``size``, shape (batch_size,).
+
+    Raises:
+        ValueError: for a negative step, or no images.
+    """
+    if step < 0 or batch_size < 1 or size < 1:
+        raise ValueError(
+            f"step must be 0 or more, batch_size and size at least 1; got step {step}, batch_size {batch_size}, "
+            f"size {size}."
+        )
+    first, last = step * batch_size, (step + 1) * batch_size
+    epochs = range(first // size, (last - 1) // size + 1)
+    parts = [epoch_order(seed, epoch, size)[max(first - epoch * size, 0) : last - epoch * size] for epoch in epochs]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of one step, on the device.
+
+    Attributes:
+        index: which they are, int64, shape (B,).
+        images: uint8, shape (B, C, H, W).
+        labels: int64, shape (B,).
+    """
+
+    index: Tensor
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def batches(
+    data: ImageData, indices: Iterable[Tensor], device: torch.device | str, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches that ``indices`` name, one after another, on the device.
+
+    Args:
+        data: in memory, in a mapped file, or on the device already.
+        indices: of each batch, shape (B,); in a run of several processes, the slices of this one.  Taken a few batches
+            ahead where there are workers; may never end.
+        device: where the batches go.
+        workers: threads that read ahead, so that the disk and the copy to a GPU cost no time; 0 reads when asked.
+
+    Raises:
+        IndexError: for indices outside the data.
+        ValueError: for a negative number of workers.
+    """
+    device = torch.device(device)
+    pin = device.type == "cuda" and data.images.device.type == "cpu"
+
+    def gather(index: Tensor) -> list[Tensor]:
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(data):
+            raise IndexError(
+                f"indices must lie in 0 … {len(data) - 1}, the images of {data.name}; got {int(index.min())} to "
+                f"{int(index.max())}."
+            )
+        at = index.to(data.images.device, torch.int64)
+        # index_select is ten times as fast as data.images[at]
+        found = [at, data.images.index_select(0, at), data.labels.index_select(0, at.to(data.labels.device))]
+        return [tensor.pin_memory() for tensor in found] if pin else found
+
+    # from page-locked memory a GPU copies by itself, and nobody waits for it
+    return (
+        Batch(*(tensor.to(device, non_blocking=True) for tensor in found))
+        for found in ordered(gather, indices, workers)
+    )
+
+
+# Data sets -----------------------------------------------------------------------------------------------------------
 
 DIGITS_TRAIN = 1500
 """Images of scikit-learn's digits that are trained on; the other 297 are the test split."""
@@ -65,7 +256,27 @@ CIFAR10_VARIANTS = {
 DIGITS_SIGMA, PHOTOGRAPHS_SIGMA = 0.75, 0.5
 """σ_data of the digits and of photographs, both on [−1, 1]."""
 
-IMAGENET_SIZES = (64, 128, 256, 512)
+CIFAR10 = Collection(
+    title="CIFAR-10",
+    folder="cifar10",
+    hub="uoft-cs/cifar10",
+    image_column="img",
+    splits={"train": "train", "test": "test"},
+    counts={"train": 50_000, "test": 10_000},
+    classes=10,
+    licence="no formal licence; made available for research by A. Krizhevsky (2009)",
+)
+IMAGENET = Collection(
+    title="ImageNet",
+    folder="imagenet",
+    hub="ILSVRC/imagenet-1k",
+    image_column="image",
+    splits={"train": "train", "test": "validation"},
+    counts={"train": 1_281_167, "test": 50_000},
+    classes=1000,
+    licence="ImageNet terms of access: non-commercial research and education only",
+    gated=True,
+)
 
 
 def load(name: str, split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
@@ -76,7 +287,7 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
         split: "train" or "test", disjoint and always the same; ImageNet's test split is its validation set.
         root: folder of the files, for data sets that do not come with a package; when None,
             ``$PAPERLIB_DATA/cifar10`` or ``$PAPERLIB_DATA/imagenet`` if there is one, else the Hugging Face hub.
-        options: ``verify``, ``workers`` and ``progress`` of :func:`paperlib.engine.decoding.decoded`.
+        options: ``verify``, ``workers`` and ``progress`` of :func:`paperlib.engine.decode.decoded`.
 
     Raises:
         MissingDataError: when the files are not there; the message says what to fetch and where to put it.
@@ -89,9 +300,6 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
     return DATASETS[name].load(split, root, **options)
 
 
-# Digits --------------------------------------------------------------------------------------------------------------
-
-
 def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> ImageData:
     """Handwritten digits, 8×8, 17 levels of grey: the test set of Alpaydin & Kaynak (1998), as in scikit-learn.
 
@@ -100,7 +308,8 @@ def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> Image
     from sklearn.datasets import load_digits as sklearn_digits  # takes seconds to import
 
     digits = sklearn_digits()
-    order = _hashed_order("digits", len(digits.target))
+    # in the order of hashes, a shuffle that no library can change
+    order = sorted(range(len(digits.target)), key=lambda i: hashlib.sha256(f"digits {i}".encode()).digest())
     keep = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
     data = ImageData(
         name=f"digits/{split}",
@@ -120,42 +329,55 @@ def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> Image
     return data
 
 
-def _hashed_order(name: str, size: int) -> Tensor:
-    """0 … size − 1 in the order of the SHA-256 of "name index": a shuffle that no library can change."""
-    order = sorted(range(size), key=lambda index: hashlib.sha256(f"{name} {index}".encode()).digest())
-    return torch.tensor(order)
+def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32, **options: Any) -> ImageData:
+    """CIFAR-10 (A. Krizhevsky, 2009).  What copy it is, its ``caution`` says.
 
-
-# Photographs ---------------------------------------------------------------------------------------------------------
-
-
-def load_cifar10(split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
-    """CIFAR-10 (A. Krizhevsky, 2009), 32×32.  What copy it is, its ``caution`` says."""
-    data = load_collection(split, root, name="cifar10", collection=shards.CIFAR10, crop=Crop("none", 32), **options)
+    A smaller ``size`` is a data set of its own: means over squares, rounded to 8 bits.
+    """
+    folder = CIFAR10.located(root)
+    if folder and (files := sorted(folder.rglob("*_batch*"))):
+        data = _binary_cifar10(split, files)
+    else:
+        data = load_collection(split, root, name="cifar10", collection=CIFAR10, crop=Crop("none", 32), **options)
     unknown = (
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
     )
-    return replace(data, caution="; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)])))
-
-
-def load_reduced_cifar10(split: Split, root: Path | str | None = None, *, size: int, **options: Any) -> ImageData:
-    """CIFAR-10 made smaller by means over squares, rounded to 8 bits: data sets of their own."""
-    data = load_cifar10(split, root, **options)
+    caution = "; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)]))
+    if size == 32:
+        return replace(data, caution=caution)
     return replace(
         data,
         name=f"cifar10-{size}/{split}",
         images=box_mean(data.images, 32 // size),
         preprocessing=f"means over {32 // size}×{32 // size} pixels, rounded to 8 bits, halves to even",
-        caution=f"{data.caution}; reduced to {size}×{size}, which no published figure is for",
+        caution=f"{caution}; reduced to {size}×{size}, which no published figure is for",
         digest=None,
     )
 
 
-def load_imagenet(split: Split, root: Path | str | None = None, *, size: int, crop: str, **options: Any) -> ImageData:
-    """ImageNet (ILSVRC 2012), cropped and reduced in the way that ``preprocessing`` names."""
-    name = _imagenet_name(size, crop)
-    return load_collection(split, root, name=name, collection=shards.IMAGENET, crop=Crop(crop, size), **options)
+def _binary_cifar10(split: Split, files: list[Path]) -> ImageData:
+    """The binary version of its author: 10,000 images a file, a byte for the label and 3,072 for the pixels of each."""
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]
+    found = [path for path in files if path.name in names]
+    if [path.name for path in found] != names or any(path.stat().st_size != 10_000 * 3073 for path in found):
+        raise MissingDataError(
+            f"{files[0].parent} must hold {', '.join(names)}, each once and of 30,730,000 bytes, and has "
+            f"{', '.join(path.name for path in files)}.  Batches without .bin are pickles, which are code and are not "
+            f"read.  Put the files of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz there."
+        )
+    rows = torch.from_numpy(np.concatenate([np.fromfile(path, np.uint8) for path in found]).reshape(-1, 3073))
+    return ImageData(
+        name=f"cifar10/{split}",
+        images=rows[:, 1:].reshape(-1, 3, 32, 32),
+        labels=rows[:, 0].long(),
+        levels=256,
+        sigma_data=PHOTOGRAPHS_SIGMA,
+        licence=CIFAR10.licence,
+        preprocessing="32×32 as published",
+        source="the binary version of its author",
+        classes=CIFAR10.classes,
+    )
 
 
 def load_collection(
@@ -195,15 +417,13 @@ def load_folder(
         split: the folder "train" or "test".
         root: where it is.
         size: side of the squares that are made of the pictures.
-        crop: how, one of :data:`paperlib.engine.crops.CROPS`.
+        crop: how, one of :data:`paperlib.engine.decode.CROPS`.
         licence: under which terms they may be used.
 
     Raises:
         MissingDataError: when there is no such folder, or no picture in it.
         ValueError: for a picture that cannot be read, naming it, or pictures both in classes and beside them.
     """
-    from PIL import Image
-
     square = Crop(crop, size)
     folder = Path(root or ".").expanduser() / split
     known = set(Image.registered_extensions())
@@ -234,8 +454,20 @@ def load_folder(
     )
 
 
-def _imagenet_name(size: int, crop: str) -> str:
-    return f"imagenet{size}" + (f"-{crop}" if crop != "adm" else "")
+def box_mean(images: Tensor, factor: int, chunk: int = 1024) -> Tensor:
+    """Means over squares of ``factor`` × ``factor`` pixels, rounded to the nearest integer, halves to even.
+
+    uint8, shape (N, C, H, W), to uint8, (N, C, H/factor, W/factor), ``chunk`` images at a time.  Sums of integers, and
+    their division by a power of two, are exact in float32.
+
+    Raises:
+        ValueError: for a factor that does not divide, or is no power of two up to 256.
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= factor <= 256 or factor & (factor - 1) or height % factor or width % factor:
+        raise ValueError(f"factor must be a power of two up to 256 that divides {height} and {width}, got {factor}.")
+    means = (F.avg_pool2d(part.float(), factor) for part in images.split(chunk))
+    return torch.cat([mean.round().to(torch.uint8) for mean in means])
 
 
 @dataclass(frozen=True)
@@ -257,17 +489,18 @@ class DataSet:
 
 DATASETS: dict[str, DataSet] = {
     "digits": DataSet(load_digits, (1, 8, 8), 10, DIGITS_SIGMA),
-    "cifar10": DataSet(load_cifar10, (3, 32, 32), shards.CIFAR10.classes),
+    "cifar10": DataSet(load_cifar10, (3, 32, 32), CIFAR10.classes),
+    "cifar10-16": DataSet(partial(load_cifar10, size=16), (3, 16, 16), CIFAR10.classes),
+    "cifar10-8": DataSet(partial(load_cifar10, size=8), (3, 8, 8), CIFAR10.classes),
     **{
-        f"cifar10-{size}": DataSet(partial(load_reduced_cifar10, size=size), (3, size, size), shards.CIFAR10.classes)
-        for size in (16, 8)
-    },
-    **{
-        _imagenet_name(size, crop): DataSet(
-            partial(load_imagenet, size=size, crop=crop), (3, size, size), shards.IMAGENET.classes
+        name: DataSet(
+            partial(load_collection, name=name, collection=IMAGENET, crop=Crop(crop, size)),
+            (3, size, size),
+            IMAGENET.classes,
         )
-        for crop in ("adm", "area")
-        for size in IMAGENET_SIZES
+        for crop, suffix in (("adm", ""), ("area", "-area"))
+        for size in (64, 128, 256, 512)
+        for name in [f"imagenet{size}{suffix}"]
     },
 }
 """All data sets by name.  One entry more is a data set more, for profiles, costs and the command line."""

@@ -28,8 +28,8 @@ class UnwritableError(OSError):
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Give errors of a full or read-only disk a remedy; other errors pass unchanged.
+def explained(path: Path, hint: str = "") -> Iterator[None]:
+    """Give errors of a full or read-only disk a remedy, and a hint; other errors pass unchanged.
 
     Raises:
         UnwritableError: naming ``path`` and what to do.
@@ -39,7 +39,8 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, UnwritableError) or error.errno not in REMEDIES:
             raise
-        raise UnwritableError(error.errno, f"cannot write {path}: {REMEDIES[error.errno]}.") from error
+        remedy = f"cannot write {path}: {REMEDIES[error.errno]}. {hint}"
+        raise UnwritableError(error.errno, remedy.rstrip()) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paperlib.engine.images import ImageData, scale
+from paperlib.engine.data import ImageData, scale
 from paperlib.engine.randomness import Draws, noise, seeded
 from paperlib.engine.recipe import loss_scale
 from paperlib.models import ConditionedNetwork

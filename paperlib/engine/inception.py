@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from paperlib.engine import checkpoints
-from paperlib.engine.decoding import cache_folder
+from paperlib.engine.decode import cache_folder, ordered
 from paperlib.engine.evaluation import Reference
 from paperlib.engine.gathering import FeatureStatistics, Seen
-from paperlib.engine.prefetch import ordered
 
 Mode = Literal["clean", "legacy_tensorflow"]
 

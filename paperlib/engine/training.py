@@ -45,10 +45,9 @@ from tqdm import tqdm
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoints, states
-from paperlib.engine.batching import Batch, batch_indices, batches
+from paperlib.engine.data import Batch, ImageData, batch_indices, batches, scale
 from paperlib.engine.distributed import Group
 from paperlib.engine.files import explained, file_sha256, write_text
-from paperlib.engine.images import ImageData, scale
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
 from paperlib.engine.parallel import EngineName, Single, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout

@@ -16,7 +16,7 @@ import torch
 from bench import Row, in_turn, main
 from torch import Tensor
 
-from paperlib.engine import crops, data, decoding, prefetch, shards
+from paperlib.engine import data, decode
 
 TARGET = 2000
 """Images a second that a GPU may eat of the ImageNet-64 model: what reads them must not be slower."""
@@ -94,26 +94,26 @@ def loader(images: data.ImageData, batch_size: int) -> Any:
 
 def decoding_rates(rounds: int) -> Iterator[Row]:
     """Photographs to squares, from memory to memory; no row where there are none."""
-    folder = Path(os.environ.get(shards.DATA_VARIABLE) or "none") / "imagenet-sample"
+    folder = Path(os.environ.get(decode.DATA_VARIABLE) or "none") / "imagenet-sample"
     if not folder.is_dir():
         return
-    source = shards.find(shards.IMAGENET, "train", folder)
-    batches = list(shards.stream(source, decoding.BATCH))
-    for crop in (crops.Crop("adm", 64), crops.Crop("area", 64), crops.Crop("area", 256)):
+    source = decode.find(data.IMAGENET, "train", folder)
+    batches = list(source.stream(decode.BATCH))
+    for crop in (decode.Crop("adm", 64), decode.Crop("area", 64), decode.Crop("area", 256)):
         times = in_turn(rounds, **{f"{workers} threads": decoder(batches, crop, workers) for workers in (1, 2)})
         for workers, found in times.items():
             name = f"decoding photographs of 256 pixels, {crop.name} to {crop.size}×{crop.size}, {workers}"
-            yield Row(name, value=shards.count(source) / found, unit="images/s")
+            yield Row(name, value=source.count() / found, unit="images/s")
 
 
-def decoder(batches: list[Any], crop: crops.Crop, workers: int) -> Any:
+def decoder(batches: list[Any], crop: decode.Crop, workers: int) -> Any:
     """Decoding of all batches."""
 
-    def decode() -> None:
-        for _ in prefetch.ordered(lambda batch: decoding._decode(batch, crop), batches, workers):
+    def run() -> None:
+        for _ in decode.ordered(lambda batch: decode._decode(batch, crop), batches, workers):
             pass
 
-    return decode
+    return run
 
 
 if __name__ == "__main__":
