@@ -63,7 +63,6 @@ train, test = runs[0].data("train"), runs[0].data("test")
 # the same labels and the same noise.
 
 # %%
-steps = settings.sampling.levels()
 shown = experiments.shown(settings)
 wanted = train.labels[torch.arange(settings.sampling.count) % len(train)]
 seen_in_training = torch.cat([train.images, train.images.flip(-1)]) if shown[0].config.horizontal_flip else train.images
@@ -72,7 +71,7 @@ drawn = {}
 
 def draw(network, prediction, sampler):
     """Samples for the labels ``wanted``, as the integers that the data are."""
-    batches, _ = assessment.draw(network, prediction, settings.sampling, wanted, sampler)
+    batches = assessment.drawing(settings.sampling, sampler).samples(network, prediction, wanted)
     return torch.cat([data.to_uint8(batch, train.levels) for batch in batches])
 
 
@@ -102,7 +101,7 @@ for (left, right), one in zip(axes, shown, strict=True):
     figures.image_grid(sheets[one.name], columns=train.num_classes, ax=left, title=f"samples, {one.name}")
     figures.image_grid(neighbours[one.name], columns=train.num_classes, ax=right, title="nearest training images")
 network_name = shown[0].network().config["name"]
-evaluations = evaluation.count_evaluations(samplers[-1], steps)
+evaluations = assessment.drawing(settings.sampling, samplers[-1]).evaluations
 run.figure(
     fig,
     "fig1_samples",
@@ -160,7 +159,7 @@ conditioning.style.format("{:.3f}")
 # %% tags=["nbval-ignore-output"]
 references = {images.name: evaluation.Reference.of(images, judge) for images in (train, test)}
 floors = {
-    images.name: evaluation.floor(others, references[images.name], judge, settings.sampling.count)
+    images.name: evaluation.floor(others, references[images.name], settings.sampling.count)
     for images, others in ((train, test), (test, train))
 }
 floor = floors[test.name]
@@ -173,7 +172,7 @@ assert all(found.frechet > 0 for found in floors.values())
 # %% tags=["nbval-ignore-output"]
 rows, compared = [], {}
 for one, sampler in product(runs, samplers):
-    seen, how = judge(samples_of(one, sampler)), evaluation.Drawn.by(sampler, steps, seed=settings.sampling.seed)
+    seen, how = judge(samples_of(one, sampler)), assessment.drawing(settings.sampling, sampler)
     for name, reference in references.items():
         named = {"weighting": one.weighting, "sampler": sampler, "seed": one.seed, "reference": name}
         named["floor"] = floors[name].frechet
@@ -181,7 +180,7 @@ for one, sampler in product(runs, samplers):
         rows.append(named | compared[sampler].row() | named)
     print(f"{one.name}, {sampler}: {rows[-1]['frechet']:.3f} to {rows[-1]['reference']}", flush=True)
 measured = pd.DataFrame(rows)
-first, *others = (compared[sampler].protocol for sampler in samplers)
+first, *others = (compared[sampler] for sampler in samplers)
 protocol = first.caption + "".join(
     f" By {other.sampler}: {other.evaluations} evaluations each, the same otherwise." for other in others
 )

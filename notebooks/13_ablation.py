@@ -148,7 +148,7 @@ sampling = settings.sampling
 judge, reference = features.classifier_of(settings.data.name), measuring.reference(settings.data, "test")
 protocol = (
     f"{sampling.count} samples, {sampling.steps} steps of {sampling.schedule.name}, seed {sampling.seed}; Fréchet "
-    f"distance and KID in {len(reference.statistics.mean)} features of the {judge.name} (not FID)"
+    f"distance and KID in {len(reference.moments.mean)} features of the {judge.name} (not FID)"
 )
 run.table(
     every[[name for name in columns if name in every]],
@@ -164,8 +164,8 @@ assert every.bits_test.between(0, np.log2(images["test"].levels) + 1).all()
 # from zero, and it is the same for all.
 
 # %% tags=["nbval-ignore-output"]
-floor = evaluation.floor(planned[0].data("train"), reference, judge, sampling.count).frechet
-print(f"floor, {sampling.count} real training images against the {reference.statistics.count} test images: {floor:.3f}")
+floor = evaluation.floor(planned[0].data("train"), reference, sampling.count).frechet
+print(f"floor, {sampling.count} real training images against the {reference.moments.count} test images: {floor:.3f}")
 distance = {sampler: f"frechet_{sampler}_test" for sampler in ("heun", "ddpm")}
 shown = {"distance, Heun": distance["heun"], "distance, DDPM": distance["ddpm"], "KID, Heun": "kid_heun_test"}
 shown |= {"bits, test": "bits_test", "bits, train": "bits_train"}

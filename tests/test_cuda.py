@@ -128,7 +128,9 @@ def test_samplers_follow_the_same_path(images: data.ImageData, sampler: str) -> 
 
 def test_samples_depend_on_their_seed_alone(images: data.ImageData) -> None:
     def draw() -> torch.Tensor:
-        batches = evaluation.generate(network(GPU), predictions.V, images.labels[:6], LEVELS, batch_size=4)
+        batches = evaluation.Drawing("heun", LEVELS, batch_size=4).samples(
+            network(GPU), predictions.V, images.labels[:6]
+        )
         return torch.cat(list(batches))
 
     torch.testing.assert_close(draw(), draw(), rtol=1e-4, atol=1e-4)

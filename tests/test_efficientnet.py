@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from paperlib.engine import checkpoints, data, evaluation, metrics
-from paperlib.engine.efficientnet import SHA256, EfficientNetLite0
+from paperlib.engine.features import EfficientNetLite0
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def test_features_are_what_its_classes_are_read_from(judge: EfficientNetLite0) -
     seen = judge.see(images)
     assert seen.features.shape == (3, 1280)
     assert 0 <= seen.features.min() <= seen.features.max() <= 6
-    whole = judge._network(judge._prepared(images)).softmax(1)
+    whole = judge.network(judge.prepare(images)).softmax(1)
     torch.testing.assert_close(seen.probabilities, whole)
     torch.testing.assert_close(judge(images[1:2]), seen.features[1:2], rtol=1e-4, atol=1e-4)
 
 
 def test_images_of_its_own_size_are_not_resized(judge: EfficientNetLite0) -> None:
     images = torch.arange(256, dtype=torch.uint8).repeat(3, 224, 1)[None, :, :, :224]
-    torch.testing.assert_close(judge._prepared(images), (images.float() - 127) / 128)
+    torch.testing.assert_close(judge.prepare(images), (images.float() - 127) / 128)
 
 
 @pytest.mark.slow
@@ -74,13 +74,14 @@ def test_noise_added_to_photographs_takes_them_away_from_the_others(judge: Effic
     assert distances[0] < distances[1] < distances[2]
 
 
+@pytest.mark.filterwarnings("ignore:.*samples are few")
 def test_a_distance_says_what_it_is(judge: EfficientNetLite0) -> None:
-    gathered = evaluation.gather([torch.zeros(2, 3, 32, 32, dtype=torch.uint8)], judge, 256)
-    reference = evaluation.Reference.by(judge, "none", "0" * 64, torch.zeros(0, 1280), gathered.statistics)
-    protocol = evaluation.Protocol.of(gathered, reference)
-    assert protocol.network == f"EfficientNet-Lite0 {SHA256[:6]}"
-    assert "FID" not in protocol.distance
-    assert protocol.features == 1280
+    seen = evaluation.see([torch.zeros(2, 3, 32, 32, dtype=torch.uint8)], judge, 256)
+    reference = evaluation.Reference(judge, "none", "0" * 64, metrics.Moments.of(seen.features))
+    found = evaluation.compare(seen, reference)
+    assert found.network == "EfficientNet-Lite0 579344"
+    assert "FID" not in found.distance
+    assert found.features == 1280
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from paperlib import models, predictions, schedules
 from paperlib.engine import data, evaluation, features, sampling
-from paperlib.engine.evaluation import Drawn, Reference
-from paperlib.engine.gathering import FeatureStatistics, Seen
+from paperlib.engine.evaluation import Drawing, Reference
+from paperlib.engine.features import Seen
+from paperlib.engine.metrics import kid
 
 TRAIN, TEST = data.load("digits", "train"), data.load("digits", "test")
 
@@ -28,9 +30,9 @@ def small_network() -> models.ConditionedNetwork:
 LEVELS = sampling.levels(schedules.Cosine(-8, 8), 4)
 
 
-def samples(**options: object) -> list[Tensor]:
-    arguments = {"labels": TRAIN.labels[:50], "levels": LEVELS, "batch_size": 20} | options
-    return list(evaluation.generate(small_network(), predictions.V, **arguments))  # type: ignore[arg-type]
+def samples(labels: Tensor = TRAIN.labels[:50], sampler: str = "heun", **options: Any) -> list[Tensor]:
+    drawing = Drawing(sampler, LEVELS, **{"batch_size": 20} | options)
+    return list(drawing.samples(small_network(), predictions.V, labels))
 
 
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
@@ -48,7 +50,7 @@ def test_samples_depend_on_labels_guidance_and_the_options_of_the_sampler() -> N
     variants = [
         samples(guidance=2.0),
         samples(labels=TRAIN.labels[50:100]),
-        samples(churn=10.0),
+        samples(options={"churn": 10.0}),
         samples(sampler="ddim"),
     ]
     assert all(not torch.equal(plain, variant[0]) for variant in variants)
@@ -64,15 +66,15 @@ def test_an_unknown_sampler_is_refused() -> None:
 def test_an_evaluation_says_what_was_compared_with_what() -> None:
     judge = features.digits_classifier()
     reference = evaluation.Reference.of(TRAIN, judge)
-    seen = evaluation.gather(TEST.scaled().split(100), judge, TEST.levels)
-    torch.testing.assert_close(seen.reservoir.rows, judge(TEST.images), rtol=1e-4, atol=1e-5)
+    seen = evaluation.see(TEST.scaled().split(100), judge, TEST.levels)
+    torch.testing.assert_close(seen.features, judge(TEST.images), rtol=1e-4, atol=1e-5)
     real = evaluation.compare(seen, reference)
     assert (real.samples, real.network) == (297, judge.name)
     assert real.reference == f"digits/train {TRAIN.sha256[:6]}"
     assert 0 < real.frechet < 2
     assert abs(real.kid) < 4 * real.kid_error
     assert min(real.precision, real.recall) > 0.8
-    noise = evaluation.compare(evaluation.gather(samples() * 6, judge, 17).reservoir.rows, reference)
+    noise = evaluation.compare(evaluation.see(samples() * 6, judge, 17).features, reference)
     assert noise.frechet > 10 * real.frechet
     assert noise.kid > 0.1
     assert noise.recall < 0.5
@@ -95,7 +97,7 @@ class Pixels:
 
 
 def test_samples_are_streamed_and_the_result_is_that_of_all_at_once() -> None:
-    """A batch is looked at before the next is made, and only what is gathered stays."""
+    """A batch is looked at before the next is made."""
     judge, made = Pixels(), []
 
     def batches() -> Iterator[Tensor]:
@@ -104,21 +106,17 @@ def test_samples_are_streamed_and_the_result_is_that_of_all_at_once() -> None:
             made.append(len(batch))
             yield batch
 
-    streamed = evaluation.gather(batches(), judge, 17, keep=100)
+    streamed = evaluation.see(batches(), judge, 17)
     assert max(judge.batches) == 64
-    assert streamed.reservoir.rows.shape == (100, 8)
-    whole = FeatureStatistics.of(judge(TRAIN.images))
-    torch.testing.assert_close(streamed.statistics.covariance, whole.covariance, rtol=1e-12, atol=0)
-    torch.testing.assert_close(streamed.statistics.mean, whole.mean, rtol=1e-12, atol=0)
     reference = Reference.of(TEST, judge)
     all_at_once = evaluation.compare(judge(TRAIN.images), reference)
     assert evaluation.compare(streamed, reference).frechet == pytest.approx(all_at_once.frechet, rel=1e-9)
-    assert all_at_once.samples == streamed.statistics.count == 1500
+    assert all_at_once.samples == len(streamed.features) == 1500
 
 
 def test_images_of_other_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="the images have 256 levels, row means abc sees 17"):
-        evaluation.gather([TRAIN.images], Pixels(), 256)
+        evaluation.see([TRAIN.images], Pixels(), 256)
 
 
 # What is said beside a number ----------------------------------------------------------------------------------------
@@ -126,37 +124,51 @@ def test_images_of_other_levels_are_refused() -> None:
 
 def test_the_caption_holds_everything_that_a_number_depends_on() -> None:
     judge = features.digits_classifier()
-    drawn = Drawn.by("heun", LEVELS, guidance=2.0, seed=7, churn=3.0)
-    found = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge), drawn)
-    assert found.protocol.caption == (
-        f"Fréchet distance, {judge.name}: 1,500 samples by heun, churn 3.0, 9 evaluations each, guidance 2, seed 7; "
-        f"against 297 images, digits/test {TEST.sha256[:6]}; 28 features of the {judge.name}; resizing: none."
+    drawing = Drawing("heun", LEVELS, guidance=2.0, seed=7, batch_size=500, options={"churn": 3.0})
+    found = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge), drawing)
+    assert found.caption == (
+        f"Fréchet distance, {judge.name}: 1,500 samples by heun, churn 3.0, 9 evaluations each, guidance 2, seed 7 in "
+        f"batches of 500; against 297 images, digits/test {TEST.sha256[:6]}; 28 features of the {judge.name}; "
+        f"resizing: none."
     )
-    batched = Drawn.by("heun", LEVELS, seed=7, batch_size=500)
-    caption = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge), batched).protocol.caption
-    assert "seed 7 in batches of 500; against" in caption, "the noise depends on both"
     real = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge))
-    assert ": 1,500 real images; against" in real.protocol.caption
-    assert "evaluations" not in real.protocol.caption
+    assert ": 1,500 real images; against" in real.caption
+    assert "evaluations" not in real.caption
 
 
-def test_the_caption_says_of_how_many_pairs_a_distance_is() -> None:
-    """KID, precision and recall are of the rows that are kept, where there are more images."""
+def test_the_caption_says_of_how_many_pairs_a_distance_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KID, precision and recall are of a choice of rows, where there are more images."""
     judge = Pixels()
-    whole, some = (Reference.of(TRAIN, judge, keep=keep) for keep in (2000, 200))
-    seen = evaluation.gather([TEST.images], judge, 17, keep=100)
+    seen, whole = judge(TEST.images), Reference.of(TRAIN, judge)
+    assert "recall" not in evaluation.compare(seen, whole).caption
+    monkeypatch.setattr(evaluation, "PAIRS", 400)
+    some = Reference.of(TRAIN, judge)
+    assert "precision and recall from 297 and 400 of them" in evaluation.compare(seen, some).caption
+    monkeypatch.setattr(evaluation, "PAIRS", 100)
     found = evaluation.compare(seen, some)
-    assert "against 1,500 images, digits/train" in found.protocol.caption
-    assert "; kernel distance, precision and recall from 100 and 200 of them; 8 features" in found.protocol.caption
-    assert (found.row()["pair_samples"], found.row()["pair_reference_images"]) == (100, 200)
-    for images, reference in ((seen, whole), (judge(TEST.images), some)):
-        assert "precision and recall from" in evaluation.compare(images, reference).protocol.caption
-    assert "recall" not in evaluation.compare(judge(TEST.images), whole).protocol.caption
+    assert "against 1,500 images, digits/train" in found.caption
+    assert "; kernel distance, precision and recall from 100 and 400 of them; 8 features" in found.caption
+    assert (found.row()["pair_samples"], found.row()["pair_reference_images"]) == (100, 400)
+    assert found.frechet == evaluation.compare(seen, whole).frechet, "which is of all"
+    assert found.kid == kid(some.pairs, evaluation._pairs(seen)).value
+    assert "from 100 and 1,500" in evaluation.compare(seen, whole).caption
+
+
+def test_the_choice_of_pairs_is_of_all_rows_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.arange(6000.0)[:, None]
+    assert evaluation._pairs(rows) is rows
+    monkeypatch.setattr(evaluation, "PAIRS", 1500)
+    chosen = evaluation._pairs(rows).flatten()
+    assert len(chosen) == 1500
+    assert (chosen.diff() > 0).all()
+    thirds = torch.histc(chosen, 3, 0, 6000)  # a standard deviation of 16 around 500
+    assert (thirds - 500).abs().max() < 64
+    assert torch.equal(evaluation._pairs(rows).flatten(), chosen)
 
 
 def test_a_network_that_does_not_say_the_shape_of_its_images_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Linear has no image_shape; set network.image_shape = \(C, H, W\)"):
-        next(evaluation.generate(torch.nn.Linear(2, 2), predictions.V, TRAIN.labels[:5], LEVELS))  # type: ignore[arg-type]
+        next(Drawing("heun", LEVELS).samples(torch.nn.Linear(2, 2), predictions.V, TRAIN.labels[:5]))
 
 
 def test_guidance_may_be_left_to_an_interval() -> None:
@@ -166,21 +178,21 @@ def test_guidance_may_be_left_to_an_interval() -> None:
     assert torch.equal(everywhere, samples(guidance=3.0)[0])
     assert torch.equal(nowhere, samples()[0])
     assert not any(torch.equal(some, other) for other in (everywhere, nowhere))
-    drawn = Drawn.by("ddim", LEVELS, guidance=3.0, interval=(0.0, 9.0))
-    assert drawn.sampler == "ddim, guidance at log-SNR 0 to 9"
+    drawing = Drawing("ddim", LEVELS, guidance=3.0, interval=(0.0, 9.0))
+    assert drawing.title == "ddim, guidance at log-SNR 0 to 9"
 
 
 def test_a_caution_of_the_data_is_part_of_the_caption() -> None:
     careful = data.ImageData("x/test", TEST.images, TEST.labels, 17, 0.75, caution="re-encoded by somebody")
     found = evaluation.compare(draw(100, 8), Reference.of(careful, Pixels()))
-    assert found.protocol.caption.endswith("; re-encoded by somebody.")
+    assert found.caption.endswith("; re-encoded by somebody.")
     assert found.row()["caution"] == "re-encoded by somebody"
 
 
 def test_an_evaluation_is_a_row_of_a_csv_file() -> None:
     judge = features.digits_classifier()
-    gathered = evaluation.gather([TEST.images], judge, 17)
-    row = evaluation.compare(gathered, Reference.of(TRAIN, judge), Drawn.by("ddim", LEVELS)).row()
+    seen = evaluation.see([TEST.images], judge, 17)
+    row = evaluation.compare(seen, Reference.of(TRAIN, judge), Drawing("ddim", LEVELS)).row()
     assert (row["sampler"], row["evaluations"], row["sampling_seed"], row["guidance"]) == ("ddim", 5, 0, 1.0)
     assert (row["reference_sha256"], row["network_sha256"]) == (TRAIN.sha256, judge.sha256)
     assert 5 < float(row["score"]) < 10
@@ -202,12 +214,12 @@ def test_evaluations_are_counted_as_they_happen(sampler: str, expected: int) -> 
         return 0.5 * z
 
     sampling.get(sampler)(denoise, torch.randn(5, 2), levels, generator=torch.Generator().manual_seed(0))
-    assert evaluation.count_evaluations(sampler, levels) == calls == expected
+    assert Drawing(sampler, levels).evaluations == calls == expected
 
 
-def test_what_statistics_alone_do_not_tell_is_not_a_number() -> None:
+def test_what_moments_alone_do_not_tell_is_not_a_number() -> None:
     known = Reference.of(TEST, Pixels())
-    bare = Reference.by(Pixels(), "published", "123456789", torch.zeros(0, 8), known.statistics)
+    bare = Reference(Pixels(), "published", "123456789", known.moments)
     found = evaluation.compare(draw(100, 8), bare)
     assert found.frechet == pytest.approx(evaluation.compare(draw(100, 8), known).frechet)
     assert all(math.isnan(value) for value in (found.kid, found.kid_error, found.precision, found.recall, found.score))
@@ -222,27 +234,26 @@ def test_the_floor_falls_with_the_number_of_images() -> None:
     judge = features.digits_classifier()
     reference = Reference.of(TEST, judge)
     floors = {
-        count: [evaluation.floor(TRAIN, reference, judge, count, seed) for seed in range(4)]
-        for count in (60, 300, 1500)
+        count: [evaluation.floor(TRAIN, reference, count, seed) for seed in range(4)] for count in (60, 300, 1500)
     }
     means = {count: sum(found.frechet for found in some) / 4 for count, some in floors.items()}
     assert means[60] > 1.5 * means[300] > 1.5 * means[1500] > 0
     assert all(abs(found.kid) < 4 * found.kid_error for some in floors.values() for found in some)
     assert floors[60][0].frechet != floors[60][1].frechet
-    assert floors[60][0] == evaluation.floor(TRAIN, reference, judge, 60, 0)
+    assert floors[60][0] == evaluation.floor(TRAIN, reference, 60, 0)
     assert [found.samples for found in floors[60]] == [60] * 4
 
 
 def test_the_floor_takes_what_there_is() -> None:
     judge = features.digits_classifier()
-    found = evaluation.floor(TEST, Reference.of(TRAIN, judge), judge, 10_000)
+    found = evaluation.floor(TEST, Reference.of(TRAIN, judge), 10_000)
     assert found.samples == 297
     assert found.frechet == pytest.approx(evaluation.compare(judge(TEST.images), Reference.of(TRAIN, judge)).frechet)
 
 
 def test_a_set_is_no_floor_of_itself() -> None:
     with pytest.raises(ValueError, match=r"digits/test is the reference\. Take the other split"):
-        evaluation.floor(TEST, Reference.of(TEST, Pixels()), Pixels(), 100)
+        evaluation.floor(TEST, Reference.of(TEST, Pixels()), 100)
 
 
 # Errors, neighbours --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pictures import real_images
 from torch import Tensor
 
 from paperlib.engine import checkpoints, data, features, metrics
+from tools import classifiers
 
 TRAIN, TEST = data.load("digits", "train"), data.load("digits", "test")
 
@@ -48,13 +49,13 @@ def test_features_do_not_depend_on_the_batch() -> None:
 def test_training_the_classifier_again_gives_a_good_classifier() -> None:
     torch.manual_seed(3)
     state = torch.random.get_rng_state()
-    card = features.train_digits_classifier(steps=300).card
+    card = classifiers.train_digits(steps=300).card
     assert torch.equal(torch.random.get_rng_state(), state)
     assert card["test_accuracy"] > 0.9
 
 
 def test_classifier_weights_other_than_those_known_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = features.train_digits_classifier(steps=1)
+    other = classifiers.train_digits(steps=1)
     checkpoints.save_weights(tmp_path / "assets" / "digits_classifier.safetensors", other, other.card)
     monkeypatch.setattr(features, "files", lambda package: tmp_path)
     with pytest.raises(checkpoints.DamagedFileError, match="distances would not be comparable"):
@@ -135,8 +136,8 @@ def test_training_on_photographs_learns(monkeypatch: pytest.MonkeyPatch) -> None
         images = whole(name, split, root)
         return data.ImageData(images.name, images.images[:1500], images.labels[:1500], 256, 0.5, caution=images.caution)
 
-    monkeypatch.setattr(features, "load", little)
-    card = features.train_cifar10_classifier(epochs=2, batch_size=100, root=root).card
+    monkeypatch.setattr(classifiers, "load", little)
+    card = classifiers.train_cifar10(epochs=2, batch_size=100, root=root).card
     assert card["test_accuracy"] > 0.2
     assert card["trained_on"]["epochs"] == 2
     assert set(card["test_accuracy_by_size"]) == {"8", "16", "32"}
@@ -146,7 +147,7 @@ def test_training_on_photographs_learns(monkeypatch: pytest.MonkeyPatch) -> None
 def test_images_are_moved_and_mirrored_one_by_one(seed: int) -> None:
     """Every result is a window of its own padded image or of its mirror image; all displacements occur."""
     x = torch.arange(400 * 6 * 5.0).reshape(400, 1, 6, 5)
-    moved = features._mirrored_and_moved(x, 2, torch.Generator().manual_seed(seed))
+    moved = classifiers._mirrored_and_moved(x, 2, torch.Generator().manual_seed(seed))
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
     windows = [padded[..., i : i + 6, j : j + 5] for i in range(5) for j in range(5)]
     candidates = torch.stack([*windows, *(window.flip(-1) for window in windows)])

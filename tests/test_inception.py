@@ -13,10 +13,10 @@ import torch
 from feature_rows import draw
 from torch import Tensor, nn
 
-from paperlib.engine import checkpoints, evaluation, inception, metrics
+from paperlib.engine import checkpoints, evaluation, features, metrics
 from paperlib.engine.evaluation import Reference
-from paperlib.engine.gathering import FeatureStatistics
-from paperlib.engine.inception import Inception
+from paperlib.engine.features import INCEPTION_FILE, Inception
+from paperlib.engine.metrics import Moments
 
 
 class StandIn(nn.Module):
@@ -39,7 +39,7 @@ class StandIn(nn.Module):
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / inception.FILE
+    path = tmp_path_factory.mktemp("weights") / INCEPTION_FILE
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.jit.script(StandIn()).save(str(path))
@@ -49,7 +49,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weights(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in, taken for the real file."""
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(stand_in.read_bytes()).hexdigest())
+    monkeypatch.setattr(Inception, "sha256", hashlib.sha256(stand_in.read_bytes()).hexdigest())
     return stand_in
 
 
@@ -70,7 +70,7 @@ def folder_of(images: Tensor, folder: Path) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*samples are few")
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_features_are_those_of_clean_fid(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: inception.Mode
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: features.Mode
 ) -> None:
     from cleanfid import features as theirs
     from cleanfid import fid
@@ -102,7 +102,7 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
     folders = [folder_of(images, tmp_path / str(number)) for number, images in enumerate(sets)]
 
     def extractor(batch: Tensor) -> Tensor:
-        return judge._network(batch)[:, :20]  # of 2,048 clean-fid's matrix root would take a minute
+        return judge.network(batch)[:, :20]  # of 2,048 clean-fid's matrix root would take a minute
 
     theirs = fid.compute_fid(
         *folders,
@@ -112,8 +112,8 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
         use_dataparallel=False,
         verbose=False,
     )
-    real, fake = (evaluation.gather(images.split(10), judge, 256).reservoir.rows[:, :20] for images in sets)
-    ours = metrics.frechet_distance(FeatureStatistics.of(real), FeatureStatistics.of(fake))
+    real, fake = (evaluation.see(images.split(10), judge, 256).features[:, :20] for images in sets)
+    ours = metrics.frechet_distance(Moments.of(real), Moments.of(fake))
     assert ours == pytest.approx(theirs, rel=1e-5)
     expected = fid.kernel_distance(real[:24].numpy(), fake[:24].numpy(), num_subsets=1)
     assert metrics.kid(real[:24], fake[:24]).value == pytest.approx(expected, rel=1e-4)
@@ -130,7 +130,7 @@ def test_probabilities_are_those_without_bias(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
-def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: inception.Mode) -> None:
+def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: features.Mode) -> None:
     grey, judge = pictures(3, channels=1), Inception(weights, mode)
     torch.testing.assert_close(judge(grey), judge(grey.repeat(1, 3, 1, 1)))
 
@@ -138,14 +138,14 @@ def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: in
 def test_features_do_not_depend_on_batches_or_threads(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(9)
     expected = Inception(str(weights))(images)  # a path may be a str
-    monkeypatch.setattr(inception, "BATCH", 2)
+    monkeypatch.setattr(Inception, "batch", 2)
     torch.testing.assert_close(Inception(weights, workers=0)(images), expected)
     torch.testing.assert_close(Inception(weights, workers=3)(images), expected)
 
 
 def test_it_is_named_with_its_resizing(weights: Path) -> None:
     judge = Inception(weights)
-    assert judge.name == f"Inception v3 {inception.SHA256[:6]}"
+    assert judge.name == f"Inception v3 {Inception.sha256[:6]}"
     assert (judge.distance, judge.levels) == ("FID", 256)
     assert "bicubic" in judge.resize
     assert "bilinear" in Inception(weights, "legacy_tensorflow").resize
@@ -180,10 +180,10 @@ def test_a_file_with_another_hash_is_not_opened(stand_in: Path, monkeypatch: pyt
 
 def test_a_file_must_be_there_and_have_the_name_that_clean_fid_opens(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file .*; download https://"):
-        Inception(tmp_path / inception.FILE)
+        Inception(tmp_path / INCEPTION_FILE)
     other = tmp_path / "other.pt"
     other.write_bytes(weights.read_bytes())
-    with pytest.raises(checkpoints.DamagedFileError, match=rf"clean-fid opens {inception.FILE}: rename it"):
+    with pytest.raises(checkpoints.DamagedFileError, match=rf"clean-fid opens {INCEPTION_FILE}: rename it"):
         Inception(other)
 
 
@@ -191,8 +191,8 @@ def fetching(content: bytes) -> Callable[..., str]:
     """What clean-fid's download does."""
 
     def fetch(fpath: str) -> str:
-        (Path(fpath) / inception.FILE).write_bytes(content)
-        return str(Path(fpath) / inception.FILE)
+        (Path(fpath) / INCEPTION_FILE).write_bytes(content)
+        return str(Path(fpath) / INCEPTION_FILE)
 
     return fetch
 
@@ -208,7 +208,7 @@ def test_it_is_downloaded_once(weights: Path, cache: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()))
     first = Inception()(pictures(2))
-    assert [path.name for path in cache.iterdir()] == [inception.FILE]
+    assert [path.name for path in cache.iterdir()] == [INCEPTION_FILE]
     monkeypatch.setattr(downloads_helper, "check_download_inception", lambda **_: pytest.fail("fetched again"))
     torch.testing.assert_close(Inception()(pictures(2)), first)
 
@@ -240,12 +240,12 @@ def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStatistics:
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moments:
     """Statistics in clean-fid's folder, as if it had downloaded them."""
     import cleanfid.features
 
     rows = draw(60, 5)
-    statistics = FeatureStatistics.of(rows)
+    statistics = Moments.of(rows)
     (tmp_path / "stats").mkdir()
     stem = tmp_path / "stats" / "cifar10_clean_train_32"
     np.savez(f"{stem}.npz", mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())
@@ -254,20 +254,18 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStatist
     return statistics
 
 
-def test_the_statistics_of_clean_fid_are_a_reference(weights: Path, published: FeatureStatistics) -> None:
-    found = inception.published_reference("cifar10", 32, "train", 60, Inception(weights))
-    torch.testing.assert_close(found.statistics.covariance, published.covariance)
-    assert found.features.shape == (60, 5)
+def test_the_statistics_of_clean_fid_are_a_reference(weights: Path, published: Moments) -> None:
+    found = Reference.published("cifar10", 32, "train", 60, Inception(weights))
+    torch.testing.assert_close(found.moments.covariance, published.covariance)
+    assert found.pairs.shape == (60, 5)
     result = evaluation.compare(draw(80, 5), found)
-    assert result.frechet == pytest.approx(
-        metrics.frechet_distance(published, FeatureStatistics.of(draw(80, 5))), rel=1e-9
-    )
-    assert "against 60 images, clean-fid cifar10 32 train" in result.protocol.caption
-    assert result.protocol.caption.startswith("FID: 80 real images")
+    assert result.frechet == pytest.approx(metrics.frechet_distance(published, Moments.of(draw(80, 5))), rel=1e-9)
+    assert "against 60 images, clean-fid cifar10 32 train" in result.caption
+    assert result.caption.startswith("FID: 80 real images")
 
 
 def test_statistics_that_cannot_be_had_are_explained(
-    weights: Path, published: FeatureStatistics, monkeypatch: pytest.MonkeyPatch
+    weights: Path, published: Moments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cleanfid import downloads_helper
 
@@ -276,17 +274,17 @@ def test_statistics_that_cannot_be_had_are_explained(
 
     monkeypatch.setattr(downloads_helper.urllib.request, "urlopen", fail)
     with pytest.raises(OSError, match=r"clean-fid's clean statistics of imagenet 64 train could not be had \(404\)"):
-        inception.published_reference("imagenet", 64, "train", 10, Inception(weights))
+        Reference.published("imagenet", 64, "train", 10, Inception(weights))
 
 
 def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path: Path) -> None:
     rows, path = draw(60, 5), tmp_path / "imagenet-64x64.npz"
     np.savez(path, mu=rows.mean(0).numpy(), sigma=rows.T.cov().numpy())
-    found = inception.stored_reference(path, 60, Inception(weights, "legacy_tensorflow"))
+    found = Reference.stored(path, 60, Inception(weights, "legacy_tensorflow"))
     assert isinstance(found, Reference)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     result = evaluation.compare(draw(80, 5), found)
-    expected = metrics.frechet_distance(FeatureStatistics.of(rows), FeatureStatistics.of(draw(80, 5)))
+    expected = metrics.frechet_distance(Moments.of(rows), Moments.of(draw(80, 5)))
     assert result.frechet == pytest.approx(expected, rel=1e-9)
     assert np.isnan(result.kid)
 
@@ -294,10 +292,10 @@ def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path
 def test_files_without_statistics_are_refused(weights: Path, tmp_path: Path) -> None:
     judge = Inception(weights)
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        inception.stored_reference(tmp_path / "none.npz", 60, judge)
+        Reference.stored(tmp_path / "none.npz", 60, judge)
     np.savez(tmp_path / "other.npz", mean=np.zeros(3))
     np.savez(tmp_path / "code.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
     (tmp_path / "text.npz").write_text("mu sigma")
     for name in ("other", "code", "text"):
         with pytest.raises(checkpoints.DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
-            inception.stored_reference(tmp_path / f"{name}.npz", 60, judge)
+            Reference.stored(tmp_path / f"{name}.npz", 60, judge)

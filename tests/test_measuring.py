@@ -107,7 +107,7 @@ def test_a_distance_is_that_of_the_evaluation(profile: profiles.Profile, trained
     one = next(experiments.grid(profile))
     row = measuring.measure(one, HOW).row
     reference = measuring.reference(profile.data, "test")
-    floor = evaluation.floor(one.data("train"), reference, measuring.features.digits_classifier(), 40)
+    floor = evaluation.floor(one.data("train"), reference, 40)
     assert row["frechet_heun_test"] > 3 * floor.frechet, "a network of 20 steps is far from the data"
     again = measuring.measure(one, replace(HOW, seed=1)).row
     assert again["frechet_heun_test"] == row["frechet_heun_test"], "samples have a seed of their own"

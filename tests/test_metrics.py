@@ -11,7 +11,7 @@ from feature_rows import draw
 from torch import Tensor
 
 from paperlib.engine import metrics
-from paperlib.engine.gathering import FeatureStatistics
+from paperlib.engine.metrics import Moments, inception_score
 
 # Fréchet distance ----------------------------------------------------------------------------------------------------
 
@@ -23,12 +23,44 @@ def test_the_frechet_distance_is_that_of_clean_fid(rows: int, columns: int) -> N
 
     a, b = draw(rows, columns, 0), draw(rows + 10, columns, 1, scale=1.3)
     theirs = frechet_distance(*(f(x.numpy()) for x in (a, b) for f in (lambda v: v.mean(0), lambda v: np.cov(v.T))))
-    ours = metrics.frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+    ours = metrics.frechet_distance(Moments.of(a), Moments.of(b))
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-def moments(mean: Tensor, covariance: Tensor, count: int = 10_000) -> FeatureStatistics:
-    return FeatureStatistics(count, mean.double(), covariance.double() * (count - 1))
+def moments(mean: Tensor, covariance: Tensor, count: int = 10_000) -> Moments:
+    return Moments(mean.double(), covariance.double(), count)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_are_those_of_the_rows(offset: float, dtype: torch.dtype) -> None:
+    rows = (draw(300, 5) + offset).to(dtype)
+    found = Moments.of(rows)
+    assert found.count == 300
+    torch.testing.assert_close(found.mean, rows.double().mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.covariance, (rows.double() - offset).T.cov(), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.tensor([[0.0, math.nan]]), "features has 1 value"),
+        (torch.zeros(3), "features must have shape"),
+        (torch.zeros(0, 3), "features must have shape"),
+        (torch.zeros(1, 3), "at least 2 samples, got 1"),
+    ],
+)
+def test_features_without_moments_are_refused(rows: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Moments.of(rows)
+
+
+def test_moments_that_do_not_fit_each_other_are_refused() -> None:
+    known = Moments.of(draw(50, 4))
+    with pytest.raises(ValueError, match=r"shapes \(4,\) and \(3, 3\)"):
+        Moments(known.mean, known.covariance[1:, 1:], 50)
+    with pytest.raises(ValueError, match="covariance has 1 value"):
+        Moments(torch.zeros(1), torch.tensor([[math.nan]]), 50)
 
 
 def test_the_frechet_distance_of_commuting_covariances_is_in_closed_form() -> None:
@@ -45,8 +77,8 @@ def test_the_frechet_distance_of_commuting_covariances_is_in_closed_form() -> No
 def test_the_frechet_distance_of_singular_covariances_is_exact() -> None:
     """Rank 3 in 40 dimensions, where the product's other eigenvalues are rounding errors."""
     basis = draw(3, 40)
-    one = FeatureStatistics.of(draw(500, 3, 1) @ basis)
-    shifted = FeatureStatistics(one.count, one.mean + 1, one.scatter)
+    one = Moments.of(draw(500, 3, 1) @ basis)
+    shifted = Moments(one.mean + 1, one.covariance, one.count)
     assert metrics.frechet_distance(one, one) == pytest.approx(0, abs=1e-9 * one.covariance.trace().item())
     assert metrics.frechet_distance(one, shifted) == pytest.approx(40, rel=1e-6)
 
@@ -60,7 +92,7 @@ def test_the_trace_of_the_root_is_the_nuclear_norm_of_the_inner_products(first: 
     trace = torch.linalg.svdvals(x @ y.T).sum() / math.sqrt((first - 1) * (second - 1))
     spread = x.square().sum() / (first - 1) + y.square().sum() / (second - 1)
     expected = (a.mean(0) - b.mean(0)).square().sum() + spread - 2 * trace
-    found = metrics.frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+    found = metrics.frechet_distance(Moments.of(a), Moments.of(b))
     assert found == pytest.approx(expected.item(), rel=1e-9)
 
 
@@ -80,8 +112,8 @@ def test_on_singular_covariances_a_general_matrix_root_loses_digits_that_ours_ke
 
 
 def test_the_frechet_distance_is_symmetric_and_grows_with_the_difference() -> None:
-    a = FeatureStatistics.of(draw(500, 8))
-    others = [FeatureStatistics.of(draw(500, 8) * (1 + 0.2 * step)) for step in range(4)]
+    a = Moments.of(draw(500, 8))
+    others = [Moments.of(draw(500, 8) * (1 + 0.2 * step)) for step in range(4)]
     distances = [metrics.frechet_distance(a, other) for other in others]
     assert distances[0] == pytest.approx(0, abs=1e-9)
     assert distances == sorted(distances)
@@ -89,7 +121,7 @@ def test_the_frechet_distance_is_symmetric_and_grows_with_the_difference() -> No
 
 
 def test_few_samples_are_warned_of() -> None:
-    enough, few = FeatureStatistics.of(draw(40, 4)), FeatureStatistics.of(draw(39, 4))
+    enough, few = Moments.of(draw(40, 4)), Moments.of(draw(39, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics.frechet_distance(enough, enough)
@@ -100,7 +132,7 @@ def test_few_samples_are_warned_of() -> None:
 
 def test_statistics_of_different_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="3 and 4 features"):
-        metrics.frechet_distance(FeatureStatistics.of(draw(50, 3)), FeatureStatistics.of(draw(50, 4)))
+        metrics.frechet_distance(Moments.of(draw(50, 3)), Moments.of(draw(50, 4)))
 
 
 # Kernel distance -----------------------------------------------------------------------------------------------------
@@ -120,7 +152,7 @@ def test_kid_is_unbiased_and_its_standard_error_is_that_of_repetitions() -> None
         pairs = [torch.randn(2, 150, 4, generator=generator, dtype=torch.float64) for _ in range(120)]
         results = [metrics.kid(a, b + shift) for a, b in pairs]
         values = torch.tensor([result.value for result in results])
-        errors = torch.tensor([result.standard_error for result in results])
+        errors = torch.tensor([result.error for result in results])
         if shift == 0:
             assert abs(values.mean() / values.std() * math.sqrt(120)) < 4
             assert (values < 0).any()
@@ -210,3 +242,52 @@ def test_precision_falls_for_foreign_samples_and_recall_for_missing_ones() -> No
 def test_sets_that_cannot_be_compared_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# The Inception Score -------------------------------------------------------------------------------------------------
+
+
+def probabilities(rows: int, classes: int, sharpness: float = 3.0) -> Tensor:
+    return (sharpness * draw(rows, classes, seed=3)).softmax(1)
+
+
+def test_the_score_follows_its_definition() -> None:
+    """One part: exp of the mean of KL(p(y|x) ‖ p(y)), by scipy."""
+    from scipy.special import rel_entr
+
+    p = probabilities(200, 5)
+    score = inception_score(p, splits=1)
+    assert score.value == pytest.approx(np.exp(rel_entr(p.numpy(), p.numpy().mean(0)).sum(1).mean()), rel=1e-12)
+    assert score.error == 0
+
+
+def test_the_score_is_one_for_equal_rows_and_the_number_of_classes_for_certain_ones() -> None:
+    for rows, expected in ((torch.full((500, 4), 0.25), 1.0), (torch.eye(4).repeat(2500, 1), 4.0)):
+        assert inception_score(rows).value == pytest.approx(expected, rel=3e-3)  # classes fall into parts at random
+
+
+def test_the_score_is_the_mean_over_equal_parts() -> None:
+    """Two kinds of rows whose parts are told by their marginals: 123 rows in five parts of 24 or 25."""
+    rows = torch.eye(123, dtype=torch.float64)
+    score = inception_score(rows, splits=5)  # of n rows that are all different, the score of a part is n
+    assert score.value == pytest.approx(123 / 5, rel=1e-12)
+    assert score.error == pytest.approx(math.sqrt(0.24), rel=1e-9)
+
+
+def test_images_that_come_by_class_make_the_same_score() -> None:
+    """The parts are random: each sees every class."""
+    rows = torch.eye(10).repeat_interleave(200, 0)
+    shuffled = rows[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
+    assert all(inception_score(each).value > 9.5 for each in (rows, shuffled))
+
+
+@pytest.mark.parametrize("rows", [torch.full((30, 4), 0.3), torch.tensor([[1.5, -0.5]]).repeat(10, 1)])
+def test_what_is_no_probability_is_refused(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="add up to 1 in every row"):
+        inception_score(rows)
+
+
+def test_there_is_no_score_where_a_part_would_have_no_row() -> None:
+    with pytest.raises(ValueError, match="probabilities has 2 rows; at least 3"):
+        inception_score(probabilities(2, 4), splits=3)
+    assert inception_score(probabilities(3, 4), splits=3).value > 0

@@ -24,11 +24,10 @@ from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, likelihood, randomness, sampling, training
 from paperlib.engine.data import ImageData, Split
 from paperlib.engine.distributed import Group
-from paperlib.engine.efficientnet import EfficientNetLite0
-from paperlib.engine.evaluation import Drawn, Reference
-from paperlib.engine.features import FeatureNetwork, cifar10_classifier
+from paperlib.engine.evaluation import Drawing, Reference
+from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, cifar10_classifier
 from paperlib.engine.files import replacing
-from paperlib.engine.gathering import FeatureStatistics
+from paperlib.engine.metrics import Moments
 from paperlib.models import ConditionedNetwork
 
 CUTOFFS = (4.0, 6.0, 8.0, 10.0, 12.0)
@@ -129,18 +128,17 @@ class Kit:
         stated = self.profile["sampling"]
         return sampling.levels(schedules.get(stated["schedule"]), self.part(stated["steps"], 4))
 
-    def references(self) -> Iterator[tuple[FeatureNetwork, Reference]]:
-        """Each feature network, and the training images as it sees them: made once, then read."""
+    def references(self) -> Iterator[Reference]:
+        """The training images as each feature network sees them: made once, then read."""
         train = self.images("train")
         for judge in self._judges():
             path = self.work / f"reference-{judge.sha256[:6]}-{train.sha256[:6]}.safetensors"
             if not path.exists():
-                seen = evaluation.gather(train.images.split(500), judge, train.levels, keep=1).statistics
+                seen = Reference.of(train, judge).moments
                 with replacing(path) as temporary:
                     save_file({"mean": seen.mean, "covariance": seen.covariance}, temporary)
-            moments = FeatureStatistics.from_moments(**load_file(path), count=len(train))
-            none = torch.zeros(0, len(moments.mean))
-            yield judge, Reference.by(judge, train.name, train.sha256, none, moments, train.caution)
+            moments = Moments(**load_file(path), count=len(train))
+            yield Reference(judge, train.name, train.sha256, moments, caution=train.caution)
 
     def _judges(self) -> list[FeatureNetwork]:
         found: list[FeatureNetwork] = [cifar10_classifier().to(self.device)]
@@ -198,30 +196,27 @@ def make(kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit
 
 def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Tensor]:
     """Distances of samples, −ELBO at several cut-offs and errors by level, and 100 samples, uint8 (100, 3, 32, 32)."""
-    stated, grid = kit.profile["sampling"], kit.levels()
-    sampler, classes = stated["samplers"][0], network.num_classes
-    labels = torch.arange(kit.part(stated["count"])) % classes
-    drawn = evaluation.generate(
-        network, kit.prediction, labels, grid, sampler=sampler, batch_size=stated["batch_size"], seed=0
-    )
-    samples = torch.cat([data.to_uint8(batch, 256).cpu() for batch in drawn])
+    stated = kit.profile["sampling"]
+    how = Drawing(stated["samplers"][0], kit.levels(), batch_size=stated["batch_size"])
+    labels = torch.arange(kit.part(stated["count"])) % network.num_classes
+    batches = how.samples(network, kit.prediction, labels)
+    samples = torch.cat([data.to_uint8(batch, 256).cpu() for batch in batches])
     distances = {}
-    for judge, reference in kit.references():
-        gathered = evaluation.gather(samples.split(500), judge, 256, keep=1)
-        found = evaluation.compare(gathered, reference, Drawn.by(sampler, grid))
-        distances[judge.name] = {"frechet": found.frechet, "score": found.score, "protocol": found.protocol.caption}
+    for reference in kit.references():
+        seen = evaluation.see(samples.split(500), reference.network, 256)
+        found = evaluation.compare(seen, reference, how)
+        distances[found.network] = {"frechet": found.frechet, "score": found.score, "protocol": found.caption}
     return {"distances": distances, "bits": bits(kit, network), "errors": errors(kit, network)}, samples[:100]
 
 
 def floor(kit: Kit) -> dict[str, float]:
     """The same distances of real images, the test split."""
     test = kit.images("test")
-    return {
-        judge.name: evaluation.compare(
-            evaluation.gather(test.images.split(500), judge, test.levels, keep=1), reference
-        ).frechet
-        for judge, reference in kit.references()
-    }
+    found = [
+        evaluation.compare(evaluation.see(test.images.split(500), reference.network, test.levels), reference)
+        for reference in kit.references()
+    ]
+    return {each.network: each.frechet for each in found}
 
 
 def bits(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What ``paperlib sample`` and ``paperlib evaluate`` do with networks of a profile, or with any file of weights.
 
-Every number is printed and written beside its protocol (:class:`paperlib.engine.evaluation.Protocol`): how many
+Every number is printed and written beside what it depends on (:class:`paperlib.engine.evaluation.Evaluation`): how many
 samples, drawn how, compared with what, seen through what; and beside the floor, the same number for real images.
 """
 
@@ -18,10 +18,9 @@ from torch import Tensor
 from paperlib.companion import files, profiles
 from paperlib.companion.experiments import Experiment
 from paperlib.engine import checkpoints, evaluation
-from paperlib.engine.data import ImageData, scale, to_uint8
-from paperlib.engine.evaluation import Drawn, Evaluation, Reference
-from paperlib.engine.features import FeatureNetwork, classifier_of
-from paperlib.engine.inception import Inception, Mode
+from paperlib.engine.data import scale, to_uint8
+from paperlib.engine.evaluation import Drawing, Evaluation, Reference
+from paperlib.engine.features import FeatureNetwork, Inception, Mode, classifier_of
 from paperlib.engine.training import WEIGHTS
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
@@ -107,28 +106,9 @@ def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
     return Checkpoint(name, network.to(device()), prediction, card["weights_sha256"])
 
 
-def draw(
-    network: ConditionedNetwork,
-    prediction: Prediction,
-    settings: profiles.Sampling,
-    labels: Tensor,
-    sampler: str,
-    guidance: float = 1.0,
-) -> tuple[Iterator[Tensor], Drawn]:
-    """Batches of samples, with the settings of a profile, and how they are drawn."""
-    levels = settings.levels()
-    batches = evaluation.generate(
-        network,
-        prediction,
-        labels,
-        levels,
-        sampler=sampler,
-        guidance=guidance,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-    )
-    drawn = Drawn.by(sampler, levels, guidance=guidance, seed=settings.seed, batch_size=settings.batch_size)
-    return batches, drawn
+def drawing(settings: profiles.Sampling, sampler: str, guidance: float = 1.0) -> Drawing:
+    """How a profile has samples drawn."""
+    return Drawing(sampler, settings.levels(), guidance, seed=settings.seed, batch_size=settings.batch_size)
 
 
 # paperlib sample -----------------------------------------------------------------------------------------------------
@@ -159,13 +139,14 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     """Draw samples, and look up what they are nearest to."""
     train, test = profile.data.load("train"), profile.data.load("test")
     labels = torch.arange(count) % max(1, train.num_classes)
-    batches, drawn = draw(one.network, one.prediction, profile.sampling, labels, sampler, guidance)
+    how = drawing(profile.sampling, sampler, guidance)
+    batches = how.samples(one.network, one.prediction, labels)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
     _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
     caption = (
-        f"{count} samples of {one.name} by {drawn.sampler}, {drawn.evaluations} evaluations each, guidance "
-        f"{guidance:g}, seed {drawn.seed}; median distance to the nearest image of {train.name}: "
+        f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
+        f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
         f"{distance.median().item():.2f}, for test images {real.median().item():.2f}"
     )
     return Sheet(images, labels, train.images[index], distance, real, caption)
@@ -191,17 +172,8 @@ def save(sheet: Sheet, path: Path) -> None:
 # paperlib evaluate ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A network, or the floor, against one reference."""
-
-    name: str
-    sha256: str
-    found: Evaluation
-
-    def row(self) -> dict[str, str | int | float]:
-        """One row of a CSV file."""
-        return {"checkpoint": self.name, "checkpoint_sha256": self.sha256, **self.found.row()}
+Judged = tuple[str, str, Evaluation]
+"""Name of a network, or :data:`FLOOR`, hash of its weights, and how it compares with one reference."""
 
 
 def evaluate(
@@ -226,44 +198,41 @@ def evaluate(
     """
     train, test = profile.data.load("train"), profile.data.load("test")
     references = [Reference.of(data, judge) for data in (test, train)]
-    judged = _floors(references, (train, test), judge, count)
+    judged: list[Judged] = [
+        (FLOOR, "", evaluation.floor(other, reference, count))
+        for other, reference in zip((train, test), references, strict=True)
+    ]
     labels = train.labels[torch.arange(count) % len(train)]
     for one in networks:
         for sampler in samplers:
-            batches, drawn = draw(one.network, one.prediction, profile.sampling, labels, sampler, guidance)
-            seen = evaluation.gather(batches, judge, train.levels)
-            judged += [Judged(one.name, one.sha256, evaluation.compare(seen, to, drawn)) for to in references]
-            print(f"{one.name}, {sampler}: {judge.distance} {judged[-2].found.frechet:.3f} to {test.name}", flush=True)
+            how = drawing(profile.sampling, sampler, guidance)
+            seen = evaluation.see(how.samples(one.network, one.prediction, labels), judge, train.levels)
+            found = [evaluation.compare(seen, reference, how) for reference in references]
+            judged += [(one.name, one.sha256, each) for each in found]
+            print(f"{one.name}, {sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
     return judged
 
 
-def _floors(
-    references: list[Reference], others: Iterable[ImageData], judge: FeatureNetwork, count: int
-) -> list[Judged]:
-    """Real images of the other split against each reference, as many as samples, if there are so many."""
-    found = [
-        evaluation.floor(other, reference, judge, count) for reference, other in zip(references, others, strict=True)
-    ]
-    return [Judged(FLOOR, "", evaluated) for evaluated in found]
-
-
 def table(judged: list[Judged]) -> str:
-    """Numbers for a terminal, with a line for each protocol below."""
-    protocols = list(dict.fromkeys(one.found.protocol for one in judged))
+    """Numbers for a terminal, with a line for each caption below."""
+    captions = list(dict.fromkeys(found.caption for _, _, found in judged))
     header = ["", "against", "samples", "distance", "kernel distance", "±", "precision", "recall", "score", "protocol"]
-    rows = []
-    for one in judged:
-        found = one.found
-        name = " ".join(filter(None, (one.name, found.protocol.sampler)))
-        numbers = [found.frechet, found.kid, found.kid_error, found.precision, found.recall, found.score]
-        rows.append([name, found.reference, found.samples, *numbers, f"[{protocols.index(found.protocol) + 1}]"])
-    notes = [f"[{number}] {protocol.caption}" for number, protocol in enumerate(protocols, 1)]
+    rows = [
+        [
+            f"{name} {found.sampler}".strip(),
+            *(found.reference, found.samples, found.frechet, found.kid, found.kid_error),
+            *(found.precision, found.recall, found.score, f"[{captions.index(found.caption) + 1}]"),
+        ]
+        for name, _, found in judged
+    ]
+    notes = [f"[{number}] {caption}" for number, caption in enumerate(captions, 1)]
     return "\n".join([tabulate(rows, header, floatfmt=".4f"), *notes])
 
 
 def write(judged: list[Judged], path: Path) -> None:
-    """Write a row an evaluation, numbers and protocol, as CSV."""
-    text, rows = io.StringIO(), [one.row() for one in judged]
+    """Write a row an evaluation as CSV."""
+    rows = [{"checkpoint": name, "checkpoint_sha256": sha256, **found.row()} for name, sha256, found in judged]
+    text = io.StringIO()
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
     writer.writerows(rows)

@@ -158,11 +158,11 @@ def panels(one: Experiment, how: Protocol) -> Panels:
 
 def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]:
     """By each sampler of the profile: Fréchet and kernel distance to both splits; precision and recall of the test."""
-    drawing, train = one.profile.sampling, one.data("train")
-    wanted = train.labels[torch.arange(drawing.count) % len(train)]
+    settings, train = one.profile.sampling, one.data("train")
+    wanted = train.labels[torch.arange(settings.count) % len(train)]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
-    for sampler in drawing.samplers:
-        batches, _ = assessment.draw(network, one.prediction, drawing, wanted, sampler)
+    for sampler in settings.samplers:
+        batches = assessment.drawing(settings, sampler).samples(network, one.prediction, wanted)
         seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():

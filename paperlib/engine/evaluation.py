@@ -1,8 +1,13 @@
-"""Samples of a network and what they are compared with, batch by batch: images never lie in memory together."""
+"""Samples of a network, what they are compared with, and the record of the comparison.
 
+Images pass through a feature network batch by batch; their features lie in memory together.
+"""
+
+import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,123 +15,108 @@ from torch import Tensor
 
 from paperlib.checks import require_finite_at, require_same_shape
 from paperlib.engine import sampling
+from paperlib.engine.checkpoints import DamagedFileError
 from paperlib.engine.data import ImageData, scale, to_uint8
-from paperlib.engine.features import FeatureNetwork
-from paperlib.engine.gathering import KEEP, FeatureStatistics, Gathered, Score, Seen
-from paperlib.engine.metrics import frechet_distance, kid, precision_recall
+from paperlib.engine.features import FeatureNetwork, Inception, Seen
+from paperlib.engine.files import file_sha256
+from paperlib.engine.metrics import SPLITS, Estimate, Moments, frechet_distance, inception_score, kid, precision_recall
 from paperlib.engine.randomness import seeded
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 
+PAIRS = 10_000
+"""Rows of features, of a larger set a random choice, that distances between pairs (KID, precision, recall) are of."""
 
-def generate(
-    network: ConditionedNetwork,
-    prediction: Prediction,
-    labels: Tensor,
-    levels: Tensor,
-    *,
-    sampler: str = "heun",
-    guidance: float = 1.0,
-    interval: tuple[float, float] = sampling.EVERYWHERE,
-    batch_size: int = 256,
-    seed: int = 0,
-    **options: Any,
-) -> Iterator[Tensor]:
-    """Samples, one for each label, in batches.
+BATCH = 500
+"""Real images that are shown to a feature network at once."""
 
-    Args:
-        network: a module ``network(z, logsnr, label=…)`` with ``image_shape``, put into evaluation mode.
-        prediction: what it predicts.
-        labels: classes, int64 (N,); ``network.num_classes`` asks for the null class.
-        levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
-        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
-        guidance: strength of classifier-free guidance, 1 for none.
-        interval: log-SNR between which there is guidance.
-        batch_size: images at once.
-        seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
-        options: what else the sampler takes.
-
-    Yields:
-        x in about [−1, 1], shape (≤ batch_size, C, H, W), on the device of the network.
-
-    Raises:
-        TypeError: for a network that does not say the shape of its images.
-    """
-    if not hasattr(network, "image_shape"):
-        raise TypeError(f"{type(network).__name__} has no image_shape; set network.image_shape = (C, H, W).")
-    sample, device = sampling.get(sampler), next(network.parameters()).device
-    network.eval()
-    for number, label in enumerate(labels.to(device).split(batch_size)):
-        generator = seeded(seed, "samples", number, device=device)
-        z = sampling.prior((len(label), *network.image_shape), generator, device=device)
-        denoise = sampling.denoiser(network, prediction, label, guidance, interval)
-        yield sample(denoise, z, levels, generator=generator, **options)
+NOT_KNOWN = Estimate(math.nan, math.nan)
 
 
-# What is compared with what -------------------------------------------------------------------------------------------
+# Samples -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """How samples were drawn.
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How samples are drawn.
 
     Attributes:
-        sampler: its name, and its options.
-        evaluations: of the denoiser, for each sample; guidance doubles those of the network.
+        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
+        levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
         guidance: strength of classifier-free guidance, 1 for none.
-        seed: of the noise.
-        batch_size: samples at once, on which with the seed the noise depends; 0 where it is not known.
+        interval: log-SNR between which there is guidance.
+        seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
+        batch_size: images at once.
+        options: what else the sampler takes.
     """
 
     sampler: str
-    evaluations: int
+    levels: Tensor
     guidance: float = 1.0
+    interval: tuple[float, float] = sampling.EVERYWHERE
     seed: int = 0
-    batch_size: int = 0
+    batch_size: int = 256
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def by(
-        cls,
-        sampler: str,
-        levels: Tensor,
-        *,
-        guidance: float = 1.0,
-        interval: tuple[float, float] = sampling.EVERYWHERE,
-        seed: int = 0,
-        batch_size: int = 0,
-        **options: Any,
-    ) -> "Drawn":
-        """How :func:`generate` draws with these arguments."""
-        named = [sampler, *(f"{name} {value}" for name, value in options.items())]
-        if interval != sampling.EVERYWHERE:
-            named.append(f"guidance at log-SNR {interval[0]:g} to {interval[1]:g}")
-        return cls(", ".join(named), count_evaluations(sampler, levels, **options), guidance, seed, batch_size)
+    def samples(self, network: ConditionedNetwork, prediction: Prediction, labels: Tensor) -> Iterator[Tensor]:
+        """Samples, one for each label, in batches.
+
+        Args:
+            network: a module ``network(z, logsnr, label=…)`` with ``image_shape``, put into evaluation mode.
+            prediction: what it predicts.
+            labels: classes, int64 (N,); ``network.num_classes`` asks for the null class.
+
+        Yields:
+            x in about [−1, 1], shape (≤ batch_size, C, H, W), on the device of the network.
+
+        Raises:
+            TypeError: for a network that does not say the shape of its images.
+        """
+        if not hasattr(network, "image_shape"):
+            raise TypeError(f"{type(network).__name__} has no image_shape; set network.image_shape = (C, H, W).")
+        sample, device = sampling.get(self.sampler), next(network.parameters()).device
+        network.eval()
+        for number, label in enumerate(labels.to(device).split(self.batch_size)):
+            generator = seeded(self.seed, "samples", number, device=device)
+            z = sampling.prior((len(label), *network.image_shape), generator, device=device)
+            denoise = sampling.denoiser(network, prediction, label, self.guidance, self.interval)
+            yield sample(denoise, z, self.levels, generator=generator, **self.options)
+
+    @property
+    def title(self) -> str:
+        """The sampler with its options."""
+        named = [self.sampler, *(f"{name} {value}" for name, value in self.options.items())]
+        if self.interval != sampling.EVERYWHERE:
+            named.append(f"guidance at log-SNR {self.interval[0]:g} to {self.interval[1]:g}")
+        return ", ".join(named)
+
+    @property
+    def evaluations(self) -> int:
+        """How often a sample asks the denoiser, counted on one number; guidance doubles those of the network."""
+        asked = 0
+
+        def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
+            nonlocal asked
+            asked += 1
+            return z
+
+        generator = torch.Generator().manual_seed(0)
+        sampling.get(self.sampler)(denoise, torch.zeros(1, 1), self.levels.cpu(), generator=generator, **self.options)
+        return asked
 
 
-def count_evaluations(sampler: str, levels: Tensor, **options: Any) -> int:
-    """How often a sampler asks the denoiser: counted, on one number."""
-    asked = 0
-
-    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
-        nonlocal asked
-        asked += 1
-        return z
-
-    generator = torch.Generator().manual_seed(0)
-    sampling.get(sampler)(denoise, torch.zeros(1, 1), levels.cpu(), generator=generator, **options)
-    return asked
+# What they are compared with -----------------------------------------------------------------------------------------
 
 
-def gather(images: Iterable[Tensor], network: FeatureNetwork, levels: int, keep: int = KEEP) -> Gathered:
-    """What is kept of images as a feature network sees them, batch by batch.
+def see(images: Iterable[Tensor], network: FeatureNetwork, levels: int) -> Seen:
+    """What a feature network makes of images, batch by batch; on the CPU.
 
     Args:
         images: batches; uint8 with ``levels`` values, or real numbers in [−1, 1], which are rounded to these as the
             data are.  Shape (≤ B, C, H, W).
         network: the feature network.
         levels: number of values that a pixel can take.
-        keep: rows of features to keep for distances between pairs.
 
     Raises:
         ValueError: when the network sees images of another number of levels.
@@ -136,81 +126,132 @@ def gather(images: Iterable[Tensor], network: FeatureNetwork, levels: int, keep:
             f"the images have {levels} levels, {network.name} sees {network.levels}: a Fréchet distance would be that "
             f"of darkened images. Choose a feature network for these images."
         )
-    gathered = Gathered(keep)
-    for batch in images:
-        gathered.update(network.see(to_uint8(batch.cpu(), levels) if batch.is_floating_point() else batch))
-    return gathered
+    seen = [network.see(to_uint8(batch.cpu(), levels) if batch.is_floating_point() else batch) for batch in images]
+    features = torch.cat([part.features.cpu() for part in seen])
+    classes = [part.probabilities.cpu() for part in seen if part.probabilities is not None]
+    return Seen(features, torch.cat(classes) if classes else None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A set of real images as a feature network sees it.
 
     Attributes:
+        network: the feature network.
         data: name of the data and split.
         sha256: their hash.
+        moments: of the features of all images.
+        pairs: features, shape (≤ :data:`PAIRS`, F); None where moments alone are known.
         caution: what must be said of the data.
-        network: name of the feature network.
-        network_sha256: hash of its weights.
-        resize: how it brings images to its size.
-        distance: what a Fréchet distance in its features is called.
-        features: shape (N, F), a random choice where the set is large; without rows where they are not known.
-        statistics: of the features of all images.
     """
 
+    network: FeatureNetwork
     data: str
     sha256: str
-    caution: str
-    network: str
-    network_sha256: str
-    resize: str
-    distance: str
-    features: Tensor
-    statistics: FeatureStatistics
+    moments: Moments
+    pairs: Tensor | None = None
+    caution: str = ""
 
     @classmethod
-    def of(cls, data: ImageData, network: FeatureNetwork, batch_size: int = 500, keep: int = KEEP) -> "Reference":
+    def of(cls, data: ImageData, network: FeatureNetwork) -> "Reference":
         """The reference that a data set is."""
-        gathered = gather(data.images.split(batch_size), network, data.levels, keep)
-        rows, statistics = gathered.reservoir.rows, gathered.statistics
-        return cls.by(network, data.name, data.sha256, rows, statistics, data.caution)
+        features = see(data.images.split(BATCH), network, data.levels).features
+        return cls(network, data.name, data.sha256, Moments.of(features), _pairs(features), data.caution)
 
     @classmethod
-    def by(
-        cls,
-        network: FeatureNetwork,
-        data: str,
-        sha256: str,
-        features: Tensor,
-        statistics: FeatureStatistics,
-        caution: str = "",
+    def published(
+        cls, name: str, resolution: int, split: str, images: int, network: Inception, pairs: bool = True
     ) -> "Reference":
-        """A reference of features and statistics that are known already."""
-        return cls(
-            data=data,
-            sha256=sha256,
-            caution=caution,
-            network=network.name,
-            network_sha256=network.sha256,
-            resize=network.resize,
-            distance=network.distance,
-            features=features,
-            statistics=statistics,
-        )
+        """clean-fid's own statistics of a data set, downloaded once, for distances that compare with published ones.
+
+        Args:
+            name: such as "cifar10"; clean-fid lists them.
+            resolution: of the images.
+            split: such as "train".
+            images: how many images the statistics are of, which the file does not say.
+            network: which gives the mode.
+            pairs: fetch the features of KID too.
+
+        Raises:
+            OSError: when there are none, or they cannot be downloaded.
+        """
+        from cleanfid.features import get_reference_statistics
+
+        options = {"mode": network.mode, "split": split}
+        try:
+            found = get_reference_statistics(name, resolution, metric="FID", **options)
+            rows = get_reference_statistics(name, resolution, metric="KID", **options) if pairs else None
+        except OSError as error:
+            raise OSError(
+                f"clean-fid's {network.mode} statistics of {name} {resolution} {split} could not be had ({error}). "
+                f"Make the reference of the images instead: Reference.of(data, network)."
+            ) from error
+        mean, covariance = (torch.from_numpy(moment).double() for moment in found)
+        digest = hashlib.sha256(mean.numpy().tobytes() + covariance.numpy().tobytes()).hexdigest()
+        title, moments = f"clean-fid {name} {resolution} {split}", Moments(mean, covariance, images)
+        return cls(network, title, digest, moments, None if rows is None else torch.from_numpy(rows))
+
+    @classmethod
+    def stored(cls, path: Path | str, images: int, network: Inception) -> "Reference":
+        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM and EDM publish them.
+
+        Such files do not say how their images were resized: ADM's and EDM's are of ``legacy_tensorflow``.
+
+        Args:
+            path: the file; nothing in it is executed.
+            images: how many images the statistics are of.
+            network: of the mode in which they were made.
+
+        Raises:
+            DamagedFileError: for a file without the two.
+        """
+        import numpy as np
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}; download the statistics and name the file.")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
+        except (ValueError, KeyError, OSError) as error:
+            raise DamagedFileError(
+                f"{path} is not a file of statistics, an .npz with mu (F,) and sigma (F, F): {error}."
+            ) from error
+        return cls(network, path.name, file_sha256(path), Moments(mean, covariance, images))
+
+
+def _pairs(features: Tensor) -> Tensor:
+    """At most :data:`PAIRS` rows, a random choice that is always the same, in their order."""
+    if len(features) <= PAIRS:
+        return features
+    drawn = torch.rand(len(features), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return features[drawn.topk(PAIRS, largest=False).indices.sort().values]
+
+
+# The comparison ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What must be said beside a distance: without it, it compares with nothing.
+class Evaluation:
+    """How far a set of samples is from a reference, and what must be said beside it: a row of a table.
+
+    What cannot be told is NaN: distances between pairs where only moments of the reference are known, the score where
+    there are no classes or few samples.
 
     Attributes:
+        frechet: Fréchet distance, by the name that ``distance`` has for it.
+        kid: kernel distance, unbiased.
+        kid_error: its standard error.
+        precision: share of samples inside the manifold of the reference.
+        recall: share of the reference inside the manifold of the samples.
+        score: the Inception Score in Inception's classes, the same formula in those of another network.
+        score_deviation: its standard deviation over the parts of the set.
         samples: number of samples.
-        sampler: of the samples; empty for real images.
+        sampler: of the samples, with its options; empty for real images, and the next four mean nothing.
         evaluations: of the denoiser for each sample.
         guidance: strength of classifier-free guidance.
         sampling_seed: of the noise of the samples.
-        sampling_batch: samples drawn at once, on which with the seed the noise depends; 0 where it is not known.
-        pairs: of samples, and of the reference, that distances between pairs (KID, precision, recall) are taken from.
+        sampling_batch: samples drawn at once, on which with the seed the noise depends.
         distance: what the Fréchet distance is called, "FID" in Inception's features alone.
         reference: name and hash of the reference.
         reference_images: number of images in it.
@@ -220,80 +261,8 @@ class Protocol:
         features: their number.
         resize: how images were resized for it.
         caution: what must be said of the data.
-    """
-
-    samples: int
-    sampler: str
-    evaluations: int
-    guidance: float
-    sampling_seed: int
-    sampling_batch: int
-    pairs: tuple[int, int]
-    distance: str
-    reference: str
-    reference_images: int
-    reference_sha256: str
-    network: str
-    network_sha256: str
-    features: int
-    resize: str
-    caution: str
-
-    @classmethod
-    def of(cls, seen: Gathered, reference: Reference, drawn: Drawn | None = None) -> "Protocol":
-        """That of comparing samples, or real images where ``drawn`` is None, with a reference."""
-        drawn = drawn or Drawn(sampler="", evaluations=0)
-        return cls(
-            samples=seen.statistics.count,
-            sampler=drawn.sampler,
-            evaluations=drawn.evaluations,
-            guidance=drawn.guidance,
-            sampling_seed=drawn.seed,
-            sampling_batch=drawn.batch_size,
-            pairs=(len(seen.reservoir.rows), len(reference.features)),
-            distance=reference.distance,
-            reference=f"{reference.data} {reference.sha256[:6]}",
-            reference_images=reference.statistics.count,
-            reference_sha256=reference.sha256,
-            network=reference.network,
-            network_sha256=reference.network_sha256,
-            features=len(reference.statistics.mean),
-            resize=reference.resize,
-            caution=reference.caution,
-        )
-
-    @property
-    def caption(self) -> str:
-        """All of it in one line."""
-        guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        batches = f" in batches of {self.sampling_batch}" * bool(self.sampling_batch)
-        seed = f"seed {self.sampling_seed}{batches}"
-        how = f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, {seed}"
-        some = f"; kernel distance, precision and recall from {self.pairs[0]:,} and {self.pairs[1]:,} of them"
-        fewer = all(self.pairs) and self.pairs != (self.samples, self.reference_images)
-        return (
-            f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
-            f"{self.reference_images:,} images, {self.reference}{some * fewer}; {self.features:,} features of the "
-            f"{self.network}; resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
-        )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How far a set of samples is from a reference, and what must be said beside it.
-
-    What cannot be told is NaN: distances between pairs where only statistics of the reference are known, the score
-    where the feature network has no classes.
-
-    Attributes:
-        frechet: Fréchet distance, by the name that the protocol has for it.
-        kid: kernel distance, unbiased.
-        kid_error: its standard error.
-        precision: share of samples inside the manifold of the reference.
-        recall: share of the reference inside the manifold of the samples.
-        score: the Inception Score in Inception's classes, the same formula in those of another network.
-        score_deviation: its standard deviation over the parts of the set.
-        protocol: what must be said beside them.
+        pair_samples: number of samples that distances between pairs are of.
+        pair_reference_images: number of images of the reference that they are of.
     """
 
     frechet: float
@@ -303,61 +272,89 @@ class Evaluation:
     recall: float
     score: float
     score_deviation: float
-    protocol: Protocol
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return self.protocol.samples
-
-    @property
-    def reference(self) -> str:
-        """Name and hash of the reference."""
-        return self.protocol.reference
-
-    @property
-    def network(self) -> str:
-        """Name of the feature network."""
-        return self.protocol.network
+    samples: int
+    sampler: str
+    evaluations: int
+    guidance: float
+    sampling_seed: int
+    sampling_batch: int
+    distance: str
+    reference: str
+    reference_images: int
+    reference_sha256: str
+    network: str
+    network_sha256: str
+    features: int
+    resize: str
+    caution: str
+    pair_samples: int
+    pair_reference_images: int
 
     def row(self) -> dict[str, str | int | float]:
-        """Numbers and protocol as one row of a table."""
-        numbers = asdict(self)
-        protocol = numbers.pop("protocol")
-        samples, reference = protocol.pop("pairs")
-        return numbers | protocol | {"pair_samples": samples, "pair_reference_images": reference}
+        """All of it, as one row of a table."""
+        return asdict(self)
+
+    @property
+    def caption(self) -> str:
+        """What a number depends on, in one line."""
+        guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
+        how = (
+            f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed} in "
+            f"batches of {self.sampling_batch}"
+        )
+        pairs = (self.pair_samples, self.pair_reference_images)
+        some = f"; kernel distance, precision and recall from {pairs[0]:,} and {pairs[1]:,} of them"
+        fewer = pairs[1] > 0 and pairs != (self.samples, self.reference_images)
+        return (
+            f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
+            f"{self.reference_images:,} images, {self.reference}{some * fewer}; {self.features:,} features of the "
+            f"{self.network}; resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
+        )
 
 
-def compare(seen: Tensor | Gathered, reference: Reference, drawn: Drawn | None = None) -> Evaluation:
+def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | None = None) -> Evaluation:
     """Compare samples with a reference.
 
     Args:
-        seen: what was gathered of the samples, or all of their features, shape (M, F).
+        seen: what the feature network of the reference makes of the samples, or their features alone, shape (M, F).
         reference: what they are compared with.
-        drawn: how they were drawn; None for real images.
+        drawing: how they were drawn; None for real images.
     """
-    if isinstance(seen, Tensor):
-        features, seen = seen, Gathered(keep=len(seen))
-        seen.update(Seen(features))
-    score = seen.classes.score() or Score(math.nan, math.nan)
+    features, classes = (seen, None) if isinstance(seen, Tensor) else seen
+    pairs, distance, shares = _pairs(features), NOT_KNOWN, (math.nan, math.nan)
+    if reference.pairs is not None:
+        distance, shares = kid(reference.pairs, pairs), precision_recall(reference.pairs, pairs)
+    score = NOT_KNOWN if classes is None or len(classes) < SPLITS else inception_score(classes, SPLITS)
+    network = reference.network
     return Evaluation(
-        frechet=frechet_distance(reference.statistics, seen.statistics),
-        **_pairwise(reference.features, seen.reservoir.rows),
+        frechet=frechet_distance(reference.moments, Moments.of(features)),
+        kid=distance.value,
+        kid_error=distance.error,
+        precision=shares[0],
+        recall=shares[1],
         score=score.value,
-        score_deviation=score.deviation,
-        protocol=Protocol.of(seen, reference, drawn),
+        score_deviation=score.error,
+        samples=len(features),
+        sampler=drawing.title if drawing else "",
+        evaluations=drawing.evaluations if drawing else 0,
+        guidance=drawing.guidance if drawing else 1.0,
+        sampling_seed=drawing.seed if drawing else 0,
+        sampling_batch=drawing.batch_size if drawing else 0,
+        distance=network.distance,
+        reference=f"{reference.data} {reference.sha256[:6]}",
+        reference_images=reference.moments.count,
+        reference_sha256=reference.sha256,
+        network=network.name,
+        network_sha256=network.sha256,
+        features=len(reference.moments.mean),
+        resize=network.resize,
+        caution=reference.caution,
+        pair_samples=len(pairs),
+        pair_reference_images=0 if reference.pairs is None else len(reference.pairs),
     )
 
 
-def _pairwise(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """What pairs of features tell, NaN where there are none."""
-    if not len(real):
-        return dict.fromkeys(("kid", "kid_error", "precision", "recall"), math.nan)
-    distance, manifold = kid(real, fake), precision_recall(real, fake)
-    return {"kid": distance.value, "kid_error": distance.standard_error} | manifold._asdict()
-
-
-def floor(data: ImageData, reference: Reference, network: FeatureNetwork, count: int, seed: int = 0) -> Evaluation:
+def floor(data: ImageData, reference: Reference, count: int, seed: int = 0) -> Evaluation:
     """The same comparison for real images: what remains of a distance when samples are perfect, only finitely many.
 
     A Fréchet distance is biased upwards, the more the fewer samples there are, so it belongs beside every distance of
@@ -366,8 +363,7 @@ def floor(data: ImageData, reference: Reference, network: FeatureNetwork, count:
     Args:
         data: real images that are not in the reference, such as the other split.
         reference: what samples are compared with.
-        network: the feature network of the reference.
-        count: the number of samples; all images are taken where there are no more, as the protocol then says.
+        count: the number of samples; all images are taken where there are no more, as the caption then says.
         seed: of the choice of images.
 
     Raises:
@@ -378,8 +374,11 @@ def floor(data: ImageData, reference: Reference, network: FeatureNetwork, count:
             f"the floor compares different real images; {data.name} is the reference. Take the other split."
         )
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    batches = (data.images[index] for index in chosen.split(500))
-    return compare(gather(batches, network, data.levels), reference)
+    batches = (data.images[index] for index in chosen.split(BATCH))
+    return compare(see(batches, reference.network, data.levels), reference)
+
+
+# Other measurements --------------------------------------------------------------------------------------------------
 
 
 def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5000) -> tuple[Tensor, Tensor]:
@@ -392,23 +391,17 @@ def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5
         tile: training images at once.
 
     Returns:
-        Index into ``train``, int64 (M,), and L2 distance in the units of the images, shape (M,).
+        Index into ``train``, int64 (M,), and L2 distance in the units of the images, float64 (M,).
     """
     require_same_shape("the first sample", samples[0], "the first training image", train[0])
-    found = [_nearest(train, batch.flatten(1).double(), tile) for batch in samples.split(batch_size)]
-    return torch.cat([index for index, _ in found]), torch.cat([distance for _, distance in found])
-
-
-def _nearest(train: Tensor, batch: Tensor, tile: int) -> tuple[Tensor, Tensor]:
-    """:func:`nearest` for one batch, shape (B, D)."""
-    index = torch.zeros(len(batch), dtype=torch.int64)
-    distance = torch.full((len(batch),), math.inf, dtype=torch.float64)
-    for start, images in zip(range(0, len(train), tile), train.split(tile), strict=True):
-        found = torch.cdist(batch, images.flatten(1).double()).min(1)
-        closer = found.values < distance
-        index = torch.where(closer, found.indices + start, index)
-        distance = torch.where(closer, found.values, distance)
-    return index, distance
+    indices, distances = [], []
+    for batch in samples.split(batch_size):
+        rows = batch.flatten(1).double()
+        found = [torch.cdist(rows, images.flatten(1).double()).min(1) for images in train.split(tile)]
+        distance, which = torch.stack([each.values for each in found]).min(0)
+        indices.append(torch.stack([each.indices for each in found]).gather(0, which[None])[0] + tile * which)
+        distances.append(distance)
+    return torch.cat(indices), torch.cat(distances)
 
 
 @torch.no_grad()

