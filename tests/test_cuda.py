@@ -12,7 +12,7 @@ import torch
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import checkpoints, data, evaluation, features, likelihood, sampling, training
-from paperlib.engine.distributed import Group
+from paperlib.engine.parallel import Group
 from paperlib.models import ConditionedNetwork
 
 pytestmark = [

@@ -18,8 +18,8 @@ import training_worker as worker
 from torch import Tensor
 from training_worker import DIGITS, RUNS, STOP
 
-from paperlib.engine import batching, checkpoints, distributed, parallel, states, training
-from paperlib.engine.distributed import Group
+from paperlib.engine import batching, checkpoints, parallel, states, training
+from paperlib.engine.parallel import Group
 from paperlib.engine.training import TrainingInterrupted
 
 pytestmark = pytest.mark.slow
@@ -196,9 +196,9 @@ def test_engines_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="unknown engine 'dp'; choose one of auto, single, ddp, fsdp"):
         parallel.choose("dp", cpu)  # type: ignore[arg-type]
     for engine in ("ddp", "fsdp"):
-        with pytest.raises(RuntimeError, match="start it with torchrun"):
+        with pytest.raises(ValueError, match="start it with torchrun"):
             parallel.choose(engine, cpu)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "join", lambda: Group(1, 2))
+    monkeypatch.setattr(parallel, "join", lambda: Group(1, 2))
     assert parallel.choose("auto", cpu) == (parallel.Replicated, Group(1, 2))
     assert parallel.choose("single", cpu) == (parallel.Single, Group())

@@ -369,7 +369,7 @@ def test_tasks_of_slurm_that_do_not_know_of_one_another_are_refused(
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    with pytest.raises(RuntimeError, match=r"4 tasks.*torchrun"):
+    with pytest.raises(ValueError, match=r"4 tasks.*torchrun"):
         train(tmp_path)
     assert train(tmp_path, engine="single").weights.is_file()
 

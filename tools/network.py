@@ -23,12 +23,12 @@ from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, likelihood, randomness, sampling, training
 from paperlib.engine.data import ImageData, Split
-from paperlib.engine.distributed import Group
 from paperlib.engine.efficientnet import EfficientNetLite0
 from paperlib.engine.evaluation import Drawn, Reference
 from paperlib.engine.features import FeatureNetwork, cifar10_classifier
 from paperlib.engine.files import replacing
 from paperlib.engine.gathering import FeatureStatistics
+from paperlib.engine.parallel import Group
 from paperlib.models import ConditionedNetwork
 
 CUTOFFS = (4.0, 6.0, 8.0, 10.0, 12.0)

@@ -45,8 +45,8 @@ from paperlib.checks import (
     require_same_shape,
     require_within,
 )
-from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.images import ImageData, scale
+from paperlib.engine.parallel import ALONE, Group
 from paperlib.engine.randomness import noise, seed_of, seeded
 from paperlib.objectives import Network, WeightedLoss, low_discrepancy_time
 from paperlib.oracles import LOG_2PI

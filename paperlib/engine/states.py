@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from paperlib.engine.checkpoints import DamagedFileError, damaged
-from paperlib.engine.distributed import ALONE, Group
 from paperlib.engine.files import explained, file_sha256, flush, write_text
+from paperlib.engine.parallel import ALONE, Group
 
 FORMAT = "paperlib training state 3"
 NAME = re.compile(r"step_(\d{9})")

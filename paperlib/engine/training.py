@@ -46,11 +46,10 @@ from paperlib.adaptive import AdaptiveSchedule
 from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoints, states
 from paperlib.engine.batching import Batch, batch_indices, batches
-from paperlib.engine.distributed import Group
 from paperlib.engine.files import explained, file_sha256, write_text
 from paperlib.engine.images import ImageData, scale
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
-from paperlib.engine.parallel import EngineName, Single, choose, require_equal
+from paperlib.engine.parallel import EngineName, Group, Single, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout
 from paperlib.engine.recipe import VERSION, RunKey, TrainingConfig, describe, loss_scale, run_key
 from paperlib.models import ConditionedNetwork
@@ -375,8 +374,8 @@ def train(
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
         TrainingInterrupted: when SIGTERM or Ctrl-C ended it in good order; the same call goes on from there.
         OSError: when the folder cannot be written.
-        RuntimeError: for several processes, when others train in the folder; one process waits for them.
-        ValueError: when network, data and loss do not fit, or the batch does not divide among the processes.
+        ValueError: when network, data and loss do not fit, or the batch does not divide among the processes; for several
+            processes, when others train in the folder (one process waits for them).
     """
     directory, (_, group) = Path(directory), choose(engine, next(network.parameters()).device)
     key = group.broadcast(run_key(network, loss, data, config) if group.is_first else RunKey("", ""))
@@ -431,7 +430,7 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
                 lock.acquire()
                 refusal = ""
     if refusal := group.broadcast(refusal):
-        raise RuntimeError(f"{refusal}; wait for it.")
+        raise ValueError(f"{refusal}; wait for it.")
     try:
         if group.is_first:
             write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
