@@ -24,9 +24,9 @@ from PIL import Image
 from paperlib.engine import decoding, shards
 from paperlib.engine.crops import Crop
 from paperlib.engine.decoding import DamagedCacheError, Decoded, decoded
-from paperlib.engine.files import UnwritableError
 from paperlib.engine.images import pixels_sha256
 from paperlib.engine.shards import MissingDataError, Source, find
+from paperlib.files import UnwritableError
 
 PIXELS = noise(12)
 LABELS = [number % 7 for number in range(12)]

@@ -26,9 +26,9 @@ from paperlib.engine.data import ImageData, Split
 from paperlib.engine.efficientnet import EfficientNetLite0
 from paperlib.engine.evaluation import Drawn, Reference
 from paperlib.engine.features import FeatureNetwork, cifar10_classifier
-from paperlib.engine.files import replacing
 from paperlib.engine.gathering import FeatureStatistics
 from paperlib.engine.parallel import Group
+from paperlib.files import replacing
 from paperlib.models import ConditionedNetwork
 
 CUTOFFS = (4.0, 6.0, 8.0, 10.0, 12.0)

@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from paperlib.engine import shards
 from paperlib.engine.crops import Crop
-from paperlib.engine.files import UnwritableError, explained, flush
 from paperlib.engine.prefetch import ordered
 from paperlib.engine.shards import Encoded, Source
+from paperlib.files import UnwritableError, explained, flush
 
 CACHE_VARIABLE = "PAPERLIB_CACHE"
 """Environment variable that names the folder of decoded images."""

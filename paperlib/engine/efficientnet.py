@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib import DISTRIBUTION
-from paperlib.engine.checkpoints import DamagedFileError
 from paperlib.engine.gathering import Seen
+from paperlib.files import DamagedFileError
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Hash of the file of the weights."""

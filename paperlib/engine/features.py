@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paperlib.engine import checkpoints
 from paperlib.engine.data import ImageData, load, scale
 from paperlib.engine.gathering import Seen
+from paperlib.files import DamagedFileError
+from paperlib.models import weights
 
 DIGITS_WEIGHTS_SHA256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
 CIFAR10_WEIGHTS_SHA256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
@@ -241,10 +242,10 @@ def cifar10_classifier() -> Cifar10Classifier:
 
 def _packaged(network: Network, name: str, sha256: str) -> Network:
     path = Path(str(files("paperlib.engine") / "assets" / name))
-    network.card = checkpoints.load_weights(path, network)
+    network.card = weights.load_weights(path, network)
     network.sha256 = network.card["weights_sha256"]
     if network.sha256 != sha256:
-        raise checkpoints.DamagedFileError(
+        raise DamagedFileError(
             f"{path} has hash {network.sha256[:12]}, this version of paperlib knows {sha256[:12]}: distances would "
             f"not be comparable. Install paperlib again."
         )

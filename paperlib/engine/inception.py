@@ -20,11 +20,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from paperlib.engine import checkpoints
 from paperlib.engine.decoding import cache_folder
 from paperlib.engine.evaluation import Reference
 from paperlib.engine.gathering import FeatureStatistics, Seen
 from paperlib.engine.prefetch import ordered
+from paperlib.files import DamagedFileError
 
 Mode = Literal["clean", "legacy_tensorflow"]
 
@@ -143,12 +143,12 @@ def verified(path: Path) -> Path:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        raise checkpoints.DamagedFileError(
+        raise DamagedFileError(
             f"{path} has hash {found[:12]}, Inception's is {SHA256[:12]}: it is truncated or another file, and is not "
             f"opened. Delete it and download {URL}."
         )
     if path.name != FILE:
-        raise checkpoints.DamagedFileError(f"{path} is Inception, but clean-fid opens {FILE}: rename it to that.")
+        raise DamagedFileError(f"{path} is Inception, but clean-fid opens {FILE}: rename it to that.")
     return path
 
 
@@ -234,7 +234,7 @@ def stored_reference(path: Path | str, images: int, network: Inception) -> Refer
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
     except (ValueError, KeyError, OSError) as error:
-        raise checkpoints.DamagedFileError(
+        raise DamagedFileError(
             f"{path} is not a file of statistics, an .npz with mu (F,) and sigma (F, F): {error}."
         ) from error
     with path.open("rb") as file:
