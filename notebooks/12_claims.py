@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib import companion
-from paperlib.companion import figures, files, profiles, workflow
+from paperlib.companion import figures, paths, profiles, workflow
 from paperlib.companion.claims import Verdict, factor
 
 run = companion.start("12_claims", profile)
@@ -124,7 +124,7 @@ for identifier, entry in open_claims.iterrows():
 # were derived here; the paper may well have more.
 
 # %%
-places = pd.read_csv(files.root() / "docs" / "equations.csv").query("kind != 'section'")
+places = pd.read_csv(paths.root() / "docs" / "equations.csv").query("kind != 'section'")
 count = places[["function", "cell"]].sum()
 both = (places.function & places.cell).sum()
 print(f"{len(places)} places: {count.function} have a function, {count.cell} a cell, {both} both")

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paperlib.companion import files, paths, profiles, provenance, workflow
+from paperlib.companion import paths, profiles, provenance, workflow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def published(name: str) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    path = files.root() / "results" / "paper" / f"{name}.csv"
+    path = paths.root() / "results" / "paper" / f"{name}.csv"
     table = pd.read_csv(path)
     stated = table[[column for column in NUMBERS if column in table]].notna().any(axis=1)
     bad = table[stated & ((table.mark != "seen") | table.source.isna())]
@@ -93,7 +93,7 @@ def reproductions() -> "pd.DataFrame":
     """A row for every notebook that somebody else has run: who, at which profile, and what came of the claims."""
     import pandas as pd
 
-    folder = files.root() / "results" / "reproduced"
+    folder = paths.root() / "results" / "reproduced"
     rows = [_reproduction(folder, manifest.parent) for manifest in sorted(folder.rglob(provenance.MANIFEST))]
     columns = ["who", "profile", "notebook", "claims", "commit", "GPUs", "minutes", "files changed since"]
     return pd.DataFrame(rows, columns=columns)
@@ -124,7 +124,7 @@ def full_scale() -> "pd.DataFrame":
     wanted = {name: profile for name in profiles.names() if (profile := profiles.load(name)).launch}
     rows = [[name, _command(profile)] for name, profile in wanted.items() if profile.launch and profile.launch.gpus]
     table = pd.DataFrame(rows, columns=["profile", "command of one run"])
-    costs = files.root() / "results" / "costs.csv"
+    costs = paths.root() / "results" / "costs.csv"
     if not costs.is_file():
         return table
     columns = ["profile", "gpus", "gpu_days", "days", "dollars", "runs"]

@@ -9,7 +9,8 @@ import torch
 
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.companion import assessment, cli, profiles
-from paperlib.engine import checkpoints, data, recipe, training
+from paperlib.engine import data, recipe, training
+from paperlib.models import weights
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def profile(checkout: Path) -> profiles.Profile:
     return profiles.load("small")
 
 
-def weights(path: Path, prediction: predictions.Prediction, size: int = 8, width: int = 16) -> Path:
+def written(path: Path, prediction: predictions.Prediction, size: int = 8, width: int = 16) -> Path:
     """A file of weights as training leaves it, of another width than the profile's network."""
     network = models.build(
         "mlp", image_shape=(1, size, size), num_classes=10, sigma_data=0.75, seed=0, width=width, blocks=1
@@ -25,17 +26,17 @@ def weights(path: Path, prediction: predictions.Prediction, size: int = 8, width
     loss = objectives.WeightedLoss(weightings.ELBO(), schedules.Cosine(-8, 8), prediction)
     images = data.load("digits", "train")
     card = recipe.describe(network, loss, images, training.TrainingConfig(steps=1))
-    checkpoints.save_weights(path, network, card)
+    weights.save_weights(path, network, card)
     return path
 
 
 @pytest.mark.parametrize("name", ["eps", "v", "x", "flow", "F"])
 def test_a_file_of_weights_says_what_its_network_is(profile: profiles.Profile, tmp_path: Path, name: str) -> None:
     wanted = predictions.get(name, **({"sigma_data": 0.75} if name == "F" else {}))
-    found = assessment.stored(weights(tmp_path / "mine.safetensors", wanted), profile)
+    found = assessment.stored(written(tmp_path / "mine.safetensors", wanted), profile)
     assert found.prediction == wanted
     assert (found.name, found.network.config["width"], found.network.training) == ("mine", 16, False)
-    assert found.sha256 == checkpoints.read_card(tmp_path / "mine.safetensors")["weights_sha256"]
+    assert found.sha256 == weights.read_card(tmp_path / "mine.safetensors")["weights_sha256"]
 
 
 def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
     one = next(iter(experiments.grid(profile)))
     described = recipe.describe(one.network(), one.loss, one.data("train"), one.config)
     path = tmp_path / one.name / training.WEIGHTS
-    checkpoints.save_weights(path, one.network(), described)
+    weights.save_weights(path, one.network(), described)
     found = assessment.stored(path, profile)
     assert found.name == one.name
     assert found.prediction == one.prediction
@@ -53,15 +54,15 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
 
 
 def test_files_that_do_not_fit_are_refused(profile: profiles.Profile, tmp_path: Path) -> None:
-    large = weights(tmp_path / "large.safetensors", predictions.V, size=16)
+    large = written(tmp_path / "large.safetensors", predictions.V, size=16)
     with pytest.raises(ValueError, match=r"shape \(1, 16, 16\), profile 'small' has \(1, 8, 8\).*digits/train"):
         assessment.stored(large, profile)
     bare = tmp_path / "bare.safetensors"
-    checkpoints.save_weights(bare, torch.nn.Linear(2, 2), {"name": "somebody's"})
+    weights.save_weights(bare, torch.nn.Linear(2, 2), {"name": "somebody's"})
     with pytest.raises(ValueError, match="does not describe a network and a prediction"):
         assessment.stored(bare, profile)
     network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, blocks=1)
-    checkpoints.save_weights(bare, network, {"network": network.config, "loss": {"prediction": {"name": "Unknown"}}})
+    weights.save_weights(bare, network, {"network": network.config, "loss": {"prediction": {"name": "Unknown"}}})
     with pytest.raises(ValueError, match=r"KeyError: 'Unknown'"):
         assessment.stored(bare, profile)
 
@@ -74,7 +75,7 @@ def test_networks_that_are_not_trained_are_missed_at_once(profile: profiles.Prof
 
 
 def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Profile, tmp_path: Path) -> None:
-    one = assessment.stored(weights(tmp_path / "a.safetensors", predictions.V), profile)
+    one = assessment.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
     sheet = assessment.sample(one, profile, "heun", 20, 1.0)
     assert sheet.images.shape == sheet.nearest.shape == (20, 1, 8, 8)
     train = profile.data.load("train")
@@ -89,7 +90,7 @@ def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Pr
 def test_the_commands_take_a_file_of_weights(
     checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(weights(tmp_path / "mine.safetensors", predictions.V))
+    path = str(written(tmp_path / "mine.safetensors", predictions.V))
     assert cli.main(["sample", "small", "--weights", path, "--count", "10"]) == 0
     assert (checkout / "results/interactive/small/samples/mine-heun.npz").is_file()
     output = tmp_path / "numbers.csv"
@@ -102,7 +103,7 @@ def test_the_commands_take_a_file_of_weights(
     assert [row["checkpoint"] for row in rows] == ["real images", "real images", "mine", "mine"]
     assert {row["reference"].split("/")[1][:4] for row in rows} == {"test", "trai"}
     assert float(rows[2]["frechet"]) > 3 * float(rows[0]["frechet"])
-    assert rows[2]["checkpoint_sha256"] == checkpoints.read_card(Path(path))["weights_sha256"]
+    assert rows[2]["checkpoint_sha256"] == weights.read_card(Path(path))["weights_sha256"]
     assert rows[2]["evaluations"] == "5"
 
 
@@ -124,7 +125,7 @@ def test_wrong_use_is_explained(
 def test_protocols_are_numbered_below_the_table(profile: profiles.Profile, tmp_path: Path) -> None:
     from paperlib.engine import features
 
-    one = assessment.stored(weights(tmp_path / "a.safetensors", predictions.V), profile)
+    one = assessment.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
     judged = assessment.evaluate([one], profile, features.digits_classifier(), ["ddim", "heun"], 280)
     lines = assessment.table(judged).splitlines()
     notes = [line for line in lines if line.startswith("[")]

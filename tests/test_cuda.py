@@ -11,9 +11,9 @@ import torch
 
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.engine import checkpoints, data, evaluation, features, likelihood, sampling, training
-from paperlib.engine.distributed import Group
-from paperlib.models import ConditionedNetwork
+from paperlib.engine import data, evaluation, features, likelihood, sampling, training
+from paperlib.engine.parallel import Group
+from paperlib.models import ConditionedNetwork, weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on(images: data.ImageData, tmp_path: Path, prec
     for _ in range(8):
         trainer.advance()
     key = training.run_key(training.describe(trainer.network, trainer.loss, images, recipe))
-    training.states.save_state(tmp_path / "parts" / "states", trainer.tensors(), {"key": key, **trainer.values()})
+    training.checkpoint.save_state(tmp_path / "parts" / "states", trainer.tensors(), {"key": key, **trainer.values()})
     parts = training.train(network(GPU), loss(), images, recipe, tmp_path / "parts", progress=False)
     assert [line["step"] for line in parts.history] == [4, 8, 12]
     for name, value in whole.network.state_dict().items():
@@ -98,7 +98,7 @@ def test_weights_of_a_gpu_are_those_of_a_cpu(images: data.ImageData, tmp_path: P
         network(GPU), loss(), images, config(weights_precision="fp32"), tmp_path / "run", progress=False
     )
     loaded = network("cpu", seed=1)
-    checkpoints.load_weights(trained.weights, loaded)
+    weights.load_weights(trained.weights, loaded)
     z, logsnr, label = images.scaled()[:8], torch.linspace(-9, 13, 8), images.labels[:8]
     with torch.no_grad():
         there = trained.network(z.to(GPU), logsnr.to(GPU), label.to(GPU)).cpu()

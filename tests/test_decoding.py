@@ -25,7 +25,7 @@ from PIL import Image
 from paperlib.engine import decode
 from paperlib.engine.data import IMAGENET, ImageData
 from paperlib.engine.decode import Crop, DamagedCacheError, Decoded, MissingDataError, Source, decoded, find
-from paperlib.engine.files import UnwritableError
+from paperlib.files import UnwritableError
 
 PIXELS = noise(12)
 LABELS = [number % 7 for number in range(12)]

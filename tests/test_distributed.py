@@ -18,9 +18,10 @@ import training_worker as worker
 from torch import Tensor
 from training_worker import DIGITS, RUNS, STOP
 
-from paperlib.engine import checkpoints, data, distributed, parallel, states, training
-from paperlib.engine.distributed import Group
+from paperlib.engine import checkpoint, data, parallel, training
+from paperlib.engine.parallel import Group
 from paperlib.engine.training import TrainingInterrupted
+from paperlib.models import weights
 
 pytestmark = pytest.mark.slow
 
@@ -85,16 +86,16 @@ def notes(together: Path) -> list[dict[str, Any]]:
     return [json.loads((together / f"notes-{rank}.json").read_text()) for rank in range(2)]
 
 
-def weights(directory: Path, file: str = "weights.safetensors") -> dict[str, Tensor]:
-    network = worker.network(checkpoints.read_card(directory / file)["network"]["name"], seed=9)
-    checkpoints.load_weights(directory / file, network)
+def weights_of(directory: Path, file: str = "weights.safetensors") -> dict[str, Tensor]:
+    network = worker.network(weights.read_card(directory / file)["network"]["name"], seed=9)
+    weights.load_weights(directory / file, network)
     return network.state_dict()
 
 
 def assert_close(found: Path, wanted: Path, tolerance: float) -> None:
     """Both averages are close: as whole vectors, so that weights near zero need not be so to as many digits."""
     for file in ("weights.safetensors", "weights-0.9.safetensors"):
-        a, b = (torch.cat([value.flatten() for value in weights(path, file).values()]) for path in (found, wanted))
+        a, b = (torch.cat([value.flatten() for value in weights_of(path, file).values()]) for path in (found, wanted))
         assert (a - b).norm() <= tolerance * b.norm()
 
 
@@ -108,7 +109,7 @@ def test_two_processes_follow_the_curve_of_one(together: Path, alone: Alone, nam
     for quantity in ("loss", "grad_norm"):
         assert curve(together / name, quantity) == pytest.approx(curve(expected.weights.parent, quantity), rel=1e-6)
     assert_close(together / name, expected.weights.parent, 1e-6)
-    assert checkpoints.read_card(together / name / "weights.safetensors")["engine"]["processes"] == 2
+    assert weights.read_card(together / name / "weights.safetensors")["engine"]["processes"] == 2
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("bf16")])
@@ -121,7 +122,7 @@ def test_in_mixed_precision_two_processes_follow_the_curve_of_one_nearly(
 
 
 def test_two_processes_hold_the_adaptive_schedule_of_one(together: Path, alone: Alone) -> None:
-    found = checkpoints.read_card(together / "adaptive-ddp" / "weights.safetensors")["learned_schedule"]
+    found = weights.read_card(together / "adaptive-ddp" / "weights.safetensors")["learned_schedule"]
     expected = alone("adaptive-ddp").card["learned_schedule"]
     assert found["hits"] == expected["hits"]
     assert found["average"] == pytest.approx(expected["average"], rel=1e-6)
@@ -143,7 +144,7 @@ def test_one_process_goes_on_from_a_state_of_two(
     """And both of the two stopped after the same step, though only the second was asked to."""
     assert [note[f"stopped {engine}"] for note in notes] == [[f"step_{STOP:09d}", STOP, signal.SIGTERM]] * 2
     begun = together / f"begun-together-{engine}"
-    index = json.loads((states.states(begun / "states")[-1] / "index.json").read_text())
+    index = json.loads((checkpoint.states(begun / "states")[-1] / "state.json").read_text())
     assert index["processes"] == 2
     assert sum(name.startswith("shard-") for name in index["files"]) == 2
     prefix = curve(begun)
@@ -196,9 +197,9 @@ def test_engines_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="unknown engine 'dp'; choose one of auto, single, ddp, fsdp"):
         parallel.choose("dp", cpu)  # type: ignore[arg-type]
     for engine in ("ddp", "fsdp"):
-        with pytest.raises(RuntimeError, match="start it with torchrun"):
+        with pytest.raises(ValueError, match="start it with torchrun"):
             parallel.choose(engine, cpu)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "join", lambda: Group(1, 2))
+    monkeypatch.setattr(parallel, "join", lambda: Group(1, 2))
     assert parallel.choose("auto", cpu) == (parallel.Replicated, Group(1, 2))
     assert parallel.choose("single", cpu) == (parallel.Single, Group())

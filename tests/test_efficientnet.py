@@ -12,8 +12,9 @@ from pictures import real_images
 from PIL import Image
 from torch import Tensor
 
-from paperlib.engine import checkpoints, data, evaluation, metrics
+from paperlib.engine import data, evaluation, metrics
 from paperlib.engine.features import EfficientNetLite0
+from paperlib.files import DamagedFileError
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_other_weights_are_not_opened(judge: EfficientNetLite0, tmp_path: Path) 
             return os._exit, (3,)
 
     torch.save({"x": Trap()}, tmp_path / "weights.pth")
-    with pytest.raises(checkpoints.DamagedFileError, match="not opened"):
+    with pytest.raises(DamagedFileError, match="not opened"):
         EfficientNetLite0(tmp_path / "weights.pth")
 
 

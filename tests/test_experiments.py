@@ -12,7 +12,9 @@ from paperlib import companion, predictions, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import experiments, paths, profiles
 from paperlib.companion.run import Run
-from paperlib.engine import checkpoints, training
+from paperlib.engine import training
+from paperlib.files import DamagedFileError
+from paperlib.models import weights
 from tools import readme
 
 
@@ -125,7 +127,7 @@ def test_two_processes_train_what_one_does(
     torch.set_num_threads(1)  # as in each process: the order of sums depends on it
     for one in grid:
         alone = training.train(one.network(), one.loss, one.data("train"), one.config, tmp_path / one.name)
-        assert checkpoints.read_card(alone.weights)["weights_sha256"] == together[one.name].card["weights_sha256"]
+        assert weights.read_card(alone.weights)["weights_sha256"] == together[one.name].card["weights_sha256"]
         assert training.finished_card(run.directory / "runs" / one.name, one.key) == together[one.name].card
 
 
@@ -182,7 +184,7 @@ def test_weights_are_those_of_the_profile_as_it_is_or_none(profile: profiles.Pro
 def test_published_weights_are_checked_whole(profile: profiles.Profile, run: Run) -> None:
     one = experiments.pictures(profile)
     (publish(run, one) / "weights-0.5.safetensors").write_bytes(b"")
-    with pytest.raises(checkpoints.DamagedFileError, match=r"weights-0\.5"):
+    with pytest.raises(DamagedFileError, match=r"weights-0\.5"):
         one.load()
 
 

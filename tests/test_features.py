@@ -7,7 +7,9 @@ import torch
 from pictures import real_images
 from torch import Tensor
 
-from paperlib.engine import checkpoints, data, features, metrics
+from paperlib.engine import data, features, metrics
+from paperlib.files import DamagedFileError
+from paperlib.models import weights
 from tools import classifiers
 
 TRAIN, TEST = data.load("digits", "train"), data.load("digits", "test")
@@ -56,9 +58,9 @@ def test_training_the_classifier_again_gives_a_good_classifier() -> None:
 
 def test_classifier_weights_other_than_those_known_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = classifiers.train_digits(steps=1)
-    checkpoints.save_weights(tmp_path / "assets" / "digits_classifier.safetensors", other, other.card)
+    weights.save_weights(tmp_path / "assets" / "digits_classifier.safetensors", other, other.card)
     monkeypatch.setattr(features, "files", lambda package: tmp_path)
-    with pytest.raises(checkpoints.DamagedFileError, match="distances would not be comparable"):
+    with pytest.raises(DamagedFileError, match="distances would not be comparable"):
         features.digits_classifier.__wrapped__()
 
 
@@ -108,7 +110,7 @@ def test_photographs_give_64_features_and_10_probabilities(size: int) -> None:
 def test_the_classifier_of_photographs_fits_into_the_package(repository: Path) -> None:
     path = repository / "paperlib" / "engine" / "assets" / "cifar10_classifier.safetensors"
     assert path.stat().st_size < 1_500_000
-    assert len(checkpoints.read_card(path)["caution"]) > 0
+    assert len(weights.read_card(path)["caution"]) > 0
 
 
 def test_the_accuracy_on_the_card_is_that_on_real_photographs() -> None:

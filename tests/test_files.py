@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import listing
 
-from paperlib.engine import files
+from paperlib import files
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:

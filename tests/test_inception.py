@@ -13,10 +13,11 @@ import torch
 from feature_rows import draw
 from torch import Tensor, nn
 
-from paperlib.engine import checkpoints, evaluation, features, metrics
+from paperlib.engine import evaluation, features, metrics
 from paperlib.engine.evaluation import Reference
 from paperlib.engine.features import INCEPTION_FILE, Inception
 from paperlib.engine.metrics import Moments
+from paperlib.files import DamagedFileError
 
 
 class StandIn(nn.Module):
@@ -174,7 +175,7 @@ def test_an_unknown_mode_lists_the_modes(weights: Path) -> None:
 
 def test_a_file_with_another_hash_is_not_opened(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("TorchScript is code: it was opened"))
-    with pytest.raises(checkpoints.DamagedFileError, match="is not opened"):
+    with pytest.raises(DamagedFileError, match="is not opened"):
         Inception(stand_in)
 
 
@@ -183,7 +184,7 @@ def test_a_file_must_be_there_and_have_the_name_that_clean_fid_opens(weights: Pa
         Inception(tmp_path / INCEPTION_FILE)
     other = tmp_path / "other.pt"
     other.write_bytes(weights.read_bytes())
-    with pytest.raises(checkpoints.DamagedFileError, match=rf"clean-fid opens {INCEPTION_FILE}: rename it"):
+    with pytest.raises(DamagedFileError, match=rf"clean-fid opens {INCEPTION_FILE}: rename it"):
         Inception(other)
 
 
@@ -217,7 +218,7 @@ def test_a_download_that_breaks_off_leaves_nothing(weights: Path, cache: Path, m
     from cleanfid import downloads_helper
 
     monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()[:1000]))
-    with pytest.raises(checkpoints.DamagedFileError, match="truncated or another file"):
+    with pytest.raises(DamagedFileError, match="truncated or another file"):
         Inception()
     assert list(cache.iterdir()) == []
 
@@ -297,5 +298,5 @@ def test_files_without_statistics_are_refused(weights: Path, tmp_path: Path) -> 
     np.savez(tmp_path / "code.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
     (tmp_path / "text.npz").write_text("mu sigma")
     for name in ("other", "code", "text"):
-        with pytest.raises(checkpoints.DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
+        with pytest.raises(DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
             Reference.stored(tmp_path / f"{name}.npz", 60, judge)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import training_worker as worker
 
-from paperlib.engine import checkpoints, training
+from paperlib.engine import training
 from paperlib.engine.interruption import StopSignals
+from paperlib.models import weights
 
 EVERY = 7
 """Steps between states in the runs of the worker."""
@@ -38,7 +39,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 def finished(directory: Path) -> tuple[list[str], list[dict[str, float]]]:
     """Hashes of all weights of a run, and its log without the clock."""
-    hashes = [checkpoints.read_card(path)["weights_sha256"] for path in sorted(directory.glob("*.safetensors"))]
+    hashes = [weights.read_card(path)["weights_sha256"] for path in sorted(directory.glob("*.safetensors"))]
     log = training.read_log(directory / "log.jsonl")
     return hashes, [{name: value for name, value in entry.items() if name != "seconds"} for entry in log]
 

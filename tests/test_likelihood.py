@@ -14,7 +14,7 @@ from torch import Tensor
 from paperlib import elbo, models, predictions, quadrature, schedules, weightings
 from paperlib.engine import data, likelihood
 from paperlib.engine.data import ImageData
-from paperlib.engine.distributed import ALONE, Group
+from paperlib.engine.parallel import ALONE, Group
 from paperlib.oracles import Empirical, Gaussian, GaussianMixture, Shrunk
 
 F64 = torch.float64

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import files, notebooks, provenance, sources
+from paperlib import files
+from paperlib.companion import notebooks, paths, provenance, sources
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_directory_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch
 def test_outside_a_checkout_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="set PAPERLIB_ROOT"):
-        files.root()
+        paths.root()
 
 
 # What a result depends on --------------------------------------------------------------------------------------------

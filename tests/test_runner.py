@@ -22,9 +22,11 @@ import psutil
 import pytest
 from helpers import NotebookWriter, listing
 
-from paperlib.companion import experiments, files, notebooks, parameters, paths, profiles, provenance, runner, workflow
+from paperlib import files
+from paperlib.companion import experiments, notebooks, parameters, paths, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
-from paperlib.engine import checkpoints, data, training
+from paperlib.engine import data, training
+from paperlib.models import weights
 
 WRITES = """\
 import os
@@ -423,7 +425,7 @@ def test_a_profile_that_says_how_is_trained_by_jobs_before_its_notebook(
     assert kept.stat().st_mtime_ns == before, "trained once"
     file.write_text(file.read_text().replace("steps: 20", "steps: 21"))
     assert reproduce("07_train") == (0, {"07_train"})
-    assert checkpoints.read_card(kept)["training"]["steps"] == 21
+    assert weights.read_card(kept)["training"]["steps"] == 21
 
 
 def test_a_job_is_started_as_its_profile_says(checkout: Path) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.engine import checkpoints, data, states, training
+from paperlib.engine import checkpoint, data, training
 from paperlib.engine.data import batch_indices
-from paperlib.engine.files import UnwritableError
 from paperlib.engine.randomness import Draws, noise
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult
-from paperlib.models import ConditionedNetwork
+from paperlib.files import DamagedFileError, UnwritableError
+from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import LossParts, WeightedLoss
 
 DIGITS = data.load("digits", "train")
@@ -40,7 +40,7 @@ def train(directory: Path, config: TrainingConfig = CONFIG, **changes: Any) -> T
     return training.train(**arguments, config=config, directory=directory, progress=False)
 
 
-def weights(result: TrainResult) -> dict[str, Tensor]:
+def weights_of(result: TrainResult) -> dict[str, Tensor]:
     return result.network.state_dict()
 
 
@@ -77,8 +77,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_to_the_bit(
             train(tmp_path / "parts", config, network=network(name))
     torch.manual_seed(99)  # nothing may depend on the global generator
     parts = train(tmp_path / "parts", config, network=network(name))
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
-    slower = [checkpoints.read_card(tmp_path / run / "weights-0.95.safetensors") for run in ("whole", "parts")]
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
+    slower = [weights.read_card(tmp_path / run / "weights-0.95.safetensors") for run in ("whole", "parts")]
     assert slower[0]["weights_sha256"] == slower[1]["weights_sha256"]
     assert without_seconds(parts.history) == without_seconds(whole.history)
     assert training.read_log(tmp_path / "parts" / "log.jsonl") == parts.history
@@ -88,12 +88,12 @@ def test_a_trainer_goes_back_to_a_state(tmp_path: Path) -> None:
     trainer, after = Trainer(network(), LOSS, DIGITS, CONFIG), list[Tensor]()
     for _ in range(2):
         trainer.advance()
-    path = states.save_state(tmp_path, trainer.tensors(), trainer.values())
+    path = checkpoint.save_state(tmp_path, trainer.tensors(), trainer.values())
     for _ in range(2):
         trainer.advance()
         trainer.advance()
         after.append(torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()]))
-        trainer.restore(path, states.read_values(path))
+        trainer.restore(path, checkpoint.read_values(path))
     assert trainer.step == 2
     assert torch.equal(*after)
 
@@ -122,18 +122,18 @@ def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
     interrupt(monkeypatch, 8)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts")
-    newest = states.states(tmp_path / "parts" / "states")[-1]
+    newest = checkpoint.states(tmp_path / "parts" / "states")[-1]
     (newest / "state.json").write_text("{")
     with pytest.warns(UserWarning, match=newest.name):
         parts = train(tmp_path / "parts")
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
 
 
 def test_a_finished_run_is_returned_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tmp_path)
     monkeypatch.setattr(Trainer, "advance", None)
     again = train(tmp_path)
-    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(first).items())
+    assert all(torch.equal(value, weights_of(again)[key]) for key, value in weights_of(first).items())
     assert (again.history, again.card, again.seconds) == (first.history, first.card, first.seconds)
     assert not again.network.training
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
@@ -197,7 +197,7 @@ def test_a_run_of_another_configuration_is_moved_aside_whole(
         assert train(tmp_path, **change).card["key"] != old.card["key"]
     aside = next(tmp_path.glob("other-*"))
     assert aside.name == f"other-{old.card['key'][:8]}"
-    assert checkpoints.read_card(aside / "weights.safetensors") == old.card
+    assert weights.read_card(aside / "weights.safetensors") == old.card
     monkeypatch.setattr(Trainer, "advance", None)
     assert train(aside).card == old.card, "whole: it can be read where it is"
 
@@ -253,9 +253,9 @@ def test_states_of_another_configuration_are_moved_aside_and_not_resumed(
         train(tmp_path / "mixed")
     with pytest.warns(UserWarning, match=r"is in other-"):
         found = train(tmp_path / "mixed", other)
-    assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
+    assert all(torch.equal(value, weights_of(found)[key]) for key, value in weights_of(expected).items())
     aside = next((tmp_path / "mixed").glob("other-*/states"))
-    assert [path.name for path in states.states(aside)] == ["step_000000006", "step_000000009"]
+    assert [path.name for path in checkpoint.states(aside)] == ["step_000000006", "step_000000009"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_run_goes_on_where_only_its_housekeeping_has_changed(
     parts = train(tmp_path / "parts", replace(CONFIG, **change))
     assert without_seconds(parts.history)[:3] == without_seconds(whole.history)[:3]
     assert parts.history[3]["step"] == (7 if "log_every" in change else 8)
-    assert all(torch.allclose(value, weights(parts)[key], rtol=0.02) for key, value in weights(whole).items())
+    assert all(torch.allclose(value, weights_of(parts)[key], rtol=0.02) for key, value in weights_of(whole).items())
     assert parts.card["key"] == whole.card["key"]
 
 
@@ -288,7 +288,7 @@ def test_an_interrupted_run_goes_on_for_as_many_steps_as_are_now_asked_for(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts")
     parts = train(tmp_path / "parts", longer)
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
     assert without_seconds(parts.history) == without_seconds(whole.history)
 
 
@@ -303,7 +303,7 @@ def test_a_finished_run_goes_on_where_it_is_extendable(tmp_path: Path, monkeypat
         parts = train(tmp_path / "parts", replace(CONFIG, steps=20))
     assert steps == list(range(12, 20))
     assert train(next((tmp_path / "parts").glob("other-*")), kept).card == shorter.card
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
     assert without_seconds(parts.history) == without_seconds(whole.history)
 
 
@@ -315,9 +315,9 @@ def test_a_finished_run_that_cannot_go_on_is_moved_aside_with_a_word(
     expected = train(tmp_path / "alone", replace(CONFIG, steps=steps))
     with pytest.warns(UserWarning, match=r"number of steps from which this one cannot go on.*extendable=True"):
         found = train(tmp_path / "run", replace(CONFIG, steps=steps))
-    assert all(torch.equal(value, weights(found)[key]) for key, value in weights(expected).items())
+    assert all(torch.equal(value, weights_of(found)[key]) for key, value in weights_of(expected).items())
     aside = next((tmp_path / "run").glob("other-*"))
-    assert checkpoints.read_card(aside / "weights.safetensors") == old.card
+    assert weights.read_card(aside / "weights.safetensors") == old.card
 
 
 def test_a_state_goes_into_a_fresh_optimiser_as_if_it_had_never_left(tmp_path: Path) -> None:
@@ -325,12 +325,12 @@ def test_a_state_goes_into_a_fresh_optimiser_as_if_it_had_never_left(tmp_path: P
     trainer = Trainer(network(), LOSS, DIGITS, CONFIG)
     assert {float(value) for name, value in trainer.tensors().items() if ".step." in name} == {0.0}
     trainer.advance()
-    path = states.save_state(tmp_path, trainer.tensors(), trainer.values())
+    path = checkpoint.save_state(tmp_path, trainer.tensors(), trainer.values())
     other = Trainer(network(seed=4), LOSS, DIGITS, CONFIG)
     before = [parameter.clone() for parameter in other.network.parameters()]
     other.tensors()
     assert all(torch.equal(a, b) for a, b in zip(before, other.network.parameters(), strict=True))
-    other.restore(path, states.read_values(path))
+    other.restore(path, checkpoint.read_values(path))
     for one in (trainer, other):
         one.advance()
     assert all(torch.equal(value, other.tensors()[name]) for name, value in trainer.tensors().items())
@@ -369,7 +369,7 @@ def test_tasks_of_slurm_that_do_not_know_of_one_another_are_refused(
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    with pytest.raises(RuntimeError, match=r"4 tasks.*torchrun"):
+    with pytest.raises(ValueError, match=r"4 tasks.*torchrun"):
         train(tmp_path)
     assert train(tmp_path, engine="single").weights.is_file()
 
@@ -383,7 +383,7 @@ def test_every_file_of_a_finished_run_is_checked(tmp_path: Path, name: str, gone
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink() if gone else path.write_bytes(content)
-    with pytest.raises(checkpoints.DamagedFileError, match=name):
+    with pytest.raises(DamagedFileError, match=name):
         train(tmp_path, config)
 
 
@@ -424,10 +424,10 @@ def test_dropout_is_resumed_exactly_and_leaves_the_generator_of_torch_alone(
         train(tmp_path / "parts", network=start[1])
     torch.manual_seed(99)
     parts = train(tmp_path / "parts", network=start[2])
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
     monkeypatch.setattr(training, "seed_dropout", lambda *_: None)  # the masks matter: others give other weights
     other = train(tmp_path / "other", network=start[3])
-    assert not torch.equal(weights(other)["inward.weight"], weights(whole)["inward.weight"])
+    assert not torch.equal(weights_of(other)["inward.weight"], weights_of(whole)["inward.weight"])
 
 
 # The adaptive schedule -----------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def test_an_adaptive_schedule_is_part_of_the_state(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", config, loss=losses[1])
     parts = train(tmp_path / "parts", config, loss=losses[2])
-    assert all(torch.equal(value, weights(parts)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(parts)[key]) for key, value in weights_of(whole).items())
     assert all(torch.equal(value, found[2].state_dict()[key]) for key, value in found[0].state_dict().items())
     assert whole.card["learned_schedule"]["average"] == found[0].average.tolist()
     assert len(found[0].average.unique()) > 10
@@ -503,7 +503,7 @@ def test_what_is_saved_is_the_moving_average_of_the_weights(
 
     monkeypatch.setattr(Trainer, "advance", watched)
     result = train(tmp_path, replace(CONFIG, ema_decays=(decay,), weights_precision="fp32"))
-    for key, value in weights(result).items():
+    for key, value in weights_of(result).items():
         average = after_each_step[0][key]
         for following in after_each_step[1:]:
             average = decay * average + (1 - decay) * following[key]
@@ -515,18 +515,18 @@ def test_several_averages_are_kept_at_once_each_in_a_file_of_its_own(tmp_path: P
     both = train(tmp_path / "both", replace(config, ema_decays=(0.6, 0.95)))
     for decay, file in ((0.6, "weights.safetensors"), (0.95, "weights-0.95.safetensors")):
         alone, found = train(tmp_path / str(decay), replace(config, ema_decays=(decay,))), network(seed=5)
-        card = checkpoints.load_weights(tmp_path / "both" / file, found)
+        card = weights.load_weights(tmp_path / "both" / file, found)
         assert (card["ema_decay"], card["weights"]) == (decay, f"exponential moving average, decay {decay}")
-        assert all(torch.equal(value, found.state_dict()[key]) for key, value in weights(alone).items())
-    assert not torch.equal(weights(both)["inward.weight"], weights(alone)["inward.weight"])
+        assert all(torch.equal(value, found.state_dict()[key]) for key, value in weights_of(alone).items())
+    assert not torch.equal(weights_of(both)["inward.weight"], weights_of(alone)["inward.weight"])
 
 
 def test_the_network_that_is_returned_holds_the_rounded_weights_of_the_file(tmp_path: Path) -> None:
     result = train(tmp_path)
-    assert all(torch.equal(value, value.bfloat16().float()) for value in weights(result).values())
+    assert all(torch.equal(value, value.bfloat16().float()) for value in weights_of(result).values())
     other = network(seed=3)
-    assert checkpoints.load_weights(result.weights, other) == result.card
-    assert all(torch.equal(value, other.state_dict()[key]) for key, value in weights(result).items())
+    assert weights.load_weights(result.weights, other) == result.card
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in weights_of(result).items())
 
 
 def test_the_card_says_how_the_weights_were_made(tmp_path: Path) -> None:
@@ -544,7 +544,7 @@ def test_the_card_says_how_the_weights_were_made(tmp_path: Path) -> None:
 def test_runs_depend_on_their_seed_alone(tmp_path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     first, other = train(tmp_path / "a"), train(tmp_path / "b", replace(CONFIG, seed=seed))
-    equal = [torch.equal(value, weights(other)[key]) for key, value in weights(first).items()]
+    equal = [torch.equal(value, weights_of(other)[key]) for key, value in weights_of(first).items()]
     assert all(equal) == (seed == 0)
 
 
@@ -553,7 +553,7 @@ def test_mixed_precision_trains_nearly_the_same_network(tmp_path: Path) -> None:
     losses = [[entry["loss"] for entry in result.history] for result in (full, mixed)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
-    assert all(value.dtype == torch.float32 for value in weights(mixed).values())
+    assert all(value.dtype == torch.float32 for value in weights_of(mixed).values())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -636,7 +636,7 @@ def test_the_optimiser_is_adamw_with_the_numbers_of_the_recipe() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_images_that_are_fetched_ahead_are_the_same_images(tmp_path: Path, workers: int) -> None:
     first, other = train(tmp_path / "a"), train(tmp_path / "b", replace(CONFIG, workers=workers))
-    assert all(torch.equal(value, weights(other)[key]) for key, value in weights(first).items())
+    assert all(torch.equal(value, weights_of(other)[key]) for key, value in weights_of(first).items())
     assert first.card["key"] == other.card["key"]
 
 
@@ -676,10 +676,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded(tmp_path: Path,
     assert len(record["logsnr"]) == 1
     assert -10 <= record["logsnr"][0] <= 10
     assert not (tmp_path / "weights.safetensors").exists()
-    path = states.newest_state(tmp_path / "states")
+    path = checkpoint.newest_state(tmp_path / "states")
     assert path is not None
     trainer = Trainer(network(seed=1), LOSS, DIGITS, CONFIG)
-    trainer.restore(path, states.read_values(path))
+    trainer.restore(path, checkpoint.read_values(path))
     assert trainer.step == 6
     assert all(torch.isfinite(value).all() for value in trainer.network.parameters())
 
@@ -689,7 +689,7 @@ def test_a_run_goes_on_from_the_state_before_the_failure(tmp_path: Path, breakin
     with pytest.raises(TrainingDivergedError):
         train(tmp_path / "broken", network=breaking)
     mended = train(tmp_path / "broken")
-    assert all(torch.equal(value, weights(mended)[key]) for key, value in weights(whole).items())
+    assert all(torch.equal(value, weights_of(mended)[key]) for key, value in weights_of(whole).items())
     assert not (tmp_path / "broken" / "failure.json").exists()
 
 
@@ -717,7 +717,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(
 def test_damaged_finished_weights_are_refused_by_name(tmp_path: Path) -> None:
     path = train(tmp_path).weights
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(checkpoints.DamagedFileError, match=r"weights\.safetensors"):
+    with pytest.raises(DamagedFileError, match=r"weights\.safetensors"):
         train(tmp_path)
 
 

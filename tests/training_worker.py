@@ -23,7 +23,7 @@ import torch
 
 from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.engine import data, states, training
+from paperlib.engine import checkpoint, data, training
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainingInterrupted
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
@@ -176,7 +176,7 @@ def restarted(folder: Path) -> None:
         before_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trial = replace(RUNS["mlp-ddp"], changes={"checkpoint_every": 3})
     if not first_start:
-        (folder / f"found-{os.environ['RANK']}").write_text(str(states.newest_state(folder / "run" / "states")))
+        (folder / f"found-{os.environ['RANK']}").write_text(str(checkpoint.newest_state(folder / "run" / "states")))
         time.sleep(2.0 * int(os.environ["RANK"]))
     trial.train(folder / "run")
 
@@ -196,7 +196,7 @@ def killed(folder: Path, kills: int = 8) -> None:
     _fork(folder / "whole", config)
     for _ in range(kills):
         status = _fork(folder / "killed", config, signal.SIGKILL, dice.randint(1, 20), dice.uniform(0, 0.015))
-        kept = states.states(folder / "killed" / "states")
+        kept = checkpoint.states(folder / "killed" / "states")
         record.append({"status": status, "kept": int(kept[-1].name[5:]) if kept else 0})
     record.append({"status": _fork(folder / "killed", config)})
     config = replace(config, checkpoint_every=1000)  # all states are those of signals

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.engine import checkpoints
 from paperlib.engine.data import ImageData, load
 from paperlib.engine.features import Cifar10Classifier, Classifier, DigitsClassifier, Network
+from paperlib.models import weights
 
 
 def train_digits(steps: int = 1500, batch_size: int = 128, seed: int = 0) -> DigitsClassifier:
@@ -145,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     network: Classifier = train_digits() if options.name == "digits" else train_cifar10(root=options.data)
     path = Path(str(files("paperlib.engine") / "assets")) / f"{options.name}_classifier.safetensors"
-    checkpoints.save_weights(path, network, network.card)
+    weights.save_weights(path, network, network.card)
     print(network.card)
 
 

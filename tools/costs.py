@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from paperlib import models
-from paperlib.companion import experiments, files, profiles
+from paperlib import files, models
+from paperlib.companion import experiments, paths, profiles
 from paperlib.engine import costs, data
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def _text(value: Any) -> str:
 
 def write(found: "pd.DataFrame") -> None:
     """Put the table where documents read it: ``results/costs.csv`` and ``docs/costs.md``."""
-    files.write_text(files.root() / "results" / "costs.csv", found.to_csv(index=False, float_format="%.6g"))
-    files.write_text(files.root() / "docs" / "costs.md", markdown(found))
+    files.write_text(paths.root() / "results" / "costs.csv", found.to_csv(index=False, float_format="%.6g"))
+    files.write_text(paths.root() / "docs" / "costs.md", markdown(found))
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tabulate import tabulate
 
-from paperlib.companion import claims, documents, files, notebooks
+from paperlib import files
+from paperlib.companion import claims, documents, notebooks, paths
 
 OTHER_WORKS = re.compile(r"[A-Z][\w’'&-]+(?: et al\.|,? (?:& |and )?[A-Z][\w&, -]+?)?,? (?:19|20)\d\d[^();]*")
 MENTION = re.compile(
@@ -61,7 +62,7 @@ def load(path: Path | None = None) -> dict[str, Place]:
     Raises:
         DocumentError: a ValueError with file and line of what is wrong; names given twice and unknown wholes included.
     """
-    path = path or files.root() / "docs" / "equations.yaml"
+    path = path or paths.root() / "docs" / "equations.yaml"
     found = documents.load(path, list[Place])
     names = [name for one in found for name in (one.place, *one.also)]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -137,7 +138,7 @@ def index() -> dict[str, Entry]:
     """
     places = load()
     entries = {name: Entry(place) for name, place in places.items()}
-    for name, text in docstrings(files.root() / "paperlib"):
+    for name, text in docstrings(paths.root() / "paperlib"):
         for place in citations(text, places, name):
             entries[place].functions.append(name)
     for claim in claims.load().values():
@@ -226,8 +227,8 @@ def _uncovered(entries: dict[str, Entry]) -> str:
 def main() -> None:
     """Write ``docs/equations.md`` of this checkout."""
     entries = index()
-    files.write_text(files.root() / "docs" / "equations.md", page(entries))
-    files.write_text(files.root() / "docs" / "equations.csv", summary(entries))
+    files.write_text(paths.root() / "docs" / "equations.md", page(entries))
+    files.write_text(paths.root() / "docs" / "equations.csv", summary(entries))
     print(f"docs/equations.md: {coverage(entries)}", file=sys.stderr)
 
 

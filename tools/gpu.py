@@ -199,9 +199,9 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
     """Train and evaluate what is missing, seeds outside and weightings inside, until the time is over."""
     from network import name_of, serve
 
-    from paperlib.engine.files import write_text
     from paperlib.engine.interruption import StopSignals
     from paperlib.engine.training import read_log
+    from paperlib.files import write_text
 
     setting = json.loads((kit.work / SETTING).read_text())
     lines = read_log(kit.work / RESULTS)
@@ -238,7 +238,7 @@ def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: "Tensor 
 
     The sheet comes first, and a line is one write: whatever ends this process leaves whole networks before it.
     """
-    from paperlib.engine.files import replacing
+    from paperlib.files import replacing
 
     with _alone(work):
         if sheet is not None:
@@ -275,7 +275,7 @@ def _picture(sheet: "Tensor") -> bytes:
 
 def publish(work: Path, out: Path, seed: int) -> None:
     """Copy what comes back: setting, results, sheets, the weights of one seed; ``out`` stays within its limits."""
-    from paperlib.engine.files import replacing
+    from paperlib.files import replacing
 
     weights = {f"{run.parent.name}.safetensors": run for run in work.glob(f"runs/*-seed{seed}/weights.safetensors")}
     found = {name: work / name for name in (SETTING, RESULTS, SHEETS) if (work / name).exists()}

@@ -23,11 +23,11 @@ from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, likelihood, randomness, sampling, training
 from paperlib.engine.data import ImageData, Split
-from paperlib.engine.distributed import Group
 from paperlib.engine.evaluation import Drawing, Reference
 from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, cifar10_classifier
-from paperlib.engine.files import replacing
 from paperlib.engine.metrics import Moments
+from paperlib.engine.parallel import Group
+from paperlib.files import replacing
 from paperlib.models import ConditionedNetwork
 
 CUTOFFS = (4.0, 6.0, 8.0, 10.0, 12.0)

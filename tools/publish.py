@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from paperlib.companion import compare, files, notebooks, paths, profiles, provenance, workflow
+from paperlib import files
+from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
 from tools import pictures
 
 

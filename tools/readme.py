@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from paperlib.companion import files, paths, profiles, provenance, workflow
+from paperlib import files
+from paperlib.companion import paths, profiles, provenance, workflow
 from paperlib.companion.claims import factor
 
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -109,7 +110,7 @@ def _at(where: str, profile: profiles.Profile) -> str:
 
 def _title(notebook: str) -> str:
     """The heading of a notebook, without its number."""
-    text = (files.root() / "notebooks" / f"{notebook}.py").read_text(encoding="utf-8")
+    text = (paths.root() / "notebooks" / f"{notebook}.py").read_text(encoding="utf-8")
     heading = re.search(r"^# # (.*)$", text, re.MULTILINE)
     return heading[1] if heading else notebook
 
@@ -123,7 +124,7 @@ def _table(profile: profiles.Profile, notebook: str, name: str) -> str:
 
 def main() -> None:
     """Fill README.md of this checkout from the results of the profile tiny."""
-    path: Path = files.root() / "README.md"
+    path: Path = paths.root() / "README.md"
     files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
     print(f"{path.name} filled from results/tiny", file=sys.stderr)
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from paperlib.companion import compare, files, parameters, paths, profiles, provenance
+from paperlib import files
+from paperlib.companion import compare, parameters, paths, profiles, provenance
 from paperlib.companion import notebooks as books
 
 STEP = 1000
@@ -52,8 +53,8 @@ def checkout(profile: str, number: int) -> Path:
     (folder / "results").mkdir(exist_ok=True)
     for name in LINKED:
         if not (folder / name).exists():
-            (folder / name).symlink_to(files.root() / name)
-    for path in files.root().glob("results/*"):
+            (folder / name).symlink_to(paths.root() / name)
+    for path in paths.root().glob("results/*"):
         if path.name not in ("local", "interactive", profile) and not (folder / "results" / path.name).exists():
             (folder / "results" / path.name).symlink_to(path)
     for name in profiles.names():
@@ -65,7 +66,7 @@ def checkout(profile: str, number: int) -> Path:
 
 def run(folder: Path, profile: str, cores: int) -> None:
     """Reproduce the profile in a checkout of its own."""
-    environment = {**os.environ, files.ROOT_VARIABLE: str(folder), "PYTHONPATH": str(files.root())}
+    environment = {**os.environ, paths.ROOT_VARIABLE: str(folder), "PYTHONPATH": str(paths.root())}
     command = [sys.executable, "-m", "paperlib", "reproduce", profile, "--cores", str(cores)]
     subprocess.run(command, cwd=folder, env=environment, check=False)
 

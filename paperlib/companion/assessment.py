@@ -15,14 +15,15 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from paperlib.companion import files, profiles
+from paperlib import files
+from paperlib.companion import profiles
 from paperlib.companion.experiments import Experiment
-from paperlib.engine import checkpoints, evaluation
+from paperlib.engine import evaluation
 from paperlib.engine.data import scale, to_uint8
 from paperlib.engine.evaluation import Drawing, Evaluation, Reference
 from paperlib.engine.features import FeatureNetwork, Inception, Mode, classifier_of
 from paperlib.engine.training import WEIGHTS
-from paperlib.models import ConditionedNetwork
+from paperlib.models import ConditionedNetwork, weights
 from paperlib.predictions import Prediction
 
 FLOOR = "real images"
@@ -85,7 +86,7 @@ def networks(
 def trained(one: Experiment) -> Checkpoint:
     """The network of an experiment."""
     network = one.load()
-    digest = checkpoints.tensors_sha256(network.state_dict())
+    digest = weights.tensors_sha256(network.state_dict())
     return Checkpoint(one.name, network.to(device()), one.prediction, digest)
 
 
@@ -95,8 +96,8 @@ def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
     Raises:
         ValueError: when the card does not say, or the network is one for other images than the profile's.
     """
-    network, prediction = checkpoints.load(path)
-    card, wanted = checkpoints.read_card(path), profile.data.load("train").image_shape
+    network, prediction = weights.load(path)
+    card, wanted = weights.read_card(path), profile.data.load("train").image_shape
     if network.image_shape != wanted:
         raise ValueError(
             f"{path} makes images of shape {network.image_shape}, profile {profile.name!r} has {wanted}: choose the "

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from paperlib.companion import documents, files
+from paperlib import files
+from paperlib.companion import documents, paths
 
 Kind = Literal["identity", "inequality", "statistic", "experiment", "erratum", "check"]
 
@@ -60,7 +61,7 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     Raises:
         DocumentError: a ValueError with file and line of every mistake, an id given twice included.
     """
-    path = path or files.root() / "claims.yaml"
+    path = path or paths.root() / "claims.yaml"
     entries = documents.load(path, list[Claim] | None) or []  # type: ignore[arg-type]
     known = {entry.id: entry for entry in entries}
     if len(known) < len(entries):

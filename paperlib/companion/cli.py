@@ -149,7 +149,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, files, profiles
+    from paperlib.companion import assessment, experiments, paths, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -159,7 +159,7 @@ def _sample(options: argparse.Namespace) -> int:
         raise ValueError(f"--output must name a .png file, got {options.output}.")
     chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
     one = next(assessment.networks(profile, chosen, options.weights))
-    path = options.output or files.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
+    path = options.output or paths.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
     sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
     assessment.save(sheet, path)
     print(f"{sheet.caption} → {path}")
@@ -167,7 +167,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, files, profiles
+    from paperlib.companion import assessment, experiments, paths, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -178,7 +178,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     chosen = experiments.select(profile, options.weighting, options.seed)
     networks = assessment.networks(profile, chosen, options.weights)
     count = options.count or profile.sampling.count
-    path = options.output or files.root() / "results/interactive" / profile.name / "evaluation.csv"
+    path = options.output or paths.root() / "results/interactive" / profile.name / "evaluation.csv"
     judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
     assessment.write(judged, path)
     print(assessment.table(judged), f"→ {path}", sep="\n")
@@ -256,11 +256,11 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from paperlib.companion import files, profiles, provenance
+    from paperlib.companion import paths, profiles, provenance
 
     if options.profile:
         profiles.path(options.profile)
-    found = sorted((files.root() / "results").glob(f"{options.profile or '*'}/[0-9]*/{provenance.MANIFEST}"))
+    found = sorted((paths.root() / "results").glob(f"{options.profile or '*'}/[0-9]*/{provenance.MANIFEST}"))
     problems = [problem for manifest in found for problem in provenance.verify(manifest.parent)]
     print(*problems, f"{len(found)} results looked at, {len(problems)} files differ.", sep="\n")
     return 1 if problems else 0

@@ -12,7 +12,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from paperlib.companion import files, provenance
+from paperlib.companion import paths, provenance
 
 NEEDED_DISK = 2 * 2**30
 """Bytes that results, caches and checkpoints of the small profiles may take."""
@@ -57,13 +57,13 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(files.root()).free
+    free = shutil.disk_usage(paths.root()).free
     remedy = f"free some: results and caches take up to {NEEDED_DISK / 2**30:.0f} GB"
     return Finding("disk", f"{free / 2**30:.1f} GB free", free > NEEDED_DISK, remedy)
 
 
 def _writable() -> Finding:
-    folder = files.root()
+    folder = paths.root()
     try:
         with tempfile.TemporaryFile(dir=folder):
             return Finding("checkout", f"{folder} can be written")
@@ -74,7 +74,7 @@ def _writable() -> Finding:
 
 
 def _lock() -> Finding:
-    text = (files.root() / "requirements.lock").read_text(encoding="utf-8")
+    text = (paths.root() / "requirements.lock").read_text(encoding="utf-8")
     different = [
         f"{name} {have} instead of {version}"
         for name, version in pins(text).items()

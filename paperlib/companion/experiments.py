@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import joblib
 import torch
 
-from paperlib import models, objectives, predictions
-from paperlib.companion import files, paths, profiles, provenance
-from paperlib.engine import checkpoints, data, training
+from paperlib import files, models, objectives, predictions
+from paperlib.companion import paths, profiles, provenance
+from paperlib.engine import data, training
 from paperlib.engine.parallel import EngineName
-from paperlib.models import ConditionedNetwork
+from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import WeightedLoss
 from paperlib.predictions import Prediction
 from paperlib.weightings import Weighting
@@ -116,7 +116,7 @@ class Experiment:
 
     def train(self, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
         """Train it in its folder, go on there, or return what is finished there."""
-        card = {"profile": self.profile.name, "run": self.name, **provenance.revision(files.root())}
+        card = {"profile": self.profile.name, "run": self.name, **provenance.revision(paths.root())}
         return training.train(
             self.network(),
             self.loss,
@@ -143,7 +143,7 @@ class Experiment:
             return folder
         here = sorted(paths.runs(self.profile.name).glob(f"{self.name}-*"))
         candidates = [*here, paths.published_runs(self.profile.name) / self.name]
-        others = [str(path.relative_to(files.root())) for path in candidates if (path / training.WEIGHTS).is_file()]
+        others = [str(path.relative_to(paths.root())) for path in candidates if (path / training.WEIGHTS).is_file()]
         there = f"there are weights of other configurations: {', '.join(others)}" if others else "there are no weights"
         which = "--pictures" if self.pictures else f"--arm {self.arm} --seed {self.seed}"
         raise FileNotFoundError(
@@ -153,12 +153,12 @@ class Experiment:
 
     def card(self) -> dict[str, Any]:
         """The card of its finished run; FileNotFoundError where there is none."""
-        return checkpoints.read_card(self.found() / training.WEIGHTS)
+        return weights.read_card(self.found() / training.WEIGHTS)
 
     def load(self) -> ConditionedNetwork:
         """The trained network, in evaluation mode; FileNotFoundError where there is none."""
         network = self.network()
-        checkpoints.load_weights(self.found() / training.WEIGHTS, network)
+        weights.load_weights(self.found() / training.WEIGHTS, network)
         return network.eval()
 
     @property

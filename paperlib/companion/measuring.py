@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from paperlib import elbo, quadrature
+from paperlib import elbo, files, quadrature
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import assessment, files, profiles
+from paperlib.companion import assessment, profiles
 from paperlib.companion.experiments import Experiment, some
 from paperlib.engine import evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, to_uint8

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from paperlib.companion import files, paths, provenance, sources
+from paperlib.companion import paths, provenance, sources
 
 TRAINING = "07_train"
 """The notebook that trains."""
@@ -16,14 +16,14 @@ TRAINING = "07_train"
 
 def names() -> list[str]:
     """The notebooks of this checkout, in reading order."""
-    return sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
+    return sorted(path.stem for path in (paths.root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def path(name: str) -> Path:
     """The file of a notebook; ValueError for a name that is none, naming those there are."""
     if name not in names():
         raise ValueError(f"unknown notebook {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
-    return files.root() / "notebooks" / f"{name}.ipynb"
+    return paths.root() / "notebooks" / f"{name}.ipynb"
 
 
 def cache_path(profile: str, notebook: str) -> Path:

@@ -14,26 +14,44 @@ Git ignores all but the first.
 import os
 from pathlib import Path
 
-from paperlib.companion import files
-
 MANIFEST = "manifest.json"
+ROOT_VARIABLE = "PAPERLIB_ROOT"
+"""Environment variable that names the checkout when neither the working directory nor the package lies in it."""
 PUBLISHED_VARIABLE = "PAPERLIB_READ_PUBLISHED"
 """Environment variable that, when set, hides a reader's own run: tests hold notebooks to what is published."""
 
 
+def root() -> Path:
+    """The checkout: $PAPERLIB_ROOT, else the nearest folder above the working directory or the package that is one.
+
+    Raises:
+        FileNotFoundError: when there is none; the companion, unlike the library, needs profiles and notebooks.
+    """
+    named = os.environ.get(ROOT_VARIABLE)
+    starts = [Path(named)] if named else [Path.cwd(), Path(__file__).parent]
+    for start in starts:
+        for folder in [start, *start.parents] if not named else [start]:
+            if (folder / "profiles").is_dir() and (folder / "claims.yaml").is_file():
+                return folder.resolve()
+    raise FileNotFoundError(
+        f"no checkout of the companion (a folder with profiles/ and claims.yaml) at {' or '.join(map(str, starts))}; "
+        f"change into it, or set {ROOT_VARIABLE} to it."
+    )
+
+
 def published(profile: str, notebook: str = "") -> Path:
     """The published results of a profile, or of one of its notebooks."""
-    return files.root() / "results" / profile / notebook
+    return root() / "results" / profile / notebook
 
 
 def local(profile: str, notebook: str = "") -> Path:
     """What ``paperlib reproduce`` made in this checkout."""
-    return files.root() / "results" / "local" / profile / notebook
+    return root() / "results" / "local" / profile / notebook
 
 
 def interactive(profile: str, notebook: str = "") -> Path:
     """Where a notebook writes that the runner did not start, and one that it runs with other parameters."""
-    return files.root() / "results" / "interactive" / profile / notebook
+    return root() / "results" / "interactive" / profile / notebook
 
 
 def result(profile: str, notebook: str) -> Path | None:
@@ -46,12 +64,12 @@ def result(profile: str, notebook: str) -> Path | None:
 
 def lock() -> Path:
     """The pinned versions of everything."""
-    return files.root() / "requirements.lock"
+    return root() / "requirements.lock"
 
 
 def cache(profile: str, notebook: str = "") -> Path:
     """What outlives a run and is no result."""
-    return files.root() / ".cache" / profile / notebook
+    return root() / ".cache" / profile / notebook
 
 
 def failed(profile: str, notebook: str) -> Path:
@@ -61,13 +79,13 @@ def failed(profile: str, notebook: str) -> Path:
 
 def shown(path: Path) -> str:
     """A path as messages show it: relative to the checkout where it lies there."""
-    return path.relative_to(files.root()).as_posix() if path.is_relative_to(files.root()) else str(path)
+    return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else str(path)
 
 
 def runs(profile: str) -> Path:
     """The networks that were trained here, one a folder, whoever asked for it: ``paperlib train``, a notebook, a job of
     the workflow."""
-    return files.root() / ".cache" / "runs" / profile
+    return root() / ".cache" / "runs" / profile
 
 
 def published_runs(profile: str) -> Path:

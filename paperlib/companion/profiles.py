@@ -26,7 +26,7 @@ from pydantic_core import core_schema
 from torch import Tensor
 
 from paperlib import models, objectives, predictions, schedules
-from paperlib.companion import documents, files
+from paperlib.companion import documents, paths
 from paperlib.engine import data, sampling
 from paperlib.engine.recipe import TrainingConfig
 from paperlib.schedules import NoiseSchedule
@@ -352,7 +352,7 @@ class Profile(Section):
 
 def names() -> list[str]:
     """The profiles of this checkout."""
-    return sorted(path.stem for path in (files.root() / "profiles").glob("*.yaml"))
+    return sorted(path.stem for path in (paths.root() / "profiles").glob("*.yaml"))
 
 
 def path(name: str) -> Path:
@@ -361,7 +361,7 @@ def path(name: str) -> Path:
     Raises:
         ValueError: for a name that is no profile, naming those there are.
     """
-    file = files.root() / "profiles" / f"{name}.yaml"
+    file = paths.root() / "profiles" / f"{name}.yaml"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not file.is_file():
         raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
     return file

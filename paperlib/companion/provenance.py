@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import torch
 
-from paperlib.companion import files
+from paperlib import files
+from paperlib.companion import paths
 from paperlib.companion.paths import MANIFEST
-from paperlib.engine.files import file_sha256 as sha256
+from paperlib.files import file_sha256 as sha256
 
 PACKAGES = [
     *("diffusion-objectives", "numpy", "scipy", "torch", "torchvision", "scikit-learn", "clean-fid"),
@@ -60,9 +61,9 @@ def verify(directory: Path) -> list[str]:
 
 def surroundings() -> dict[str, Any]:
     """Commit, lock, versions and hardware of this process."""
-    lock = files.root() / "requirements.lock"
+    lock = paths.root() / "requirements.lock"
     return {
-        **revision(files.root()),
+        **revision(paths.root()),
         "lock_sha256": sha256(lock) if lock.is_file() else None,
         "python": platform.python_version(),
         "platform": platform.platform(),

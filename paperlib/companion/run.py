@@ -14,7 +14,8 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from paperlib.companion import claims, files, notebooks, paths, profiles
+from paperlib import files
+from paperlib.companion import claims, notebooks, paths, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +137,7 @@ def start(notebook: str, profile: str) -> Run:
     """
     from paperlib.companion import figures  # with Matplotlib, which the command line does not need
 
-    root = files.root()
+    root = paths.root()
     _require_one_of("profile", profile, sorted(path.stem for path in (root / "profiles").glob("*.yaml")))
     _require_one_of("notebook", notebook, sorted({path.stem for path in (root / "notebooks").glob("[0-9]*")}))
     directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))

@@ -31,7 +31,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from paperlib.companion import files, notebooks, parameters, paths, profiles, provenance, sources
+from paperlib import files
+from paperlib.companion import notebooks, parameters, paths, profiles, provenance, sources
 from paperlib.companion.run import OUTPUT_VARIABLE
 from paperlib.companion.screen import Screen, clock, titles
 from paperlib.engine.data import MissingDataError
@@ -208,7 +209,7 @@ def _environment(job: Job, directory: Path) -> dict[str, str]:
     # Threads that spin while they wait lose a factor of ten and more as soon as anything else runs on the machine.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # a reader's own may show nothing
-    folders = {OUTPUT_VARIABLE: str(directory), files.ROOT_VARIABLE: str(files.root()), paths.PUBLISHED_VARIABLE: ""}
+    folders = {OUTPUT_VARIABLE: str(directory), paths.ROOT_VARIABLE: str(paths.root()), paths.PUBLISHED_VARIABLE: ""}
     return {**os.environ, **threads, **waiting, **backend, **folders}
 
 

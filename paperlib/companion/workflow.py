@@ -24,7 +24,8 @@ from typing import IO, Any
 
 from tabulate import tabulate
 
-from paperlib.companion import claims, files, notebooks, paths, profiles, provenance, sources
+from paperlib import files
+from paperlib.companion import claims, notebooks, paths, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
 from paperlib.engine import training
 from paperlib.engine.interruption import STOPPING
@@ -40,7 +41,7 @@ def stamp(profile: str, notebook: str) -> str:
 
 def training_stamp(profile: str, arm: str) -> str:
     """The stamp of an arm that is trained, relative to the checkout."""
-    return (paths.runs(profile) / f"{arm}.trained").relative_to(files.root()).as_posix()
+    return (paths.runs(profile) / f"{arm}.trained").relative_to(paths.root()).as_posix()
 
 
 def training_command(profile: profiles.Profile, arm: str) -> str:
@@ -59,7 +60,7 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     path = notebooks.path(notebook)
     library = notebooks.library_files(path)
     stated = [claim.model_dump() for claim in claims.load().values() if claim.notebook == notebook]
-    read = [file for pattern in sources.reads(library) for file in sorted(files.root().glob(pattern))]
+    read = [file for pattern in sources.reads(library) for file in sorted(paths.root().glob(pattern))]
     return {
         "cells": notebooks.source_digest(path),
         "library": sources.digest(library),
@@ -127,7 +128,7 @@ def _snakemake(profile: profiles.Profile, cores: int, targets: list[str], lock: 
         # The lock goes with it: should this process be killed, nobody starts beside what is still running.
         process = subprocess.Popen(
             [*command, *options],
-            cwd=files.root(),
+            cwd=paths.root(),
             env=environment,
             stderr=stream,
             start_new_session=True,
@@ -144,12 +145,12 @@ def _forget_missing(profile: profiles.Profile) -> None:
     """Remove the stamps of results that are gone or are no longer those that were stamped."""
     for name in profile.notebooks:
         if not finished(profile.name, name):
-            (files.root() / stamp(profile.name, name)).unlink(missing_ok=True)
+            (paths.root() / stamp(profile.name, name)).unlink(missing_ok=True)
 
 
 def finished(profile: str, notebook: str) -> bool:
     """Whether the reader's own result is there and is the one that was stamped."""
-    path, result = files.root() / stamp(profile, notebook), paths.local(profile, notebook)
+    path, result = paths.root() / stamp(profile, notebook), paths.local(profile, notebook)
     if not (path.is_file() and (result / provenance.MANIFEST).is_file()):
         return False
     return path.read_text().strip() == notebooks.fingerprint(result)

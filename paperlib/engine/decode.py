@@ -43,7 +43,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from paperlib import DISTRIBUTION
-from paperlib.engine.files import UnwritableError, explained, flush
+from paperlib.files import UnwritableError, explained, flush
 
 Split = Literal["train", "test"]
 Item = TypeVar("Item")

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from paperlib.checks import require_finite_at, require_same_shape
 from paperlib.engine import sampling
-from paperlib.engine.checkpoints import DamagedFileError
 from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.features import FeatureNetwork, Inception, Seen
-from paperlib.engine.files import file_sha256
 from paperlib.engine.metrics import SPLITS, Estimate, Moments, frechet_distance, inception_score, kid, precision_recall
 from paperlib.engine.randomness import seeded
+from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import ConditionedNetwork
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paperlib import DISTRIBUTION
-from paperlib.engine import checkpoints
 from paperlib.engine.data import scale
 from paperlib.engine.decode import cache_folder, ordered
-from paperlib.engine.files import file_sha256
+from paperlib.files import DamagedFileError, file_sha256
+from paperlib.models import weights
 
 
 class Seen(NamedTuple):
@@ -133,7 +133,7 @@ def verified(path: Path, sha256: str, remedy: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; {remedy}.")
     if (found := file_sha256(path)) != sha256:
-        raise checkpoints.DamagedFileError(
+        raise DamagedFileError(
             f"{path} has hash {found[:12]}, not {sha256[:12]}: it is truncated or another file, and is not opened; "
             f"{remedy}."
         )
@@ -268,10 +268,10 @@ Network = TypeVar("Network", bound=Classifier)
 
 def _packaged(network: Network, name: str, sha256: str) -> Network:
     path = Path(str(files("paperlib.engine") / "assets" / name))
-    network.card = checkpoints.load_weights(path, network)
+    network.card = weights.load_weights(path, network)
     network.sha256 = network.card["weights_sha256"]
     if network.sha256 != sha256:
-        raise checkpoints.DamagedFileError(
+        raise DamagedFileError(
             f"{path} has hash {network.sha256[:12]}, this version of paperlib knows {sha256[:12]}: distances would "
             f"not be comparable. Install paperlib again."
         )
@@ -406,9 +406,7 @@ class Inception(FeatureNetwork):
         super().__init__()
         path = verified(Path(weights), self.sha256, f"download {INCEPTION_URL}") if weights else self._downloaded()
         if path.name != INCEPTION_FILE:
-            raise checkpoints.DamagedFileError(
-                f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that."
-            )
+            raise DamagedFileError(f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that.")
         self.mode, self.resize, self.device, self.workers = mode, RESIZE[mode], device, workers
         inside = mode == "legacy_tensorflow"
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()

@@ -46,7 +46,7 @@ from paperlib.checks import (
     require_within,
 )
 from paperlib.engine.data import ImageData, scale
-from paperlib.engine.distributed import ALONE, Group
+from paperlib.engine.parallel import ALONE, Group
 from paperlib.engine.randomness import noise, seed_of, seeded
 from paperlib.objectives import Network, WeightedLoss, low_discrepancy_time
 from paperlib.oracles import LOG_2PI

@@ -1,4 +1,7 @@
-"""One network on one or many processes: three engines with one interface.
+"""One network on one or many processes: who takes part, what they tell one another, and three engines.
+
+``torchrun`` starts the processes and says in the environment who is who; here they find each other, on GPUs by NCCL, on
+CPUs by Gloo.  A :class:`Group` of one needs none of that and answers at once, so no caller asks how many there are.
 
 * ``single``: one process.
 * ``ddp``: every process holds the whole network; gradients are averaged as they come (``DistributedDataParallel``).
@@ -8,20 +11,123 @@
 All three compute the same, up to the order in which floating-point numbers are added.
 """
 
+import atexit
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from paperlib.engine import distributed
-from paperlib.engine.distributed import Group
 from paperlib.engine.recipe import Precision
 from paperlib.models import ConditionedNetwork
 
+Value = TypeVar("Value")
 EngineName = Literal["auto", "single", "ddp", "fsdp"]
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train one network together.
+
+    Args:
+        rank: number of this one, from 0.
+        size: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes logs and weights."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in the order of their ranks."""
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    def broadcast(self, value: Value) -> Value:
+        """The value of the first process."""
+        held = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Group()
+"""A single process on the CPU."""
+
+
+def launched() -> int:
+    """How many processes ``torchrun`` started; 1 without it.
+
+    Raises:
+        ValueError: for tasks of SLURM that do not know of one another, each of which would train the same.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    if tasks > 1 and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"SLURM started {tasks} tasks that do not know of one another: start one torchrun a machine (srun "
+            f"--ntasks-per-node=1 torchrun --nproc-per-node=N …), or train with the engine 'single'."
+        )
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join() -> Group:
+    """Find the other processes that ``torchrun`` started; done once, whatever is trained afterwards.
+
+    Each takes the GPU of its own, where the machine has one for each; else the CPU.
+
+    Raises:
+        ValueError: when it was not ``torchrun`` that started this process.
+    """
+    device = CPU
+    if torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            raise ValueError(
+                "this process does not know of others: start it with torchrun --nproc-per-node=N …, or train with the "
+                "engine 'single'."
+            )
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        store, rank, size = next(rendezvous("env://"))
+        # torchrun keeps its store when it starts the processes again (--max-restarts): those that read there where the
+        # dead ones listened would wait for them.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+        atexit.register(_leave)
+    return Group(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Single:
@@ -122,14 +228,13 @@ def choose(engine: EngineName, device: torch.device) -> tuple[type[Single], Grou
         device: of the network; several processes take their own instead.
 
     Raises:
-        ValueError: for an unknown name.
-        RuntimeError: for several processes where ``torchrun`` started none.
+        ValueError: for an unknown name, and for several processes where ``torchrun`` started none.
     """
     if engine == "auto":
-        engine = "ddp" if distributed.launched() > 1 else "single"
+        engine = "ddp" if launched() > 1 else "single"
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; choose one of auto, {', '.join(ENGINES)}.")
-    return ENGINES[engine], Group(device=device) if engine == "single" else distributed.join()
+    return ENGINES[engine], Group(device=device) if engine == "single" else join()
 
 
 def require_equal(network: nn.Module, group: Group) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from paperlib import models
 from paperlib.checks import require_positive
-from paperlib.engine.checkpoints import tensors_sha256
 from paperlib.engine.data import ImageData
 from paperlib.models import ConditionedNetwork
+from paperlib.models.weights import tensors_sha256
 from paperlib.objectives import WeightedLoss
 
 Precision = Literal["fp32", "bf16"]
@@ -174,7 +174,7 @@ def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, co
 def describe(
     network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig
 ) -> dict[str, Any]:
-    """The configuration of a run for people and for :func:`checkpoints.load`: plain values, none left out."""
+    """The configuration of a run for people and for :func:`weights.load`: plain values, none left out."""
     return {
         "network": getattr(network, "config", None) or {"name": type(network).__qualname__},
         "initial_seed": getattr(network, "initial_seed", None),

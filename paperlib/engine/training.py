@@ -44,15 +44,14 @@ from tqdm import tqdm
 
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.checks import at_least_float32
-from paperlib.engine import checkpoints, states
+from paperlib.engine import checkpoint
 from paperlib.engine.data import Batch, ImageData, batch_indices, batches, scale
-from paperlib.engine.distributed import Group
-from paperlib.engine.files import explained, file_sha256, write_text
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
-from paperlib.engine.parallel import EngineName, Single, choose, require_equal
+from paperlib.engine.parallel import EngineName, Group, Single, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout
 from paperlib.engine.recipe import VERSION, RunKey, TrainingConfig, describe, loss_scale, run_key
-from paperlib.models import ConditionedNetwork
+from paperlib.files import damaged, explained, file_sha256, write_text
+from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import LossParts, WeightedLoss
 
 __all__ = [
@@ -248,9 +247,9 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """Take the weights after a step into the averages, each process those that it holds."""
-        weights = _local(self.parameters)
+        now = _local(self.parameters)
         for decay, average in self.averages.items():
-            get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)(_local(average), weights, self.step)
+            get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)(_local(average), now, self.step)
 
     def _note(self, loss: float, grad_norm: float) -> None:
         """Have the log grow where a line is due."""
@@ -309,7 +308,7 @@ class Trainer:
         Raises:
             ValueError: when it is of another network.
         """
-        states.load_tensors(path, self.tensors(), self.group)
+        checkpoint.load_tensors(path, self.tensors(), self.group)
         for name in ("step", "seconds", "loss_sum", "loss_count"):
             setattr(self, name, values[name])
         self.history = list(values["history"])
@@ -374,8 +373,8 @@ def train(
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
         TrainingInterrupted: when SIGTERM or Ctrl-C ended it in good order; the same call goes on from there.
         OSError: when the folder cannot be written.
-        RuntimeError: for several processes, when others train in the folder; one process waits for them.
-        ValueError: when network, data and loss do not fit, or the batch does not divide among the processes.
+        ValueError: when network, data and loss do not fit, or the batch does not divide among the processes; when
+            others train in the folder of several processes (one process waits for them).
     """
     directory, (_, group) = Path(directory), choose(engine, next(network.parameters()).device)
     key = group.broadcast(run_key(network, loss, data, config) if group.is_first else RunKey("", ""))
@@ -388,7 +387,7 @@ def train(
                     _begin(trainer, directory, key)
                     _run(trainer, directory, key, progress)
                 _finish(trainer, directory, described)
-    final_card = checkpoints.load_weights(directory / WEIGHTS, network)
+    final_card = weights.load_weights(directory / WEIGHTS, network)
     if isinstance(loss.schedule, AdaptiveSchedule):
         relearn(loss.schedule, final_card["learned_schedule"])
     history = read_log(directory / LOG)
@@ -403,12 +402,12 @@ def finished_card(directory: Path, key: RunKey) -> dict[str, Any] | None:
     """
     if not (directory / WEIGHTS).is_file():
         return None
-    card = checkpoints.read_card(directory / WEIGHTS)
+    card = weights.read_card(directory / WEIGHTS)
     if card.get("key") != key.key:
         return None
     for name, digest in card["files"].items():
         if not (directory / name).is_file() or file_sha256(directory / name) != digest:
-            raise checkpoints.damaged(directory / name, f"the file that the card of {WEIGHTS} names (its hash differs)")
+            raise damaged(directory / name, f"the file that the card of {WEIGHTS} names (its hash differs)")
     return card
 
 
@@ -430,7 +429,7 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
                 lock.acquire()
                 refusal = ""
     if refusal := group.broadcast(refusal):
-        raise RuntimeError(f"{refusal}; wait for it.")
+        raise ValueError(f"{refusal}; wait for it.")
     try:
         if group.is_first:
             write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
@@ -444,8 +443,8 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
 def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
     """Go on from the newest whole state of this course, and have the log end where it does; else begin."""
     group = trainer.group
-    path = states.newest_state(directory / STATES, group)
-    values = group.broadcast(states.read_values(path) if path and group.is_first else None)
+    path = checkpoint.newest_state(directory / STATES, group)
+    values = group.broadcast(checkpoint.read_values(path) if path and group.is_first else None)
     course, step = (values["course"], values["step"]) if values else ("", 0)
     goes_on = course == key.course and step <= trainer.config.steps
     if group.is_first:
@@ -461,7 +460,7 @@ def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
 def _set_aside(directory: Path, course: str, goes_on: bool) -> None:
     """Move out of the way what is finished, or of a run from which this one does not go on, and say where to."""
     if (directory / WEIGHTS).is_file():
-        course = checkpoints.read_card(directory / WEIGHTS).get("key", "")
+        course = weights.read_card(directory / WEIGHTS).get("key", "")
     elif goes_on or not course:
         return
     names = (f"other-{course[:8]}" + "-again" * times for times in itertools.count())
@@ -512,7 +511,7 @@ def _keep_state(trainer: Trainer, directory: Path, key: RunKey) -> None:
     if not due:
         return
     values = {"course": key.course, **trainer.values()}
-    path = states.save_state(
+    path = checkpoint.save_state(
         directory / STATES, trainer.tensors(), values, keep=config.keep_states, group=trainer.group
     )
     if trainer.stop and not last:
@@ -540,7 +539,7 @@ def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
     if first:
         _write_log(trainer, directory)
         people = {names[decay]: title for decay, title in titles.items()}
-        checkpoints.write_model_card(directory / CARD, card, people)
+        weights.write_model_card(directory / CARD, card, people)
     for decay in reversed(config.ema_decays):
         tensors = trainer.engine.whole({**trainer.network.state_dict(), **trainer.averages[decay]})
         if first:
@@ -548,9 +547,9 @@ def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
             hashes = {name: file_sha256(path) for name, path in beside.items()} if names[decay] == WEIGHTS else {}
             own = {"weights": titles[decay], "ema_decay": decay, "files": hashes}
             dtype = torch.bfloat16 if config.weights_precision == "bf16" else None
-            checkpoints.save_weights(directory / names[decay], tensors, card | own, dtype)
+            weights.save_weights(directory / names[decay], tensors, card | own, dtype)
     if first and not config.extendable:
-        states.remove_states(directory / STATES)
+        checkpoint.remove_states(directory / STATES)
     group.wait()
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from paperlib.companion import files, provenance
+from paperlib import files
+from paperlib.companion import paths, provenance
 
 HERE = Path(__file__).parent
 COLUMNS = ["name", "value", "unit", "target", "met", "peers"]
@@ -53,7 +54,7 @@ def _cell(value: Any) -> str:
 
 def main(names: list[str]) -> None:
     """Run all, or those named, and write the result."""
-    folder = files.root() / "results" / "bench"
+    folder = paths.root() / "results" / "bench"
     found = sorted(HERE.glob("bench_*.py"))
     chosen = [path for path in found if not names or path.stem in names]
     if len(chosen) < len(names):

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paperlib.engine import files, states
-from paperlib.engine.checkpoints import DamagedFileError
+from paperlib import files
+from paperlib.engine import checkpoint
+from paperlib.files import DamagedFileError
 
 
 def tensors(step: int) -> dict[str, Tensor]:
@@ -26,22 +27,22 @@ def tensors(step: int) -> dict[str, Tensor]:
 
 
 def save(directory: Path, step: int, **options: Any) -> Path:
-    return states.save_state(directory, tensors(step), {"step": step, "history": [{"loss": 0.1 * step}]}, **options)
+    return checkpoint.save_state(directory, tensors(step), {"step": step, "history": [{"loss": 0.1 * step}]}, **options)
 
 
 def load(path: Path) -> dict[str, Tensor]:
     found = {name: torch.zeros_like(tensor) for name, tensor in tensors(0).items()}
-    states.load_tensors(path, found)
+    checkpoint.load_tensors(path, found)
     return found
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
     path = save(tmp_path, 7)
-    assert states.read_values(path) == {"step": 7, "history": [{"loss": 0.1 * 7}]}
+    assert checkpoint.read_values(path) == {"step": 7, "history": [{"loss": 0.1 * 7}]}
     assert all(torch.equal(tensor, tensors(7)[name]) for name, tensor in load(path).items())
     assert listing(tmp_path) == ["step_000000007"]
     shard = "shard-00001-model-00001-of-00001.safetensors"
-    assert listing(path) == ["index.json", shard, "state.json"]
+    assert listing(path) == [shard, "state.json"]
 
 
 @given(
@@ -54,11 +55,11 @@ def test_tensors_of_any_shape_and_type_and_plain_values_come_back_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, shape: list[int], dtype: torch.dtype, value: object
 ) -> None:
     original = (100 * torch.randn(shape)).to(dtype)
-    path = states.save_state(tmp_path_factory.mktemp("state"), {"x": original}, {"step": 0, "value": value})
+    path = checkpoint.save_state(tmp_path_factory.mktemp("state"), {"x": original}, {"step": 0, "value": value})
     found = {"x": torch.zeros_like(original)}
-    states.load_tensors(path, found)
+    checkpoint.load_tensors(path, found)
     assert torch.equal(found["x"], original)
-    assert states.read_values(path)["value"] == value
+    assert checkpoint.read_values(path)["value"] == value
 
 
 def test_the_newest_states_are_kept(tmp_path: Path) -> None:
@@ -66,20 +67,20 @@ def test_the_newest_states_are_kept(tmp_path: Path) -> None:
     (tmp_path / "step_000000001").write_text("somebody's own file")
     for step in (5, 900, 1000, 10_000):
         save(tmp_path, step, keep=2)
-    assert [path.name for path in states.states(tmp_path)] == ["step_000001000", "step_000010000"]
+    assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000001000", "step_000010000"]
     assert listing(tmp_path) == ["step_000000001", "step_000001000", "step_000010000", "step_notes"]
-    assert states.newest_state(tmp_path) == tmp_path / "step_000010000"
+    assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000010000"
 
 
 def test_a_state_replaces_an_older_one_of_its_step(tmp_path: Path) -> None:
     (save(tmp_path, 3) / "state.json").write_text("damaged")
-    assert states.read_values(save(tmp_path, 3))["step"] == 3
+    assert checkpoint.read_values(save(tmp_path, 3))["step"] == 3
 
 
 def test_no_states_are_no_state(tmp_path: Path) -> None:
-    assert states.newest_state(tmp_path / "absent") is None
+    assert checkpoint.newest_state(tmp_path / "absent") is None
     with pytest.raises(FileNotFoundError, match=r"no state .*absent"):
-        states.read_values(tmp_path / "absent")
+        checkpoint.read_values(tmp_path / "absent")
 
 
 def truncate(part: float) -> Callable[[Path], None]:
@@ -95,7 +96,7 @@ def flip(position: float) -> Callable[[Path], None]:
     return change
 
 
-@pytest.mark.parametrize("file", ["index.json", "shard-00001-model-00001-of-00001.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["shard-00001-model-00001-of-00001.safetensors", "state.json"])
 @pytest.mark.parametrize(
     "damage",
     [truncate(0), truncate(0.5), truncate(0.99), flip(0), flip(0.4), flip(0.99), Path.unlink],
@@ -107,22 +108,29 @@ def test_any_damage_is_refused_by_name_and_the_state_passed_over(
     old, new = save(tmp_path, 1), save(tmp_path, 2)
     damage(new / file)
     with pytest.raises(DamagedFileError, match=new.name):
-        states.read_values(new)
+        checkpoint.read_values(new)
     with pytest.warns(UserWarning, match=f"{new.name}.* is not .* Going back"):
-        assert states.newest_state(tmp_path) == old
+        assert checkpoint.newest_state(tmp_path) == old
 
 
 def test_each_process_finds_the_damage_of_its_share_alone(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    flip(0.99)(path / "state.json")
-    names = sorted(file for file in listing(path) if file != states.INDEX)
-    guilty = names.index("state.json")
-    for share in range(3):
-        if share == guilty:
-            with pytest.raises(DamagedFileError, match=r"state\.json"):
-                states.verify(path, share, 3)
-        else:
-            states.verify(path, share, 3)
+    extra = path / "shard-00002-model-00001-of-00001.safetensors"
+    shard = next(path.glob("shard-00001-*"))
+    extra.write_bytes(shard.read_bytes())
+    vouch_for(path, extra.name)
+    flip(0.99)(extra)
+    checkpoint.read_values(path, 0, 2)
+    for share, shares in ((1, 2), (0, 1)):
+        with pytest.raises(DamagedFileError, match="shard-00002"):
+            checkpoint.read_values(path, share, shares)
+
+
+def vouch_for(path: Path, name: str) -> None:
+    """Have a state say of a file in it what the file is."""
+    state = json.loads((path / "state.json").read_text())
+    state["files"][name] = checkpoint._facts(path / name)
+    (path / "state.json").write_text(json.dumps({**state, "sha256": checkpoint._hash(state)}))
 
 
 class Exploit:
@@ -141,12 +149,10 @@ def test_nothing_in_a_state_is_executed(
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path, 1)
     (path / name).write_bytes(pickle.dumps({"step": Exploit()}))
-    if indexed:
-        index = json.loads((path / "index.json").read_text())
-        index["files"][name] = states._facts(path / name)
-        (path / "index.json").write_text(json.dumps({**index, "sha256": states._index_hash(index)}))
+    if indexed and name != "state.json":
+        vouch_for(path, name)
     try:
-        states.read_values(path)
+        checkpoint.read_values(path)
         load(path)
     except (DamagedFileError, ValueError):
         pass
@@ -156,22 +162,29 @@ def test_nothing_in_a_state_is_executed(
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed import checkpoint as dcp
 
     path = tmp_path / "step_000000001"
-    checkpoint.save(tensors(1), checkpoint_id=path, no_dist=True)
+    dcp.save(tensors(1), checkpoint_id=path, no_dist=True)
     with pytest.raises(DamagedFileError, match="step_000000001 is not a training state"):
-        states.read_values(path)
+        checkpoint.read_values(path)
 
 
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     for wanted in ({"network.v": torch.zeros(1)}, {"network.w": torch.zeros(5, 11)}):
         with pytest.raises(ValueError, match=r"step_000000001 does not fit the run: .*network"):
-            states.load_tensors(path, wanted)
+            checkpoint.load_tensors(path, wanted)
 
 
-@pytest.mark.parametrize("when", ["_write_tensors", "_write_index", "flush", "_take_place"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "torch.distributed.checkpoint.save",
+        *(f"paperlib.engine.checkpoint.{name}" for name in ("write_text", "flush", "_facts")),
+        "pathlib.Path.rename",
+    ],
+)
 def test_a_write_that_fails_leaves_the_states_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -181,13 +194,13 @@ def test_a_write_that_fails_leaves_the_states_as_they_were(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(states, when, fail)
+        patched.setattr(when, fail)
         with pytest.raises(files.UnwritableError, match=r"step_000000002.*free some space"):
             save(tmp_path, 2)
-    assert [path.name for path in states.states(tmp_path)] == ["step_000000001"]
-    assert states.newest_state(tmp_path) == tmp_path / "step_000000001"
+    assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000000001"]
+    assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000000001"
     save(tmp_path, 2)  # what was left over is no obstacle
-    assert [path.name for path in states.states(tmp_path)] == ["step_000000001", "step_000000002"]
+    assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000000001", "step_000000002"]
 
 
 def test_an_error_of_the_disk_while_tensors_are_written_is_no_error_of_torch(
@@ -205,7 +218,7 @@ def test_remnants_are_removed_with_the_states(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / ".step_000000002.part").mkdir()
     shutil.copytree(tmp_path / "step_000000001", tmp_path / ".step_000000000.old")
-    states.remove_states(tmp_path)
+    checkpoint.remove_states(tmp_path)
     assert listing(tmp_path) == []
 
 
@@ -214,7 +227,7 @@ def test_half_a_removed_state_is_not_taken_for_a_state(tmp_path: Path, monkeypat
     save(tmp_path, 1)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     save(tmp_path, 2, keep=1)
-    assert [path.name for path in states.states(tmp_path)] == ["step_000000002"]
+    assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000000002"]
 
 
 def test_the_state_that_was_just_written_is_kept_whatever_lies_beside_it(tmp_path: Path) -> None:
@@ -223,7 +236,7 @@ def test_the_state_that_was_just_written_is_kept_whatever_lies_beside_it(tmp_pat
     (save(tmp_path, 125) / "state.json").write_text("{")
     path = save(tmp_path, 123, keep=1)
     assert path.is_dir()
-    assert states.newest_state(tmp_path) == path
+    assert checkpoint.newest_state(tmp_path) == path
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -232,11 +245,11 @@ def test_damaged_states_do_not_count_among_those_that_are_kept(tmp_path: Path, k
         save(tmp_path, step, keep=5)
     (tmp_path / "step_000000003" / "state.json").write_text("{")
     with pytest.warns(UserWarning, match="step_000000003"):
-        assert states.newest_state(tmp_path) == tmp_path / "step_000000002"
+        assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000000002"
     assert not (tmp_path / "step_000000003").exists()
     save(tmp_path, 4, keep=keep)
     whole = ["step_000000001", "step_000000002", "step_000000004"]
-    assert [path.name for path in states.states(tmp_path)] == whole[-keep:]
+    assert [path.name for path in checkpoint.states(tmp_path)] == whole[-keep:]
 
 
 def test_at_least_one_state_must_be_kept(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 They are safetensors with a *card* in their metadata: what the weights are, how they were made, and the hash of their
 values.  Small, in bf16 where asked, safe to publish; :func:`write_model_card` puts the card beside them for people.
-Nothing in a file is ever executed.  What a run needs to go on is kept by :mod:`paperlib.engine.states`.
+Nothing in a file is ever executed.  What a run needs to go on is kept by :mod:`paperlib.engine.checkpoint`.
 """
 
 import hashlib
@@ -14,21 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paperlib import models, predictions
-from paperlib.engine.files import write_bytes, write_text
-from paperlib.models import ConditionedNetwork
+from paperlib import predictions
+from paperlib.files import damaged, write_bytes, write_text
+from paperlib.models.conditioning import ConditionedNetwork
+from paperlib.models.presets import build
 from paperlib.predictions import Prediction
-
-
-class DamagedFileError(ValueError):
-    """A file that is truncated, corrupt or of another kind; the message names it."""
-
-
-def damaged(path: Path, wanted: str) -> DamagedFileError:
-    """The error for a file that is not what it should be."""
-    return DamagedFileError(
-        f"{path} is not {wanted}: it is truncated, corrupt or of another kind. Delete or replace it."
-    )
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -144,7 +134,7 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
         prediction = kinds[described.pop("name")](**described)
         with torch.device("meta"):
-            network = models.build(**config)
+            network = build(**config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the card of {path} does not describe a network and a prediction that paperlib can build "
@@ -178,7 +168,7 @@ def _require_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mappi
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path} does not fit the network: {name} is {shapes[0]} in the file, {shapes[1]} in the network. "
-                f"Build the network with the options in the file's card (checkpoints.read_card)."
+                f"Build the network with the options in the file's card (weights.read_card)."
             )
 
 

@@ -7,7 +7,8 @@ A crash, a full disk or a killed process leaves what was there before.  Everythi
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +26,17 @@ REMEDIES = {
 
 class UnwritableError(OSError):
     """A file or folder that cannot be written, with the remedy."""
+
+
+class DamagedFileError(ValueError):
+    """A file that is truncated, corrupt or of another kind; the message names it."""
+
+
+def damaged(path: Path, wanted: str) -> DamagedFileError:
+    """The error for a file that is not what it should be."""
+    return DamagedFileError(
+        f"{path} is not {wanted}: it is truncated, corrupt or of another kind. Delete or replace it."
+    )
 
 
 @contextmanager
@@ -86,3 +98,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary name and rename the file to ``path``."""
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def replace_directory(new: Path, old: Path) -> None:
+    """Put ``new`` where ``old`` is, which is set aside meanwhile and comes back if that fails."""
+    aside = old.with_name(f".{old.name}.{os.getpid()}.old")
+    with explained(old):
+        old.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists():
+            old.rename(aside)
+        try:
+            shutil.move(new, old)  # a rename, except between file systems
+        except OSError:
+            if aside.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                aside.rename(old)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)

@@ -4,8 +4,8 @@ A state is a folder::
 
     step_000001000/
         shard-00001-…safetensors   the tensors, or the part of them that the first process held; and so on
-        state.json                 plain values: step, log, time, the key of the run, the adaptive schedule
-        index.json                 size and hash of each of these files, and of itself
+        state.json                 plain values (step, log, time, the key of the run, the adaptive schedule), size and
+                                   hash of each shard, and the hash of all that
 
 It is written under a temporary name and renamed when it is complete.  Tensors go through torch's distributed checkpoint
 (DCP), which puts them together again for another number of processes, or another engine.  DCP's own format describes
@@ -26,13 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperlib.engine.checkpoints import DamagedFileError, damaged
-from paperlib.engine.distributed import ALONE, Group
-from paperlib.engine.files import explained, file_sha256, flush, write_text
+from paperlib.engine.parallel import ALONE, Group
+from paperlib.files import DamagedFileError, damaged, explained, file_sha256, flush, write_text
 
-FORMAT = "paperlib training state 3"
+FORMAT = "paperlib training state 4"
 NAME = re.compile(r"step_(\d{9})")
-INDEX, VALUES = "index.json", "state.json"
+STATE = "state.json"
 
 
 def states(directory: Path) -> list[Path]:
@@ -64,61 +63,42 @@ def save_state(
     Raises:
         UnwritableError: when the folder cannot be written, naming it and the remedy.
     """
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
+
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}.")
     path = directory / f"step_{values['step']:09d}"
     part = directory / f".{path.name}.part"
-    with explained(path):
+    with explained(path), _plain_errors():
         if group.is_first:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         group.wait()
-        _write_tensors(part, tensors, group)
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        save(dict(tensors), storage_writer=writer, no_dist=group.size == 1)
+        shards = group.gather({file.name: _facts(file) for file in part.glob(f"shard-{group.rank + 1:05d}-*")})
         if group.is_first:
-            write_text(part / VALUES, json.dumps(values, ensure_ascii=False))
-        found = group.gather({file.name: _facts(file) for file in _own_files(part, group)})
-        if group.is_first:
-            _write_index(part, {name: facts for files in found for name, facts in files.items()}, group)
-            _take_place(part, path)
+            files = {name: facts for written in shards for name, facts in written.items()}
+            state = {"format": FORMAT, "torch": torch.__version__, "processes": group.size, "files": files}
+            state["values"] = dict(values)
+            write_text(part / STATE, json.dumps(state | {"sha256": _hash(state)}, ensure_ascii=False))
+            flush(part)
+            _remove([path])
+            part.rename(path)
+            flush(directory)
             others = [state for state in states(directory) if state != path]
             _remove(others[: len(others) - keep + 1])
     group.wait()
     return path
 
 
-def _write_tensors(part: Path, tensors: Mapping[str, Tensor], group: Group) -> None:
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
-
-    with _plain_errors():
-        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-        save(dict(tensors), storage_writer=writer, no_dist=group.size == 1)
-
-
-def _own_files(part: Path, group: Group) -> list[Path]:
-    """What this process wrote."""
-    return [*part.glob(f"shard-{group.rank + 1:05d}-*"), *([part / VALUES] if group.is_first else [])]
-
-
 def _facts(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
-def _write_index(part: Path, files: Mapping[str, Any], group: Group) -> None:
-    index = {"format": FORMAT, "torch": torch.__version__, "processes": group.size, "files": files}
-    write_text(part / INDEX, json.dumps({**index, "sha256": _index_hash(index)}, indent=1))
-
-
-def _index_hash(index: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in index.items() if name != "sha256"}
+def _hash(state: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in state.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _take_place(part: Path, path: Path) -> None:
-    """Give a complete state its name, on the disk too."""
-    flush(part)
-    _remove([path])
-    part.rename(path)
-    flush(path.parent)
 
 
 def _remove(paths: list[Path]) -> None:
@@ -137,7 +117,12 @@ def _remove(paths: list[Path]) -> None:
 def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
     """The newest whole state in a folder; damaged and foreign ones are removed, with a warning that names them."""
     for path in reversed(group.broadcast(states(directory))):
-        problems = [problem for problem in group.gather(_problem(path, group)) if problem]
+        problem = ""
+        try:
+            read_values(path, group.rank, group.size)
+        except (DamagedFileError, FileNotFoundError) as error:
+            problem = str(error)
+        problems = [found for found in group.gather(problem) if found]
         if not problems:
             return path
         if group.is_first:
@@ -146,21 +131,39 @@ def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
     return None
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """The plain values of a state.
+def read_values(path: Path, share: int = 0, shares: int = 1) -> dict[str, Any]:
+    """The plain values of a state, once it is known to be whole.
+
+    Args:
+        path: its folder.
+        share: which of its tensors' files to look into, for processes that divide the work.
+        shares: into so many.
 
     Raises:
         FileNotFoundError: when there is no such state.
         DamagedFileError: when it is truncated, corrupt or not one that :func:`save_state` wrote.
     """
-    verify(path)
-    return json.loads((path / VALUES).read_text(encoding="utf-8"))
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no state {path}; see the folder for those that there are.")
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        whole = state["format"] == FORMAT and state["sha256"] == _hash(state)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, "a training state") from error
+    if not whole:
+        raise damaged(path, f"a training state in the format {FORMAT!r}")
+    if {file.name for file in path.iterdir()} != state["files"].keys() | {STATE}:
+        raise damaged(path, "a training state with the files that it names")
+    for name, facts in sorted(state["files"].items())[share::shares]:
+        if _facts(path / name) != facts:
+            raise damaged(path / name, "the part of a training state that it describes (its hash differs)")
+    return state["values"]
 
 
 def load_tensors(path: Path, tensors: Mapping[str, Tensor], group: Group = ALONE) -> None:
     """Read the tensors of a state into ``tensors``, in place; all processes of the group call it together.
 
-    The state may have been written by another number of processes.  Call :func:`verify` or :func:`read_values` first.
+    The state may have been written by another number of processes.  Call :func:`read_values` first.
 
     Raises:
         ValueError: when they are not the tensors of the state.
@@ -172,48 +175,6 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor], group: Group = ALONE
             load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=group.size == 1)
     except (AssertionError, RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"{path} does not fit the run: {error}") from error
-
-
-def verify(path: Path, share: int = 0, shares: int = 1) -> None:
-    """Check a state against its index.
-
-    Args:
-        path: its folder.
-        share: which of the files to look into, for processes that divide the work.
-        shares: into so many.
-
-    Raises:
-        FileNotFoundError: when there is no such state.
-        DamagedFileError: when it is truncated, corrupt or not one that :func:`save_state` wrote.
-    """
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no state {path}; see the folder for those that there are.")
-    files = _read_index(path)
-    if {file.name for file in path.iterdir()} != files.keys() | {INDEX}:
-        raise damaged(path, "a training state with the files that its index names")
-    for name in sorted(files)[share::shares]:
-        if _facts(path / name) != files[name]:
-            raise damaged(path / name, "the part of a training state that its index describes (its hash differs)")
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        whole = index["format"] == FORMAT and index["sha256"] == _index_hash(index)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, "a training state") from error
-    if not whole:
-        raise damaged(path, f"a training state in the format {FORMAT!r}")
-    return index["files"]
-
-
-def _problem(path: Path, group: Group) -> str:
-    """What is wrong with the share of a state that this process looks into; nothing when it is whole."""
-    try:
-        verify(path, group.rank, group.size)
-    except (DamagedFileError, FileNotFoundError) as error:
-        return str(error)
-    return ""
 
 
 @contextmanager

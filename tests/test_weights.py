@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from paperlib import models, predictions
-from paperlib.engine import checkpoints
-from paperlib.engine.checkpoints import DamagedFileError
+from paperlib.files import DamagedFileError
+from paperlib.models import weights
 
 CARD = {"name": "a network", "steps": 3, "data": {"sha256": "00"}}
 
@@ -30,52 +30,52 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_weights_and_their_card_come_back(tmp_path: Path) -> None:
     path, other = tmp_path / "new" / "weights.safetensors", network(1)
-    digest = checkpoints.save_weights(path, network(0), CARD)
-    card = checkpoints.load_weights(path, other)
-    assert card == CARD | {"weights_sha256": digest, "card_sha256": checkpoints.card_sha256(card)}
+    digest = weights.save_weights(path, network(0), CARD)
+    card = weights.load_weights(path, other)
+    assert card == CARD | {"weights_sha256": digest, "card_sha256": weights.card_sha256(card)}
     assert same(other, network(0))
 
 
 def test_weights_are_rounded_where_asked_and_counts_are_not(tmp_path: Path) -> None:
     path, original, other = tmp_path / "w.safetensors", network(0), network(1)
     original[1].num_batches_tracked.fill_(1001)  # not a bfloat16
-    checkpoints.save_weights(path, original, CARD, torch.bfloat16)
-    checkpoints.load_weights(path, other)
+    weights.save_weights(path, original, CARD, torch.bfloat16)
+    weights.load_weights(path, other)
     assert torch.equal(other[0].weight, original[0].weight.bfloat16().float())
     assert other[1].num_batches_tracked == 1001
 
 
 def test_a_state_dict_makes_the_same_file_as_its_network(tmp_path: Path) -> None:
-    checkpoints.save_weights(tmp_path / "a", network(), CARD)
-    checkpoints.save_weights(tmp_path / "b", network().state_dict(), CARD)
+    weights.save_weights(tmp_path / "a", network(), CARD)
+    weights.save_weights(tmp_path / "b", network().state_dict(), CARD)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_the_same_weights_make_the_same_file(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    checkpoints.save_weights(a, network(), CARD)
-    checkpoints.save_weights(b, network(), dict(reversed(CARD.items())))
+    weights.save_weights(a, network(), CARD)
+    weights.save_weights(b, network(), dict(reversed(CARD.items())))
     assert a.read_bytes() == b.read_bytes()
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.9, 0.999])
 def test_truncated_weights_are_refused_by_name(tmp_path: Path, part: float) -> None:
     path = tmp_path / "weights.safetensors"
-    checkpoints.save_weights(path, network(), CARD)
+    weights.save_weights(path, network(), CARD)
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
     with pytest.raises(DamagedFileError, match=r"weights\.safetensors is not weights"):
-        checkpoints.load_weights(path, network())
+        weights.load_weights(path, network())
 
 
 def test_one_changed_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    checkpoints.save_weights(path, network(), CARD)
+    weights.save_weights(path, network(), CARD)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
     with pytest.raises(DamagedFileError, match="hash differs"):
-        checkpoints.load_weights(path, network())
+        weights.load_weights(path, network())
 
 
 def test_foreign_weights_are_refused_by_name(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_foreign_weights_are_refused_by_name(tmp_path: Path) -> None:
     torch.save(network().state_dict(), pickled)
     for path in (bare, pickled):
         with pytest.raises(DamagedFileError, match=path.name):
-            checkpoints.load_weights(path, network())
+            weights.load_weights(path, network())
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_foreign_weights_are_refused_by_name(tmp_path: Path) -> None:
 )
 def test_weights_of_another_network_are_refused(tmp_path: Path, other: nn.Module, message: str) -> None:
     path = tmp_path / "w.safetensors"
-    checkpoints.save_weights(path, network(), CARD)
+    weights.save_weights(path, network(), CARD)
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        checkpoints.load_weights(path, other)
+        weights.load_weights(path, other)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*absent"):
-        checkpoints.load_weights(tmp_path / "absent", network())
+        weights.load_weights(tmp_path / "absent", network())
 
 
 # A network from its file ---------------------------------------------------------------------------------------------
@@ -121,13 +121,13 @@ def written(path: Path, changes: Mapping[str, Any] | None = None, prediction: ob
     made = models.build(**MLP, seed=1)
     described = {"name": "FPrediction", "sigma_data": 0.75} if prediction is None else prediction
     card = {"network": {**MLP, **(changes or {})}, "loss": {"prediction": described}}
-    checkpoints.save_weights(path, made, card)
+    weights.save_weights(path, made, card)
     return made
 
 
 def test_a_file_is_a_network_and_its_prediction(tmp_path: Path) -> None:
     made = written(tmp_path / "w.safetensors")
-    found, prediction = checkpoints.load(str(tmp_path / "w.safetensors"))
+    found, prediction = weights.load(str(tmp_path / "w.safetensors"))
     assert prediction == predictions.FPrediction(0.75)
     assert same(found, made)
     assert not found.training
@@ -139,7 +139,7 @@ def test_a_file_is_a_network_and_its_prediction(tmp_path: Path) -> None:
 def test_every_prediction_comes_back(tmp_path: Path, name: str) -> None:
     wanted = predictions.get(name)
     written(tmp_path / "w.safetensors", prediction={"name": type(wanted).__name__, **vars(wanted)})
-    assert checkpoints.load(tmp_path / "w.safetensors")[1] == wanted
+    assert weights.load(tmp_path / "w.safetensors")[1] == wanted
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_a_card_of_something_else_is_refused_before_anything_large_is_made(
 ) -> None:
     written(tmp_path / "w.safetensors", changes, prediction)
     with pytest.raises(ValueError, match=says):
-        checkpoints.load(tmp_path / "w.safetensors")
+        weights.load(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("card", [{}, {"network": None, "loss": {}}, {"network": [], "loss": None}])
 def test_a_card_that_describes_nothing_is_refused(tmp_path: Path, card: dict[str, Any]) -> None:
-    checkpoints.save_weights(tmp_path / "w.safetensors", network(), card)
+    weights.save_weights(tmp_path / "w.safetensors", network(), card)
     with pytest.raises(ValueError, match=r"w\.safetensors does not describe a network"):
-        checkpoints.load(tmp_path / "w.safetensors")
+        weights.load(tmp_path / "w.safetensors")
 
 
 def test_one_changed_word_of_a_card_is_noticed(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_one_changed_word_of_a_card_is_noticed(tmp_path: Path) -> None:
     assert content.count(b"VPrediction") == 1
     path.write_bytes(content.replace(b"VPrediction", b"XPrediction"))
     with pytest.raises(DamagedFileError, match=r"card is as it was written \(its hash differs\)"):
-        checkpoints.load(path)
+        weights.load(path)
 
 
 # The card for people -------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_one_changed_word_of_a_card_is_noticed(tmp_path: Path) -> None:
 
 def test_a_model_card_says_what_the_card_says_in_words_that_break_no_table(tmp_path: Path) -> None:
     card = {"licence": "MIT", "data": {"name": "a|b", "caution": ""}, "note": "two\nlines", "long": "x" * 500}
-    checkpoints.write_model_card(tmp_path / "MODEL_CARD.md", card, {"weights.safetensors": "the average"})
+    weights.write_model_card(tmp_path / "MODEL_CARD.md", card, {"weights.safetensors": "the average"})
     text = (tmp_path / "MODEL_CARD.md").read_text()
     assert text.startswith("# Model card\n\n* `weights.safetensors`: the average\n\n| | |\n|---|---|\n")
     assert "| licence | MIT |\n| data name | a\\|b |\n| note | two lines |\n| long | xxx" in text
