@@ -4,6 +4,7 @@ Checks that read values of a tensor are skipped while `torch.compile` traces, wh
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from types import UnionType
 from typing import get_args
@@ -101,14 +102,6 @@ def require_finite_at(name: str, value: Tensor, logsnr: Tensor) -> None:
         )
 
 
-def require_not_below(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse values below those of another tensor."""
-    if torch.compiler.is_compiling():
-        return
-    if (value < other).any():
-        raise ValueError(f"{name} must not be below {other_name}; were the two exchanged?")
-
-
 def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors whose shapes differ, and what is no tensor, such as a network's tuple or output object."""
     if not isinstance(value, Tensor):
@@ -118,3 +111,11 @@ def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor)
         )
     if value.shape != other.shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}.")
+
+
+def numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
+    """A row of finite numbers as a tuple, so that what is made of it can be compared, hashed and printed in full."""
+    row = torch.as_tensor(values, dtype=torch.float64)
+    if row.ndim != 1 or not row.isfinite().all():
+        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
+    return tuple(row.tolist())

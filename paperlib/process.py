@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import require_floating, require_not_below, require_positive, require_same_shape
+from paperlib.checks import require_floating, require_positive, require_same_shape
 
 
 def alpha(logsnr: Tensor) -> Tensor:
@@ -84,7 +84,8 @@ def posterior(z: Tensor, x: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> tupl
         ValueError: when the shapes do not fit, or ``logsnr_next`` is the noisier of the two.
     """
     require_same_shape("x", x, "z", z)
-    require_not_below("logsnr_next", logsnr_next, "logsnr", logsnr)
+    if not torch.compiler.is_compiling() and (logsnr_next < logsnr).any():
+        raise ValueError("logsnr_next must not be below logsnr; were the two exchanged?")
     step = logsnr - logsnr_next
     c = -torch.expm1(step)
     keep = torch.exp(step) * alpha(logsnr_next) / alpha(logsnr)

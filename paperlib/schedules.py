@@ -24,10 +24,9 @@ precision would be off by up to ±0.03 nats, a time by enough to lose the noisy 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +93,8 @@ class NoiseSchedule(ABC):
 class TruncatedSchedule(NoiseSchedule):
     """A distribution over λ, cut to [logsnr_min, logsnr_max].
 
+    A subclass states it for its whole support: ``_sf``, ``_cdf``, ``_isf`` and ``_log_pdf``.
+
     Args:
         logsnr_min: f(1), in nats; None takes the lower end of the support, where there is one.
         logsnr_max: f(0), in nats; None takes the upper end of the support, where there is one.
@@ -107,8 +108,7 @@ class TruncatedSchedule(NoiseSchedule):
 
     def __post_init__(self) -> None:
         require_range(*self.ends)
-        native_low, native_high = self.support
-        low, high = self.ends
+        (low, high), (native_low, native_high) = self.ends, self.support
         if high - low < NARROWEST:
             raise ValueError(
                 f"the log-SNR range [{low}, {high}] is narrower than {NARROWEST:g} nats and cannot be normalised in "
@@ -120,13 +120,10 @@ class TruncatedSchedule(NoiseSchedule):
                 f"{type(self).__name__} lives on log-SNR in [{native_low:.4f}, {native_high:.4f}]; the range "
                 f"[{low}, {high}] reaches outside. Narrow it, or pass None for the native end."
             )
-        _ = self._tails  # kept from here on: torch.compile cannot trace the first look at a cached property
-        if not self._mass > 0:
+        if not self._cut[2] > 0:  # and kept from here on: torch.compile cannot trace the first look at it
             raise ValueError(
                 f"{type(self).__name__} has no probability on [{low}, {high}] in float64; choose a wider range."
             )
-
-    # What a subclass states, for the whole support -------------------------------------------------------------------
 
     @property
     def support(self) -> tuple[float, float]:
@@ -157,8 +154,6 @@ class TruncatedSchedule(NoiseSchedule):
         """
         return Shifted(self.logsnr_min, self.logsnr_max, base=self, nats=nats)
 
-    # Truncation ------------------------------------------------------------------------------------------------------
-
     @cached_property
     def ends(self) -> tuple[float, float]:
         low = self.support[0] if self.logsnr_min is None else float(self.logsnr_min)
@@ -174,43 +169,32 @@ class TruncatedSchedule(NoiseSchedule):
         return low, high
 
     @cached_property
-    def _tails(self) -> tuple[float, float]:
-        """Probability above logsnr_max and below logsnr_min, both lost to truncation."""
-        low, high = torch.tensor(self.ends, dtype=torch.float64)
-        return self._sf(high).item(), self._cdf(low).item()
-
-    @cached_property
-    def _mass(self) -> float:
-        """Probability of the range, computed in the tail that holds it."""
+    def _cut(self) -> tuple[float, float, float]:
+        """Probability above logsnr_max, below logsnr_min, and between, which is computed in the tail that holds it."""
         ends = torch.tensor(self.ends, dtype=torch.float64)
-        (above_low, above_high), (below_low, below_high) = self._sf(ends).tolist(), self._cdf(ends).tolist()
+        (above_low, above), (below, below_high) = self._sf(ends).tolist(), self._cdf(ends).tolist()
         if above_low < 0.5:
-            return above_low - above_high
-        if below_high < 0.5:
-            return below_high - below_low
-        return 1 - below_low - above_high
+            return above, below, above_low - above
+        return above, below, below_high - below if below_high < 0.5 else 1 - below - above
 
     def logsnr(self, t: Tensor) -> Tensor:
         require_within("t", t, 0.0, 1.0)
-        (low, high), (above, below) = self.ends, self._tails
-        u = t.double()
-        inner = self._isf(above + u * self._mass, below + (1 - u) * self._mass).clamp(low, high)
+        (low, high), (above, below, mass), u = self.ends, self._cut, t.double()
+        inner = self._isf(above + u * mass, below + (1 - u) * mass).clamp(low, high)
         inner = torch.where(u == 0, high, torch.where(u == 1, low, inner))
         return inner.to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
-        require_levels("logsnr", logsnr, low, high)
-        level, (above, below) = logsnr.double().clamp(low, high), self._tails
-        from_above = (self._sf(level) - above) / self._mass
-        from_below = 1 - (self._cdf(level) - below) / self._mass
-        return torch.where(self._sf(level) < 0.5, from_above, from_below).clamp(0, 1).to(at_least_float32(logsnr.dtype))
+        require_levels("logsnr", logsnr, *self.ends)
+        level, (above, below, mass) = logsnr.double().clamp(*self.ends), self._cut
+        upper, lower = self._sf(level), self._cdf(level)
+        t = torch.where(upper < 0.5, (upper - above) / mass, 1 - (lower - below) / mass)
+        return t.clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
     def log_density(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
         require_floating("logsnr", logsnr)
-        inner = self._log_pdf(logsnr.double().clamp(low, high)) - math.log(self._mass)
-        return torch.where(outside(logsnr, low, high), -math.inf, inner).to(at_least_float32(logsnr.dtype))
+        inner = self._log_pdf(logsnr.double().clamp(*self.ends)) - math.log(self._cut[2])
+        return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
 
 def log_sech(x: Tensor) -> Tensor:
@@ -277,16 +261,48 @@ def image_size_shift(size: float) -> float:
 # Distributions with a formula ----------------------------------------------------------------------------------------
 
 
+class Symmetric(TruncatedSchedule):
+    """A distribution that is the same on both sides of its centre: three functions of one tail state it."""
+
+    @property
+    def centre(self) -> float:
+        """The median of λ before truncation, in nats."""
+        return 0.0
+
+    @abstractmethod
+    def _tail(self, d: Tensor) -> Tensor:
+        """P(Λ > centre + d), accurate where it is small."""
+
+    @abstractmethod
+    def _distance(self, tail: Tensor) -> Tensor:
+        """d ≥ 0 from its tail, at most ½."""
+
+    @abstractmethod
+    def _log_height(self, d: Tensor) -> Tensor:
+        """log p(centre + d)."""
+
+    def _sf(self, logsnr: Tensor) -> Tensor:
+        return self._tail(logsnr - self.centre)
+
+    def _cdf(self, logsnr: Tensor) -> Tensor:
+        return self._tail(self.centre - logsnr)
+
+    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+        distance = self._distance(torch.minimum(upper, lower))
+        return self.centre + torch.where(upper < lower, distance, -distance)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return self._log_height(logsnr - self.centre)
+
+
 @dataclass(frozen=True)
-class Cosine(TruncatedSchedule):
+class Cosine(Symmetric):
     r"""Cosine schedule, optionally shifted: :math:`f(t) = -2 \log\tan(\pi t/2) + 2s`, :math:`p = sech(λ/2 - s)/2π`.
 
     (Nichol & Dhariwal 2021; the shift is Hoogeboom et al. 2023, *simple diffusion*.)
     (Table of noise schedules, cosine)
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         shift: s = log(64/d) for d×d images; 0 is the plain cosine schedule.
     """
 
@@ -297,58 +313,48 @@ class Cosine(TruncatedSchedule):
         """The shifted schedule for ``size`` × ``size`` images, s = log(64/size)."""
         return cls(logsnr_min, logsnr_max, shift=image_size_shift(size) / 2)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return 2 / math.pi * torch.atan(torch.exp(self.shift - logsnr / 2))
+    @property
+    def centre(self) -> float:
+        return 2 * self.shift
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return 2 / math.pi * torch.atan(torch.exp(logsnr / 2 - self.shift))
+    def _tail(self, d: Tensor) -> Tensor:
+        return 2 / math.pi * torch.atan(torch.exp(-d / 2))
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        # tan(πu/2) = sin(πu/2) / sin(π(1−u)/2)
-        half = math.pi / 2
-        return 2 * (torch.log(torch.sin(half * lower)) - torch.log(torch.sin(half * upper)) + self.shift)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -2 * torch.log(torch.tan(math.pi / 2 * tail))
 
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2 - self.shift) - math.log(2 * math.pi)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return log_sech(d / 2) - math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class FlowMatchingOT(TruncatedSchedule):
+class FlowMatchingOT(Symmetric):
     r"""Uniform time on the optimal-transport path: :math:`f(t) = 2\log((1-t)/t)`, :math:`p = sech^2(λ/4)/8`.
 
     (Table of noise schedules, flow matching; Lipman et al. 2023; InDI, Delbracio & Milanfar 2023.)  A logistic
     distribution of scale 2.
     """
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(-logsnr / 2)
+    def _tail(self, d: Tensor) -> Tensor:
+        return torch.sigmoid(-d / 2)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(logsnr / 2)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -2 * torch.logit(tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        return 2 * (torch.log(lower) - torch.log(upper))
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return 2 * log_sech(logsnr / 4) - math.log(8)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return 2 * log_sech(d / 4) - math.log(8)
 
 
-def _normal_cdf(x: Tensor) -> Tensor:
-    """Φ(x); torch.special.ndtr is 1 + erf, which has no digits left below −8."""
-    return 0.5 * torch.special.erfc(-x / math.sqrt(2))
+def log_normal(d: Tensor, std: float) -> Tensor:
+    """log N(d; 0, std²)."""
+    return -0.5 * (d / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
 
 
 @dataclass(frozen=True)
-class Normal(TruncatedSchedule):
+class Normal(Symmetric):
     r"""A normal distribution of λ: :math:`f(t) = F^{-1}(1-t)`, F the distribution function of N(mean, std²).
 
     :func:`EDMTraining`, :func:`EDM2Latent`, :func:`EDM2Pixel` and :func:`LogitNormal` are of this kind.
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: of λ, in nats, before truncation.
-        std: of λ, in nats, before truncation.
     """
 
     mean: float = 0.0
@@ -358,22 +364,18 @@ class Normal(TruncatedSchedule):
         require_positive("std", self.std)
         super().__post_init__()
 
-    def _standard(self, logsnr: Tensor) -> Tensor:
-        return (logsnr - self.mean) / self.std
+    @property
+    def centre(self) -> float:
+        return self.mean
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return _normal_cdf(-self._standard(logsnr))
+    def _tail(self, d: Tensor) -> Tensor:
+        return 0.5 * torch.special.erfc(d / self.std / math.sqrt(2))  # ndtr, 1 + erf, has no digits left below −8
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return _normal_cdf(self._standard(logsnr))
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -self.std * torch.special.ndtri(tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        # the inverse of the smaller tail alone: that of the larger is infinite where it rounds to one
-        below_mean = torch.special.ndtri(torch.minimum(upper, lower))
-        return self.mean + self.std * torch.where(upper < lower, -below_mean, below_mean)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -0.5 * self._standard(logsnr) ** 2 - math.log(self.std * math.sqrt(2 * math.pi))
+    def _log_height(self, d: Tensor) -> Tensor:
+        return log_normal(d, self.std)
 
 
 def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_std: float = 1.2) -> Normal:
@@ -382,12 +384,6 @@ def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_st
     log σ_VE ~ N(p_mean, p_std²), hence :math:`p(\lambda) = N(\lambda; -2 p_{mean}, (2 p_{std})^2)`, by default
     N(λ; 2.4, 2.4²).  (Karras et al. 2022, Table 1; Table of noise schedules, EDM (training); Erratum 1)
     The paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4: the sign of the mean is wrong there (notebook 01).
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        p_mean: mean of log σ_VE.
-        p_std: standard deviation of log σ_VE.
     """
     require_positive("p_std", p_std)
     return Normal(logsnr_min, logsnr_max, mean=-2 * p_mean, std=2 * p_std)
@@ -407,28 +403,16 @@ def LogitNormal(logsnr_min: float, logsnr_max: float, mean: float = 0.0, std: fl
     r"""Logit-normal flow time: logit(t) ~ N(mean, std²) and λ = −2 logit(t), so :math:`p = N(λ; -2m, (2s)^2)`.
 
     (Esser et al. 2024, *Stable Diffusion 3*.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: m, mean of logit(t).
-        std: s, standard deviation of logit(t).
     """
     require_positive("std", std)
     return Normal(logsnr_min, logsnr_max, mean=-2 * mean, std=2 * std)
 
 
 @dataclass(frozen=True)
-class Laplace(TruncatedSchedule):
+class Laplace(Symmetric):
     r"""A Laplace distribution of λ, :math:`p = e^{-|\lambda - mean|/scale} / (2\,scale)`.
 
     (Hang et al. 2024, *Improved Noise Schedule for Diffusion Training*, with mean 0 and scale 0.5.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: of λ, in nats; p has its kink there.
-        scale: mean distance from it, in nats.
     """
 
     mean: float = 0.0
@@ -439,36 +423,29 @@ class Laplace(TruncatedSchedule):
         super().__post_init__()
 
     @property
+    def centre(self) -> float:
+        return self.mean
+
+    @property
     def breaks(self) -> tuple[float, ...]:
         return (self.mean,)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        above, distance = logsnr > self.mean, logsnr - self.mean
-        far = 0.5 * torch.exp(torch.where(above, -distance, distance) / self.scale)
-        return torch.where(above, far, 1 - far)
+    def _tail(self, d: Tensor) -> Tensor:
+        far = 0.5 * torch.exp(torch.where(d > 0, -d, d) / self.scale)  # |d| has no slope at 0
+        return torch.where(d > 0, far, 1 - far)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._sf(2 * self.mean - logsnr)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -self.scale * torch.log(2 * tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        distance = -self.scale * torch.log(2 * torch.minimum(upper, lower))
-        return self.mean + torch.where(upper < lower, distance, -distance)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -(logsnr - self.mean).abs() / self.scale - math.log(2 * self.scale)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return -d.abs() / self.scale - math.log(2 * self.scale)
 
 
 @dataclass(frozen=True)
-class Cauchy(TruncatedSchedule):
+class Cauchy(Symmetric):
     r"""A Cauchy distribution of λ, :math:`p = scale / (\pi\,(scale^2 + (\lambda - median)^2))`.
 
     (Hang et al. 2024, with median 0 and scale 1 by default.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        median: of λ, in nats.
-        scale: half width at half height, in nats.
     """
 
     median: float = 0.0
@@ -478,19 +455,18 @@ class Cauchy(TruncatedSchedule):
         require_positive("scale", self.scale)
         super().__post_init__()
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        distance = logsnr - self.median
-        return torch.atan2(torch.full_like(distance, self.scale), distance) / math.pi
+    @property
+    def centre(self) -> float:
+        return self.median
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._sf(2 * self.median - logsnr)
+    def _tail(self, d: Tensor) -> Tensor:
+        return torch.atan2(torch.full_like(d, self.scale), d) / math.pi
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        distance = self.scale / torch.tan(math.pi * torch.minimum(upper, lower))
-        return self.median + torch.where(upper < lower, distance, -distance)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return self.scale / torch.tan(math.pi * tail)
 
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -torch.log1p(((logsnr - self.median) / self.scale) ** 2) - math.log(math.pi * self.scale)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return -torch.log1p((d / self.scale) ** 2) - math.log(math.pi * self.scale)
 
 
 @dataclass(frozen=True)
@@ -503,8 +479,6 @@ class EDMSampling(TruncatedSchedule):
     EDM (sampling))
 
     Args:
-        logsnr_min: f(1), in nats; None for −2 log σ_max.
-        logsnr_max: f(0), in nats; None for −2 log σ_min.
         rho: ρ, how much the steps gather near the data.
         sigma_min: smallest noise level σ_VE.
         sigma_max: largest noise level σ_VE.
@@ -578,8 +552,6 @@ class LinearBeta(TruncatedSchedule):
     (Ho et al. 2020; Song et al. 2021.)  Defined for λ ≥ −log expm1((β_min + β_max)/2) = −10.05, unbounded above.
 
     Args:
-        logsnr_min: f(1), in nats; None for the native end, −10.05.
-        logsnr_max: f(0), in nats.
         beta_min: β at t = 0.
         beta_max: β at t = 1.
     """
@@ -629,17 +601,10 @@ def solve(
     high: Tensor | float,
     steps: int,
 ) -> Tensor:
-    """x in [low, high] at which an increasing function is ``target``: Newton, halving where it would leave.
+    """x in [low, high] at which an increasing ``function`` (value and slope at x) is ``target``: Newton from ``start``.
 
-    The last step alone is on the graph, and gives x the gradient 1/slope of the inverse function.
-
-    Args:
-        function: value and slope at x.
-        target: the value that is looked for.
-        start: a first guess, the shape of ``target``.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        steps: number of steps; Newton doubles the digits in each once it is near.
+    Where a step would leave what is known of x, the interval is halved instead.  The last step alone is on the graph,
+    and gives x the gradient 1/slope of the inverse function.
     """
     with torch.no_grad():
         x, low, high = start, low + 0 * start, high + 0 * start
@@ -659,8 +624,6 @@ class Beta(TruncatedSchedule):
     Beta(1, 1) is :class:`FlowMatchingOT`.
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         a: exponent of t; larger for more noise.
         b: exponent of 1 − t.
     """
@@ -717,8 +680,6 @@ class Mode(TruncatedSchedule):
     (Esser et al. 2024, *Stable Diffusion 3*, whose u runs from noise to data.)  s = 0 is :class:`FlowMatchingOT`.
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         scale: s in (−1, 2/(π − 2)); above zero t gathers at ½, below it at both ends.
     """
 
@@ -789,24 +750,9 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
 )
 """Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
 
-TABLE = (
-    "cosine",
-    "edm_training",
-    "edm_sampling",
-    "flow_matching_ot",
-    "linear_logsnr",
-    "linear_beta",
-    "logit_normal",
-)
+TABLE = ("cosine", "edm_training", "edm_sampling", "flow_matching_ot", "linear_logsnr", "linear_beta", "logit_normal")
 """The names of the schedules that the notebooks compare, on any range inside all their supports."""
 
-register = SCHEDULES.register
-
-
-def get(said: str | Mapping[str, Any] | NoiseSchedule, **parameters: Any) -> NoiseSchedule:
-    """A schedule by its name in :data:`SCHEDULES`, or from a dictionary of ``name`` and parameters.
-
-    Beside its own parameters any takes ``shifted`` (nats), ``flow_shift`` (:func:`flow_shift`) and ``image_size``
-    (:func:`image_size_shift`).  Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return SCHEDULES.make(said, **parameters)
+register, get = SCHEDULES.register, SCHEDULES.make
+"""See :class:`paperlib.registry.Registry`; any schedule also takes ``shifted`` (nats), ``flow_shift``
+(:func:`flow_shift`) and ``image_size`` (:func:`image_size_shift`)."""

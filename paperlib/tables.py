@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import require_within
+from paperlib.checks import numbers, require_within
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -29,14 +29,6 @@ def interpolate(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     at, values = at.to(x.device), values.to(x.device)
     piece, slope = _piece(x, at), values.diff() / at.diff()
     return values[piece] + slope[piece] * (x - at[piece])
-
-
-def _numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """A tuple of finite numbers, so that a schedule made of them can be compared and hashed."""
-    numbers = torch.as_tensor(values, dtype=torch.float64)
-    if numbers.ndim != 1 or not numbers.isfinite().all():
-        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
-    return tuple(numbers.tolist())
 
 
 @register("histogram")
@@ -55,7 +47,7 @@ class Histogram(TruncatedSchedule):
     heights: Sequence[float] | Tensor = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        edges, heights = _numbers("edges", self.edges), _numbers("heights", self.heights)
+        edges, heights = numbers("edges", self.edges), numbers("heights", self.heights)
         if len(edges) != len(heights) + 1 or len(heights) == 0:
             raise ValueError(f"N heights lie between N + 1 edges, got {len(heights)} and {len(edges)}.")
         if not all(low < high for low, high in pairwise(edges)):
@@ -258,7 +250,7 @@ class Discrete(StepTable):
         if (self.alphas_cumprod is None) == (self.betas is None):
             raise ValueError("Discrete takes alphas_cumprod or betas, one of the two.")
         name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
-        object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        object.__setattr__(self, name, numbers(name, getattr(self, name)))
         super().__post_init__()
 
     @cached_property

@@ -17,11 +17,11 @@ monotone it is signed, and the loss is the likelihood of no data.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +30,16 @@ from torch import Tensor
 from paperlib.checks import (
     at_least_float32,
     end_slack,
+    numbers,
     outside,
-    require_finite,
     require_positive,
     require_range,
     require_within,
 )
 from paperlib.quadrature import LevelFunction, edges_between, integrate
 from paperlib.registry import Registry
-from paperlib.schedules import image_size_shift, log_sech
+from paperlib.schedules import image_size_shift, log_normal, log_sech
+from paperlib.tables import interpolate
 
 ROUNDING = 1e-12
 """How much log w may rise without being said to: rounding in float64."""
@@ -76,21 +77,13 @@ class Weighting(ABC):
         return torch.zeros_like(logsnr)
 
     def is_monotonic(
-        self,
-        logsnr_min: float | None = None,
-        logsnr_max: float | None = None,
-        *,
-        tolerance: float = ROUNDING,
+        self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> bool:
         """Whether w is non-increasing in λ: whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
         return self.monotonicity(logsnr_min, logsnr_max, tolerance=tolerance) == "monotone"
 
     def monotonicity(
-        self,
-        logsnr_min: float | None = None,
-        logsnr_max: float | None = None,
-        *,
-        tolerance: float = ROUNDING,
+        self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> Verdict:
         """Whether w is non-increasing in λ, decided in float64 on a grid of 8,192 cells and both sides of every break.
 
@@ -121,10 +114,14 @@ class Weighting(ABC):
             raise ValueError(
                 f"{self} is NaN at log-SNR {grid[log_w.isnan()][0].item():g}; log w is -inf where w is zero."
             )
-        band = BAND * self.log_error(grid)
-        if not _rises(log_w, log_w, tolerance):
+
+        def rises(band: Tensor) -> bool:
+            """Whether no non-increasing function stays within ``band`` of log w; infinities compare."""
+            return bool((log_w - band > (log_w + band).cummin(0).values + tolerance).any())
+
+        if not rises(torch.zeros_like(grid)):
             return "monotone"
-        return "not monotone" if _rises(log_w - band, log_w + band, tolerance) else "within error"
+        return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
     def shifted(self, shift: float) -> "Weighting":
         """w(λ − shift); for d×d images larger than 64, shift = 2 log(64/d)."""
@@ -136,11 +133,6 @@ class Weighting(ABC):
         (Section 5, high resolutions)
         """
         return self.shifted(image_size_shift(size))
-
-
-def _rises(lower: Tensor, upper: Tensor, tolerance: float) -> bool:
-    """Whether no non-increasing function lies between two, but for a rise of ``tolerance``; infinities compare."""
-    return bool((lower > upper.cummin(0).values + tolerance).any())
 
 
 def _both_sides(weighting: Weighting, low: float, high: float, panels: int) -> Tensor:
@@ -235,17 +227,15 @@ class Tabulated(Weighting):
     error: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        _keep_as_numbers(self, "logsnr", "w", *(["error"] if self.error is not None else []))
-        _require_table("logsnr", self.logsnr, self.w, len(self.w))
+        _keep_table(self, "logsnr", len(self.w))
+        if self.error is not None:
+            object.__setattr__(self, "error", numbers("error", self.error))
         if min(self.w) <= 0 or (self.error is not None and (len(self.error) != len(self.w) or min(self.error) < 0)):
             raise ValueError("w must be positive, and error one value for each w, none of them negative.")
 
     def _interpolated(self, values: Tensor, logsnr: Tensor) -> Tensor:
-        table, level = torch.tensor(self.logsnr, dtype=torch.float64, device=logsnr.device), logsnr.double()
-        left = (torch.searchsorted(table, level.detach(), right=True) - 1).clamp(0, len(table) - 2)
-        place = (level - table[left]) / (table[left + 1] - table[left])
-        values = values.to(logsnr.device)
-        return torch.lerp(values[left], values[left + 1], place).to(at_least_float32(logsnr.dtype))
+        table = torch.tensor(self.logsnr, dtype=torch.float64)
+        return interpolate(logsnr.double(), table, values).to(at_least_float32(logsnr.dtype))
 
     def log(self, logsnr: Tensor) -> Tensor:
         log_w = torch.tensor(self.w, dtype=torch.float64).log()
@@ -282,8 +272,7 @@ class Binned(Weighting):
     w: Sequence[float]
 
     def __post_init__(self) -> None:
-        _keep_as_numbers(self, "edges", "w")
-        _require_table("edges", self.edges, self.w, len(self.w) + 1)
+        _keep_table(self, "edges", len(self.w) + 1)
         if min(self.w) < 0:
             raise ValueError(f"w must not be negative, got {min(self.w)}.")
 
@@ -303,19 +292,13 @@ class Binned(Weighting):
         return self.edges[0], self.edges[-1]
 
 
-def _keep_as_numbers(table: Weighting, *names: str) -> None:
-    """Turn fields into tuples of numbers, so that two tables are equal, and known by their repr, to the last digit."""
-    for name in names:
-        values = torch.as_tensor(getattr(table, name), dtype=torch.float64)
-        require_finite(name, values)
-        if values.ndim != 1:
-            raise ValueError(f"{name} must be a list of numbers, got shape {tuple(values.shape)}.")
-        object.__setattr__(table, name, tuple(values.tolist()))
-
-
-def _require_table(name: str, levels: Sequence[float], w: Sequence[float], count: int) -> None:
+def _keep_table(table: Tabulated | Binned, name: str, count: int) -> None:
+    """Make tuples of the levels, called ``name``, and of w: two tables are equal, and known by repr, to all digits."""
+    levels, w = numbers(name, getattr(table, name)), numbers("w", table.w)
     if len(levels) != count or count < 2 or any(second <= first for first, second in pairwise(levels)):
         raise ValueError(f"{name} must be at least 2 ascending levels, {count} for {len(w)} w; got {len(levels)}.")
+    object.__setattr__(table, name, levels)
+    object.__setattr__(table, "w", w)
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------
@@ -358,10 +341,8 @@ class EDM(Weighting):
         require_positive("sigma_data", self.sigma_data)
 
     def log(self, logsnr: Tensor) -> Tensor:
-        mean, std = -2 * self.p_mean, 2 * self.p_std
-        log_normal = -0.5 * ((logsnr - mean) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
         floor = torch.full_like(logsnr, 2 * math.log(self.sigma_data))
-        return log_normal + torch.logaddexp(-logsnr, floor)
+        return log_normal(logsnr + 2 * self.p_mean, 2 * self.p_std) + torch.logaddexp(-logsnr, floor)
 
     @cached_property
     def peak(self) -> float:
@@ -471,11 +452,6 @@ class EDMMonotonic(Weighting):
 
     (Section 5, EDM-monotonic; monotone)
 
-    Args:
-        p_mean: as in :class:`EDM`.
-        p_std: as in :class:`EDM`.
-        sigma_data: as in :class:`EDM`.
-
     Raises:
         ValueError: where EDM's weighting has a second peak above its highest one (as for σ_data = 1.1): held below
             the one, it would still rise to the other.
@@ -486,8 +462,7 @@ class EDMMonotonic(Weighting):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        mean = -2 * self.p_mean  # the weighting falls above it
-        if not self.edm.is_monotonic(self.edm.peak, mean):
+        if not self.edm.is_monotonic(self.edm.peak, -2 * self.p_mean):  # above its mean it falls
             raise ValueError(
                 f"with p_mean={self.p_mean}, p_std={self.p_std} and sigma_data={self.sigma_data} EDM's weighting has "
                 f"two peaks and cannot be made monotone by holding it below the higher one; change sigma_data."
@@ -531,9 +506,7 @@ class SD3LogitNormal(Weighting):
         require_positive("std", self.std)
 
     def log(self, logsnr: Tensor) -> Tensor:
-        scale = 2 * self.std
-        log_normal = -0.5 * ((logsnr + 2 * self.mean) / scale) ** 2 - math.log(scale * math.sqrt(2 * math.pi))
-        return log_normal - 2 * F.logsigmoid(logsnr / 2)
+        return log_normal(logsnr + 2 * self.mean, 2 * self.std) - 2 * F.logsigmoid(logsnr / 2)
 
 
 @dataclass(frozen=True)
@@ -629,16 +602,9 @@ WEIGHTINGS: Registry[Weighting] = Registry(
 )
 """Every weighting by name."""
 
-register = WEIGHTINGS.register
-
-
-def get(said: str | Mapping[str, Any] | Weighting, **parameters: Any) -> Weighting:
-    """A weighting by its name in :data:`WEIGHTINGS`, or from a dictionary of ``name`` and parameters.
-
-    Beside its own parameters any takes ``shifted`` (nats) and ``image_size`` (:meth:`Weighting.for_image_size`).
-    Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return WEIGHTINGS.make(said, **parameters)
+register, get = WEIGHTINGS.register, WEIGHTINGS.make
+"""See :class:`paperlib.registry.Registry`; any weighting also takes ``shifted`` (nats) and ``image_size``
+(:meth:`Weighting.for_image_size`)."""
 
 
 # The augmentation distribution ---------------------------------------------------------------------------------------
@@ -699,8 +665,7 @@ class Augmentation:
             relative = self._relative(level) + 0 * level  # which keeps the graph whole where w is constant
             (slope,) = torch.autograd.grad(relative.sum(), level)
         nothing = outside(logsnr, self.logsnr_min, self.logsnr_max) | (relative == 0)
-        density = torch.where(nothing, 0.0, -slope)
-        return density.to(at_least_float32(logsnr.dtype))
+        return torch.where(nothing, 0.0, -slope).to(at_least_float32(logsnr.dtype))
 
     @property
     def scale(self) -> float:

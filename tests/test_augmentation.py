@@ -282,7 +282,7 @@ def test_tables_hold_their_values(dtype: torch.dtype) -> None:
         ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "ascending levels"),
         ([0.0, 1.0], [1.0, 1.0, 1.0], "ascending levels, 3 for 3 w; got 2"),
         ([0.0, 1.0], [1.0, 0.0], "must be positive"),
-        ([0.0, math.nan], [1.0, 1.0], "logsnr has 1 value"),
+        ([0.0, math.nan], [1.0, 1.0], "logsnr must be a row of finite numbers"),
     ],
 )
 def test_tables_that_are_none_are_refused(levels: list[float], w: list[float], message: str) -> None:
