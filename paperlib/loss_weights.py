@@ -99,8 +99,7 @@ class P2(EpsWeight):
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise ValueError(f"gamma must be a number from 0, got {self.gamma!r}.")
+        require_positive("gamma", self.gamma, or_zero=True)
         require_positive("k", self.k)
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
@@ -122,12 +121,7 @@ class LearnedUncertainty(EpsWeight):
 
     @classmethod
     def from_table(cls, logsnr: Sequence[float] | Tensor, eps_error: Sequence[float] | Tensor) -> "LearnedUncertainty":
-        """u from errors measured at some levels; log E is linear between them and constant outside.
-
-        Args:
-            logsnr: levels in nats, increasing, shape (N,).
-            eps_error: E at each, positive, shape (N,).
-        """
+        """u from E at some levels in nats, increasing, (N,) each; log E is linear between them, constant outside."""
         at, error = (torch.as_tensor(row, dtype=torch.float64) for row in (logsnr, eps_error))
         if at.shape != error.shape or at.ndim != 1 or len(at) < 2 or not (at.diff() > 0).all():
             raise ValueError("a table of errors has two levels or more, increasing, and one error for each.")
@@ -148,12 +142,9 @@ def _from_table(logsnr: Tensor, at: Tensor, log_error: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DividedOut(LossWeight):
-    """c = w/(p k): the loss has the weighting w whatever is predicted and however levels are drawn.
+    """c = w/(p k): the loss has the weighting w, or what ``weightings.get`` takes, however it is predicted and drawn.
 
     (Section 2, importance sampling; the losses of VDM and SiD2.)
-
-    Args:
-        weighting: w, or what :func:`paperlib.weightings.get` takes.
     """
 
     weighting: Weighting | str | Mapping[str, Any]
@@ -261,12 +252,5 @@ LOSS_WEIGHTS: Registry[LossWeight | Weighting] = Registry(
 )
 """Every loss weight by name."""
 
-register = LOSS_WEIGHTS.register
-
-
-def get(said: str | Mapping[str, Any] | LossWeight | Weighting, **parameters: Any) -> LossWeight | Weighting:
-    """A loss weight by its name in :data:`LOSS_WEIGHTS`, or from a dictionary of ``name`` and parameters.
-
-    Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return LOSS_WEIGHTS.make(said, **parameters)
+register, get = LOSS_WEIGHTS.register, LOSS_WEIGHTS.make
+"""See :class:`paperlib.registry.Registry`."""

@@ -144,7 +144,7 @@ def test_a_learned_uncertainty_from_a_table() -> None:
     [
         ("min_snr", {"gamma": 0}, "gamma must be a positive number"),
         ("soft_min_snr", {"gamma": -1}, "gamma must be a positive number"),
-        ("p2", {"gamma": -0.1}, "gamma must be a number from 0, got -0.1"),
+        ("p2", {"gamma": -0.1}, "gamma must be a positive number or zero, got -0.1"),
         ("p2", {"gamma": "1e-3"}, "p2: gamma must be a finite number, got '1e-3'"),
         ("constant", {"value": 0}, "value must be a positive number"),
         ("min-snr", {}, "unknown loss weight 'min-snr'; choose one of min_snr, soft_min_snr, p2"),
