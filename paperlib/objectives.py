@@ -65,23 +65,22 @@ class ImpliedWeighting(Weighting):
 
     prediction: Prediction
     schedule: NoiseSchedule
-    loss_weight: Weighting | None = None
+    loss_weight: Weighting
 
     def log(self, logsnr: Tensor) -> Tensor:
-        log_w = self.schedule.log_density(logsnr) + self.prediction.log_mse_factor(logsnr)
-        return log_w if self.loss_weight is None else log_w + self.loss_weight.log(logsnr)
+        log_k = self.prediction.log_mse_factor(logsnr)
+        return self.schedule.log_density(logsnr) + log_k + self.loss_weight.log(logsnr)
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        of_loss = () if self.loss_weight is None else self.loss_weight.breaks
-        return (*self.ends, *self.schedule.breaks, *of_loss)
+        return (*self.ends, *self.schedule.breaks, *self.loss_weight.breaks)
 
     @property
     def ends(self) -> tuple[float, float]:
         return self.schedule.ends
 
     def log_error(self, logsnr: Tensor) -> Tensor:
-        return super().log_error(logsnr) if self.loss_weight is None else self.loss_weight.log_error(logsnr)
+        return self.loss_weight.log_error(logsnr)
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ class PublishedLoss:
         return bool(a.isfinite() and a != 0)
 
     @property
-    def c(self) -> Weighting | None:
-        """c(λ) for this prediction and schedule; None for a plain mean squared error."""
+    def c(self) -> Weighting:
+        """c(λ) for this prediction and schedule; one for a plain mean squared error."""
         if isinstance(self.loss_weight, LossWeight):
             return self.loss_weight.under(self.prediction, self.schedule)
-        return self.loss_weight
+        return self.loss_weight or loss_weights.Constant()
 
     @property
     def weighting(self) -> ImpliedWeighting:
@@ -151,7 +150,7 @@ class PublishedLoss:
         if not self._sees_data_in_noise:
             raise ValueError(f"{type(self.prediction).__name__} has no term at λ = −∞: it says nothing of x there.")
         level = x.new_full((len(x),), -torch.inf, dtype=at_least_float32(x.dtype))
-        if self.c is not None and not self.c(level).isfinite().all():
+        if not self.c(level).isfinite().all():
             raise ValueError(f"{self.loss_weight} has no finite value at λ = −∞; leave that level out (logsnr_min).")
         return self._at(level, network, x, eps, **conditioning)
 
@@ -160,8 +159,7 @@ class PublishedLoss:
         x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
         output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
         require_same_shape("output", output, "x", x)
-        error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
-        return error if self.c is None else self.c(logsnr) * error
+        return self.c(logsnr) * (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
 
 
 def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:

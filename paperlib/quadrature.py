@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from paperlib.checks import require_levels, require_range
+from paperlib.checks import end_slack, require_levels, require_range
 
 LevelFunction = Callable[[Tensor], Tensor]
 """A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
@@ -35,6 +35,14 @@ def edges_between(low: float, high: float, panels: int, breaks: Sequence[float] 
     require_range(low, high)
     inner = torch.tensor([b for b in breaks if low < b < high], dtype=torch.float64)
     return torch.cat([torch.linspace(low, high, panels + 1, dtype=torch.float64), inner]).unique()
+
+
+def both_sides(low: float, high: float, panels: int, breaks: Sequence[float] = ()) -> Tensor:
+    """Levels within (low, high), ascending, float64: just inside either end of each panel of :func:`edges_between`."""
+    gap = 8 * end_slack(low, high, torch.float64)
+    edges = edges_between(low, high, panels, breaks)
+    edges = edges[torch.nn.functional.pad(edges.diff() > 4 * gap, (1, 0), value=True)]  # a break beside a grid point
+    return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
 
 
 def integrate(

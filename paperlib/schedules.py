@@ -308,11 +308,6 @@ class Cosine(Symmetric):
 
     shift: float = 0.0
 
-    @classmethod
-    def for_image_size(cls, logsnr_min: float, logsnr_max: float, size: int) -> "Cosine":
-        """The shifted schedule for ``size`` × ``size`` images, s = log(64/size)."""
-        return cls(logsnr_min, logsnr_max, shift=image_size_shift(size) / 2)
-
     @property
     def centre(self) -> float:
         return 2 * self.shift

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import numbers, require_within
+from paperlib.checks import at_least_float32, numbers, require_within
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -37,8 +37,6 @@ class Histogram(TruncatedSchedule):
     """A density that was measured or drawn by hand: piecewise constant between ``edges``, t(λ) piecewise linear.
 
     Args:
-        logsnr_min: f(1), in nats; None for the first edge.
-        logsnr_max: f(0), in nats; None for the last edge.
         edges: levels in nats, increasing, N + 1 of them.
         heights: p between the edges up to a constant, N of them, positive: where p is zero no level is ever drawn.
     """
@@ -60,12 +58,7 @@ class Histogram(TruncatedSchedule):
 
     @classmethod
     def from_samples(cls, logsnr: Tensor, bins: int = 64) -> "Histogram":
-        """The density of drawn levels, in bins that hold equally many of them: none is empty.
-
-        Args:
-            logsnr: levels in nats, any shape, more than ``bins`` different ones.
-            bins: number of bins.
-        """
+        """The density of drawn levels (nats, any shape), in ``bins`` that hold equally many of them: none is empty."""
         if not 1 <= bins < logsnr.numel():
             raise ValueError(f"bins must lie between 1 and the number of samples, {logsnr.numel()}, got {bins}.")
         edges = torch.quantile(logsnr.detach().double().flatten(), torch.linspace(0, 1, bins + 1, dtype=torch.float64))
@@ -201,11 +194,7 @@ class StepTable(TruncatedSchedule):
         return 1 / len(self.levels) if ends_there else 0.0
 
     def logsnr_at(self, index: Tensor) -> Tensor:
-        """λ of whole steps, 0 being the least noisy; integers of any shape.  (−∞ at the end of a zero-terminal table.)
-
-        Raises:
-            IndexError: for steps that the table does not have.
-        """
+        """λ of whole steps, 0 being the least noisy; integers of any shape, IndexError for steps that are not there."""
         if index.is_floating_point() or (index < 0).any() or (index >= len(self.levels)).any():
             raise IndexError(f"steps are whole numbers from 0 to {len(self.levels) - 1}, got {index}.")
         return self.levels.to(index.device)[index].to(torch.get_default_dtype())
@@ -221,9 +210,7 @@ class StepTable(TruncatedSchedule):
         require_within("logsnr", level, low - slack, high + slack)
         last = len(self._finite) - 1
         inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
-        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(
-            torch.promote_types(logsnr.dtype, torch.float32)
-        )
+        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(at_least_float32(logsnr.dtype))
 
 
 def _levels(log_alphas_cumprod: Tensor) -> Tensor:
@@ -237,8 +224,6 @@ class Discrete(StepTable):
     """Somebody's table of ᾱ or of β, one of the two; see :class:`StepTable` for its density.
 
     Args:
-        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
-        logsnr_max: f(0), in nats; None for the first step.
         alphas_cumprod: ᾱ = α², from the least noisy step on.
         betas: β of each step; ᾱ is the running product of 1 − β.
     """
@@ -269,8 +254,6 @@ class DDPM(StepTable):
     (Ho et al. 2020.)
 
     Args:
-        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
-        logsnr_max: f(0), in nats; None for the first step.
         beta_start: β of the first step.
         beta_end: β of the last step.
         number: T, number of steps.
@@ -302,16 +285,7 @@ class DDPM(StepTable):
 @register("scaled_linear")
 @dataclass(frozen=True)
 class ScaledLinear(DDPM):
-    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)
-
-    Args:
-        logsnr_min: as in :class:`DDPM`.
-        logsnr_max: as in :class:`DDPM`.
-        beta_start: as in :class:`DDPM`.
-        beta_end: as in :class:`DDPM`.
-        number: as in :class:`DDPM`.
-        zero_terminal: as in :class:`DDPM`.
-    """
+    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)"""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
