@@ -93,7 +93,7 @@ class NoiseSchedule(ABC):
 class TruncatedSchedule(NoiseSchedule):
     """A distribution over λ, cut to [logsnr_min, logsnr_max].
 
-    A subclass states it for its whole support: ``_sf``, ``_cdf``, ``_isf`` and ``_log_pdf``.
+    A subclass states three functions, for its whole support: ``_tails``, their inverse ``_level``, and ``_log_pdf``.
 
     Args:
         logsnr_min: f(1), in nats; None takes the lower end of the support, where there is one.
@@ -131,16 +131,12 @@ class TruncatedSchedule(NoiseSchedule):
         return -math.inf, math.inf
 
     @abstractmethod
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        """Survival function P(Λ > λ), accurate where it is small: the untruncated t."""
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """P(Λ > λ) and P(Λ ≤ λ), the untruncated t and 1 − t, each accurate where it is small."""
 
     @abstractmethod
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        """Distribution function P(Λ ≤ λ), accurate where it is small: the untruncated 1 − t."""
-
-    @abstractmethod
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        """λ from the untruncated t (``upper``) and 1 − t (``lower``), both given so that neither tail loses digits."""
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
+        """λ from its two tails, both given so that neither loses digits."""
 
     @abstractmethod
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
@@ -172,7 +168,7 @@ class TruncatedSchedule(NoiseSchedule):
     def _cut(self) -> tuple[float, float, float]:
         """Probability above logsnr_max, below logsnr_min, and between, which is computed in the tail that holds it."""
         ends = torch.tensor(self.ends, dtype=torch.float64)
-        (above_low, above), (below, below_high) = self._sf(ends).tolist(), self._cdf(ends).tolist()
+        (above_low, above), (below, below_high) = (tail.tolist() for tail in self._tails(ends))
         if above_low < 0.5:
             return above, below, above_low - above
         return above, below, below_high - below if below_high < 0.5 else 1 - below - above
@@ -180,14 +176,13 @@ class TruncatedSchedule(NoiseSchedule):
     def logsnr(self, t: Tensor) -> Tensor:
         require_within("t", t, 0.0, 1.0)
         (low, high), (above, below, mass), u = self.ends, self._cut, t.double()
-        inner = self._isf(above + u * mass, below + (1 - u) * mass).clamp(low, high)
+        inner = self._level(above + u * mass, below + (1 - u) * mass).clamp(low, high)
         inner = torch.where(u == 0, high, torch.where(u == 1, low, inner))
         return inner.to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
         require_levels("logsnr", logsnr, *self.ends)
-        level, (above, below, mass) = logsnr.double().clamp(*self.ends), self._cut
-        upper, lower = self._sf(level), self._cdf(level)
+        (upper, lower), (above, below, mass) = self._tails(logsnr.double().clamp(*self.ends)), self._cut
         t = torch.where(upper < 0.5, (upper - above) / mass, 1 - (lower - below) / mass)
         return t.clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
@@ -227,14 +222,11 @@ class Shifted(TruncatedSchedule):
         low, high = self.base.support
         return low + self.nats, high + self.nats
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self.base._sf(logsnr - self.nats)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.base._tails(logsnr - self.nats)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self.base._cdf(logsnr - self.nats)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        return self.base._isf(upper, lower) + self.nats
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
+        return self.base._level(upper, lower) + self.nats
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         return self.base._log_pdf(logsnr - self.nats)
@@ -281,13 +273,10 @@ class Symmetric(TruncatedSchedule):
     def _log_height(self, d: Tensor) -> Tensor:
         """log p(centre + d)."""
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self._tail(logsnr - self.centre)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        return self._tail(logsnr - self.centre), self._tail(self.centre - logsnr)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._tail(self.centre - logsnr)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         distance = self._distance(torch.minimum(upper, lower))
         return self.centre + torch.where(upper < lower, distance, -distance)
 
@@ -498,15 +487,11 @@ class EDMSampling(TruncatedSchedule):
     def _root_ends(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        least, most = self._root_ends
-        return (torch.exp(-logsnr / (2 * self.rho)) - least) / (most - least)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        (least, most), root = self._root_ends, torch.exp(-logsnr / (2 * self.rho))
+        return (root - least) / (most - least), (most - root) / (most - least)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        least, most = self._root_ends
-        return (most - torch.exp(-logsnr / (2 * self.rho))) / (most - least)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         least, most = self._root_ends
         return -2 * self.rho * torch.log(least + upper * (most - least))
 
@@ -523,15 +508,11 @@ class LinearLogSNR(TruncatedSchedule):
         """Itself: its ends are always stated, and between them p is the same everywhere."""
         return self
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.ends
-        return (high - logsnr) / (high - low)
+        return (high - logsnr) / (high - low), (logsnr - low) / (high - low)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
-        return (logsnr - low) / (high - low)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         low, high = self.ends
         return low * upper + high * lower
 
@@ -564,24 +545,20 @@ class LinearBeta(TruncatedSchedule):
     def support(self) -> tuple[float, float]:
         return -math.log(math.expm1((self.beta_min + self.beta_max) / 2)), math.inf
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        # the positive root of ½ slope t² + β_min t = B, in the form without cancellation
-        slope, integral = self.beta_max - self.beta_min, F.softplus(-logsnr, threshold=700)
-        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        # 1 − t in the form without cancellation: what is left of ∫β at λ, log(1 + e^−λ₀) − log(1 + e^−λ)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        # the positive root of ½ slope t² + β_min t = ∫β, and the same from t = 1 back, both without cancellation
         low, slope = self.support[0], self.beta_max - self.beta_min
-        level = logsnr.clamp(low, 600)
-        left = torch.log1p(torch.sigmoid(-level) * torch.expm1(level - low))
-        return 2 * left / (self.beta_max + torch.sqrt(self.beta_max**2 - 2 * slope * left))
+        integral, level = F.softplus(-logsnr, threshold=700), logsnr.clamp(low, 600)
+        left = torch.log1p(torch.sigmoid(-level) * torch.expm1(level - low))  # log(1 + e^−λ₀) − log(1 + e^−λ)
+        t = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return t, 2 * left / (self.beta_max + torch.sqrt(self.beta_max**2 - 2 * slope * left))
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         integral = upper * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * upper)
         return -torch.log(torch.expm1(integral))
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        beta = self.beta_min + (self.beta_max - self.beta_min) * self._sf(logsnr)
+        beta = self.beta_min + (self.beta_max - self.beta_min) * self._tails(logsnr)[0]
         return F.logsigmoid(-logsnr) - torch.log(beta)
 
 
@@ -631,8 +608,8 @@ class Beta(TruncatedSchedule):
         require_positive("b", self.b)
         super().__post_init__()
 
-    def _both(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-        """P(Λ > λ) and P(Λ ≤ λ): the incomplete beta function, by its series of positive terms where t ≤ ½."""
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        # the incomplete beta function, by its series of positive terms where t ≤ ½
         near = logsnr >= 0
         a, b = logsnr.new_tensor(self.a), logsnr.new_tensor(self.b)
         p, q = torch.where(near, a, b), torch.where(near, b, a)
@@ -644,22 +621,16 @@ class Beta(TruncatedSchedule):
         tail = 2 * self._log_pdf(logsnr).exp() / p * total
         return torch.where(near, tail, 1 - tail), torch.where(near, 1 - tail, tail)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self._both(logsnr)[0]
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._both(logsnr)[1]
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         # the logarithm of a tail is concave, as log p is: Newton cannot overshoot twice
         up = upper < lower
+        sign = torch.where(up, -1.0, 1.0)
 
         def log_tail(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-            above, below = self._both(logsnr)
-            tail = torch.where(up, above, below)
-            return torch.where(up, -1.0, 1.0) * tail.log(), self._log_pdf(logsnr).exp() / tail
+            tail = torch.where(up, *self._tails(logsnr))
+            return sign * tail.log(), self._log_pdf(logsnr).exp() / tail
 
-        target = torch.where(up, -1.0, 1.0) * torch.minimum(upper, lower).log()
+        target = sign * torch.minimum(upper, lower).log()
         centre = torch.full_like(upper, 2 * math.log(self.b / self.a)).clamp(*self.ends)
         return solve(log_tail, target, centre, *self.ends, steps=14)
 
@@ -692,20 +663,16 @@ class Mode(TruncatedSchedule):
         half = math.pi / 2 * u
         return u + self.scale * (u - half.sin() ** 2), 1 + self.scale * (1 - math.pi / 2 * (2 * half).sin())
 
-    def _u(self, t: Tensor) -> Tensor:
-        return solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.sigmoid(torch.stack([-logsnr, logsnr]) / 2)  # 1 − t is the same function of 1 − u
+        upper, lower = solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
+        return upper, lower
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self._u(torch.sigmoid(-logsnr / 2))
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._u(torch.sigmoid(logsnr / 2))  # 1 − t is the same function of 1 − u
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         return 2 * (self._time(lower)[0].log() - self._time(upper)[0].log())
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return 2 * log_sech(logsnr / 4) - math.log(8) - self._time(self._sf(logsnr))[1].log()
+        return 2 * log_sech(logsnr / 4) - math.log(8) - self._time(self._tails(logsnr)[0])[1].log()
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

@@ -81,15 +81,11 @@ class Histogram(TruncatedSchedule):
     def breaks(self) -> tuple[float, ...]:
         return tuple(map(float, self.edges[1:-1]))
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        edges, _, above, _ = self._knots
-        return interpolate(logsnr, edges, above)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        edges, below, above, _ = self._knots
+        return interpolate(logsnr, edges, above), interpolate(logsnr, edges, below)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        edges, below, _, _ = self._knots
-        return interpolate(logsnr, edges, below)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         edges, below, above, _ = self._knots
         from_above = interpolate(upper, above.flip(0), edges.flip(0))
         return torch.where(upper < lower, from_above, interpolate(lower, below, edges))
@@ -166,13 +162,11 @@ class StepTable(TruncatedSchedule):
         value = logit[low] + s**2 * (3 - 2 * s) * rise + width * s * (1 - s) * ((1 - s) * d0 - s * d1)
         return value, 6 * s * (1 - s) * rise / width + (1 - s) * (1 - 3 * s) * d0 + s * (3 * s - 2) * d1
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(self._logit(logsnr)[0])
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        logit, _ = self._logit(logsnr)
+        return torch.sigmoid(logit), torch.sigmoid(-logit)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(-self._logit(logsnr)[0])
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         def rising(logsnr: Tensor) -> tuple[Tensor, Tensor]:
             value, slope = self._logit(logsnr)
             return -value, -slope
@@ -209,7 +203,7 @@ class StepTable(TruncatedSchedule):
         level = torch.where(noise, low, logsnr.double())
         require_within("logsnr", level, low - slack, high + slack)
         last = len(self._finite) - 1
-        inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
+        inside = self._tails(level.clamp(low, high))[0] * (self._quantiles + 1) - 1
         return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(at_least_float32(logsnr.dtype))
 
 
