@@ -5,9 +5,10 @@ Checks that read values of a tensor are skipped while `torch.compile` traces, wh
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from numbers import Real
 from types import UnionType
-from typing import get_args
+from typing import Annotated, Any, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +26,19 @@ def require_positive(name: str, value: float, or_zero: bool = False) -> None:
     """Refuse a parameter that is not a positive finite number; zero is one where ``or_zero`` says so."""
     if not (isinstance(value, Real) and math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
         raise ValueError(f"{name} must be a positive number{' or zero' if or_zero else ''}, got {value!r}.")
+
+
+Positive = Annotated[float, "positive"]
+"""The type of a parameter that :func:`require_parameters` wants positive and finite."""
+NotNegative = Annotated[float, "positive or zero"]
+"""As :data:`Positive`, or zero."""
+
+
+def require_parameters(values: Any) -> None:
+    """Refuse a dataclass whose :data:`Positive` or :data:`NotNegative` fields are not."""
+    for one in fields(values):
+        if one.type in (Positive, NotNegative):
+            require_positive(one.name, getattr(values, one.name), or_zero=one.type == NotNegative)
 
 
 def require_instance(name: str, value: object, kind: type | UnionType, remedy: str) -> None:

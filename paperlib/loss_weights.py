@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib import weightings
-from paperlib.checks import require_positive
+from paperlib.checks import NotNegative, Positive, require_parameters
 from paperlib.predictions import Prediction
 from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
@@ -34,6 +34,9 @@ from paperlib.weightings import Weighting
 
 class LossWeight(ABC):
     """A loss weight that depends on what the network predicts or on how λ is drawn."""
+
+    def __post_init__(self) -> None:
+        require_parameters(self)
 
     @abstractmethod
     def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
@@ -69,10 +72,7 @@ class EpsWeight(LossWeight):
 class MinSNR(EpsWeight):
     """Min-SNR-γ: min(SNR, γ) of the x error, min(SNR, γ)/SNR of ε, min(SNR, γ)/(SNR + 1) of v.  (Hang et al. 2023)"""
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 5.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return (math.log(self.gamma) - logsnr).clamp(max=0)
@@ -82,10 +82,7 @@ class MinSNR(EpsWeight):
 class SoftMinSNR(EpsWeight):
     """γ SNR/(SNR + γ) of the x error, hence γ/(SNR + γ) of ε.  (Crowson et al. 2024)"""
 
-    gamma: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 4.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return F.logsigmoid(math.log(self.gamma) - logsnr)
@@ -95,12 +92,8 @@ class SoftMinSNR(EpsWeight):
 class P2(EpsWeight):
     """Perception-prioritised: 1/(k + SNR)^γ of the ε error; γ = 0 is the plain ε error.  (Choi et al. 2022)"""
 
-    gamma: float = 1.0
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma, or_zero=True)
-        require_positive("k", self.k)
+    gamma: NotNegative = 1.0
+    k: Positive = 1.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return -self.gamma * torch.logaddexp(torch.full_like(logsnr, math.log(self.k)), logsnr)
@@ -177,10 +170,7 @@ class Quotient(Weighting):
 class Constant(Weighting):
     """c(λ) = value."""
 
-    value: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("value", self.value)
+    value: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return torch.full_like(logsnr, math.log(self.value))

@@ -33,11 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.checks import (
+    Positive,
     at_least_float32,
     end_slack,
     outside,
     require_floating,
     require_levels,
+    require_parameters,
     require_positive,
     require_range,
     require_within,
@@ -107,6 +109,7 @@ class TruncatedSchedule(NoiseSchedule):
     logsnr_max: float | None = None
 
     def __post_init__(self) -> None:
+        require_parameters(self)
         require_range(*self.ends)
         (low, high), (native_low, native_high) = self.ends, self.support
         if high - low < NARROWEST:
@@ -342,11 +345,7 @@ class Normal(Symmetric):
     """
 
     mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("std", self.std)
-        super().__post_init__()
+    std: Positive = 1.0
 
     @property
     def centre(self) -> float:
@@ -400,11 +399,7 @@ class Laplace(Symmetric):
     """
 
     mean: float = 0.0
-    scale: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive("scale", self.scale)
-        super().__post_init__()
+    scale: Positive = 0.5
 
     @property
     def centre(self) -> float:
@@ -433,11 +428,7 @@ class Cauchy(Symmetric):
     """
 
     median: float = 0.0
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("scale", self.scale)
-        super().__post_init__()
+    scale: Positive = 1.0
 
     @property
     def centre(self) -> float:
@@ -468,13 +459,12 @@ class EDMSampling(TruncatedSchedule):
         sigma_max: largest noise level σ_VE.
     """
 
-    rho: float = 7.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    rho: Positive = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
 
     def __post_init__(self) -> None:
-        for name in ("rho", "sigma_min", "sigma_max"):
-            require_positive(name, getattr(self, name))
+        require_parameters(self)
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}).")
         super().__post_init__()
@@ -532,11 +522,11 @@ class LinearBeta(TruncatedSchedule):
         beta_max: β at t = 1.
     """
 
-    beta_min: float = 0.1
+    beta_min: Positive = 0.1
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        require_positive("beta_min", self.beta_min)
+        require_parameters(self)
         if not self.beta_max > self.beta_min:
             raise ValueError(f"beta_max ({self.beta_max}) must be above beta_min ({self.beta_min}).")
         super().__post_init__()
@@ -600,13 +590,8 @@ class Beta(TruncatedSchedule):
         b: exponent of 1 − t.
     """
 
-    a: float = 1.0
-    b: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("a", self.a)
-        require_positive("b", self.b)
-        super().__post_init__()
+    a: Positive = 1.0
+    b: Positive = 1.0
 
     def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
         # the incomplete beta function, by its series of positive terms where t ≤ ½

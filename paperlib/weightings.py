@@ -28,10 +28,12 @@ from torch import Tensor
 
 from paperlib.augmentation import ROUNDING, Augmentation
 from paperlib.checks import (
+    NotNegative,
+    Positive,
     at_least_float32,
     numbers,
     outside,
-    require_positive,
+    require_parameters,
 )
 from paperlib.quadrature import both_sides
 from paperlib.registry import Registry
@@ -54,6 +56,9 @@ class Weighting(ABC):
     def __call__(self, logsnr: Tensor) -> Tensor:
         """w(λ)."""
         return self.log(logsnr).exp()
+
+    def __post_init__(self) -> None:
+        require_parameters(self)
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -318,12 +323,8 @@ class EDM(Weighting):
     """
 
     p_mean: float = -1.2
-    p_std: float = 1.2
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive("p_std", self.p_std)
-        require_positive("sigma_data", self.sigma_data)
+    p_std: Positive = 1.2
+    sigma_data: Positive = 0.5
 
     def log(self, logsnr: Tensor) -> Tensor:
         floor = torch.full_like(logsnr, 2 * math.log(self.sigma_data))
@@ -376,12 +377,8 @@ class P2(Weighting):
     (Table 1, P2; Choi et al. 2022; γ ≥ 0, and 0 is the plain ε error)
     """
 
-    gamma: float = 1.0
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma, or_zero=True)
-        require_positive("k", self.k)
+    gamma: NotNegative = 1.0
+    k: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         floor = torch.full_like(logsnr, math.log(self.k))
@@ -395,10 +392,7 @@ class MinSNR(Weighting):
     (Table 1, Min-SNR; Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
     """
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 5.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2) + (math.log(self.gamma) - logsnr).clamp(max=0)
@@ -478,10 +472,7 @@ class SD3LogitNormal(Weighting):
     """
 
     mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("std", self.std)
+    std: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_normal(logsnr + 2 * self.mean, 2 * self.std) - 2 * F.logsigmoid(logsnr / 2)
@@ -505,10 +496,7 @@ class SoftMinSNR(Weighting):
     (Crowson et al. 2024, *Hourglass Diffusion Transformers*.)
     """
 
-    gamma: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 4.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2) + F.logsigmoid(math.log(self.gamma) - logsnr)
@@ -527,7 +515,7 @@ class EDM2(EDM):
     """EDM's weighting with the levels of EDM2, P_mean = −0.4 and P_std = 1.0.  (Karras et al. 2024)"""
 
     p_mean: float = -0.4
-    p_std: float = 1.0
+    p_std: Positive = 1.0
 
 
 @dataclass(frozen=True)
