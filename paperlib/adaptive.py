@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from paperlib.checks import at_least_float32, end_slack, outside, require_levels, require_range, require_within
+from paperlib.checks import at_least_float32, outside, require_levels, require_range, require_within
 from paperlib.schedules import NoiseSchedule, register
 
 START_HITS = 2
@@ -152,21 +152,20 @@ class AdaptiveSchedule(NoiseSchedule):
                 for one process.  Nothing is asked of `torch.distributed` otherwise.
 
         Raises:
-            ValueError: for shapes that differ, levels outside the range, or errors that are
-                negative, NaN or infinite.
+            ValueError: for shapes that differ, levels outside the range, or errors that are negative or not finite.
         """
         if logsnr.ndim != 1 or len(logsnr) == 0 or weighted_error.shape != logsnr.shape:
             raise ValueError(
                 f"logsnr and weighted_error have one value an example, shape (B,), B ≥ 1; got {tuple(logsnr.shape)} "
                 f"and {tuple(weighted_error.shape)}."
             )
-        low, high = self.ends
-        slack = end_slack(low, high, torch.float32)
-        _require_between("logsnr", logsnr, low - slack, high + slack)
-        _require_between("weighted_error", weighted_error, 0.0, torch.finfo(weighted_error.dtype).max)
-        self._to(weighted_error.device)
-        value = weighted_error.double()
-        sums_and_counts = self._sums(logsnr, value.square() if self.moment == "second" else value)
+        require_levels("logsnr", logsnr, *self.ends)
+        require_within("weighted_error", weighted_error, 0.0, torch.finfo(weighted_error.dtype).max)
+        if self.average.device != weighted_error.device:
+            self.average, self.hits = self.average.to(weighted_error.device), self.hits.to(weighted_error.device)
+        value = weighted_error.double().pow(2 if self.moment == "second" else 1)
+        each = torch.stack([value, torch.ones_like(value)])
+        sums_and_counts = value.new_zeros(2, self.bins).index_add_(1, self._bin(logsnr)[0], each)  # of every bin
         sums, counts = sums_and_counts if reduce is None else reduce(sums_and_counts)
         if self._untouched:
             self.average.fill_(sums.sum() / counts.sum())
@@ -177,26 +176,13 @@ class AdaptiveSchedule(NoiseSchedule):
         self.average += step * (sums / counts.clamp(min=1) - self.average)
         self._refresh()
 
-    def _sums(self, logsnr: Tensor, value: Tensor) -> Tensor:
-        """Sum and count of ``value`` in each bin; (2, bins)."""
-        both = value.new_zeros(2, self.bins)
-        return both.index_add_(1, self._bin(logsnr)[0], torch.stack([value, torch.ones_like(value)]))
-
-    def _to(self, device: torch.device) -> None:
-        if self.average.device != device:
-            self.average, self.hits = self.average.to(device), self.hits.to(device)
-
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the averages and hits of the bins, and the ends that they belong to."""
         ends = torch.tensor(self.ends, dtype=torch.float64)
         return {"average": self.average.clone(), "hits": self.hits.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off.
-
-        Raises:
-            ValueError: for a state with other bins or another range, or with keys missing.
-        """
+        """Take up where a checkpoint left off; ValueError for other bins, another range, or keys that are missing."""
         missing = {"average", "hits", "ends"} - set(state)
         if missing:
             raise ValueError(f"this is no state of an AdaptiveSchedule: it lacks {', '.join(sorted(missing))}.")
@@ -208,12 +194,3 @@ class AdaptiveSchedule(NoiseSchedule):
         self.average, self.hits = state["average"].double().clone(), state["hits"].double().clone()
         self._untouched = not self.hits.any()
         self._refresh()
-
-
-def _require_between(name: str, value: Tensor, low: float, high: float) -> None:
-    """As :func:`paperlib.checks.require_within`, in one pass: this is called at every training step."""
-    least, most = value.aminmax()
-    if not (least >= low and most <= high):  # NaN too
-        raise ValueError(
-            f"{name} must be finite and within [{low:g}, {high:g}], got {least.item():g} … {most.item():g}."
-        )

@@ -8,14 +8,14 @@ With :math:`L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1}))` and the error o
     L_w(x) &= -\int_0^1 \frac{dL}{dt}\, w(\lambda_t)\, dt
             = w(\lambda_{min}) \left\{ \int L(\lambda; x)\, dp_w(\lambda) - L(\lambda_{min}; x) \right\},
 
-where p_w is :class:`paperlib.weightings.Augmentation`, of mass one.  Because
+where p_w is :class:`paperlib.augmentation.Augmentation`, of mass one.  Because
 :math:`L(t; x) = -E_q[ELBO_t(z_t)] - H(q(z_t \mid x))`, a monotone w makes this the ELBO of data with Gaussian noise
 added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.  It is distribution
 augmentation: the model is told the level in training and asked for clean data when sampling.
 
-L is written as a function of log-SNR here, because it depends on t through λ alone.  Everything is in nats an example;
-:func:`bits_per_dim` is the only conversion.  Integrals over λ are those of :mod:`paperlib.quadrature`; expectations
-over ε are taken by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
+L is a function of log-SNR here, because it depends on t through λ alone; levels are (N,), and so is what a function of
+them returns.  Everything is in nats an example; :func:`bits_per_dim` is the only conversion.  Expectations over ε are
+taken by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
 """
 
 import math
@@ -27,13 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib import predictions, process
+from paperlib.augmentation import Augmentation
 from paperlib.checks import require_finite, require_positive, require_within
 from paperlib.objectives import Network
 from paperlib.oracles import LOG_2PI, Empirical, Oracle
 from paperlib.predictions import Prediction
 from paperlib.quadrature import LevelFunction, antiderivative, integrate, panel_nodes
 from paperlib.schedules import NoiseSchedule
-from paperlib.weightings import Augmentation, Weighting
+from paperlib.weightings import Weighting
 
 ROWS, ELEMENTS = 16384, 2**20
 """Noisy examples, and values in them, that are evaluated at a time."""
@@ -92,16 +93,9 @@ def _rows(dim: int) -> int:
 
 
 def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
-    """``value(z, λ, ε)`` at every pair of a level and an ε, a piece of the pairs at a time.
+    """``value(z, λ, ε)``, (B, *), (B,), (B, *) to (B,), at every pair of a level and an ε; shape (N, Q).
 
-    Args:
-        value: takes z (B, *), levels (B,) and ε (B, *); returns (B,).
-        x: one example, shape (*), or one for each ε, shape (Q, *).
-        logsnr: levels, shape (N,).
-        noise: the set of ε.
-
-    Returns:
-        Shape (N, Q).
+    ``x`` is one example, shape (*), or one for each ε, shape (Q, *).  A piece of the pairs is evaluated at a time.
     """
     data, count = x.expand_as(noise.eps), len(noise.eps)
     pieces = []
@@ -117,7 +111,7 @@ def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, log
 def eps_errors(
     network: Network, x: Tensor, logsnr: Tensor, noise: Noise, prediction: Prediction = predictions.EPS
 ) -> Tensor:
-    """‖ε̂ − ε‖² at every level and every ε.
+    """‖ε̂ − ε‖² at every level and every ε, shape (N, Q), for ``noise.mean`` and ``noise.standard_error``.
 
     Args:
         network: ``network(z, logsnr)``, returning what ``prediction`` says.
@@ -125,9 +119,6 @@ def eps_errors(
         logsnr: levels, shape (N,).
         noise: the set of ε.
         prediction: what the network predicts.
-
-    Returns:
-        Shape (N, Q), for ``noise.mean`` and ``noise.standard_error``.
     """
     require_finite("x", x)
 
@@ -147,16 +138,7 @@ def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Ten
     r"""log q(z|x) − log p(z) at every level and every ε, whose mean is :math:`KL(q(z_\lambda|x) \| p(z_\lambda))`.
 
     For a model that is the oracle of *some* data, the wrong ones included, this mean is L(t; x): a way to it that does
-    not pass through the integral of the error.  (Section 3, the inequality)
-
-    Args:
-        oracle: the model; p is its density.
-        x: one example, shape (*), or one for each ε, shape (Q, *).
-        logsnr: levels, shape (N,).
-        noise: the set of ε.
-
-    Returns:
-        Shape (N, Q), in nats.
+    not pass through the integral of the error.  Shapes as in :func:`eps_errors`.  (Section 3, the inequality)
     """
     dim = noise.eps[0].numel()
 
@@ -185,19 +167,16 @@ def path_kl(
 ) -> LevelFunction:
     r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
 
-    The error is evaluated once, so any number of levels costs nothing more.
+    The error is evaluated once, so any number of levels costs nothing more; its average over x gives that of L.
     (Section 3, the path KL; Section 3, the Theorem)
 
     Args:
-        eps_error: e(λ) = E_ε‖ε̂ − ε‖² at levels (N,), shape (N,); not necessarily of one x: averages of L are had alike.
+        eps_error: e(λ) = E_ε‖ε̂ − ε‖².
         logsnr_min: λ at t = 1.
         logsnr_max: λ at t = 0.
         prior_kl: L(λ_min; x) = KL(q(z_1|x) ‖ p(z_1)), in nats.
         panel_width: width of a panel at most, in nats of log-SNR.
         order: nodes in a panel.
-
-    Returns:
-        L as a function of levels (N,) in [logsnr_min, logsnr_max], in nats, shape (N,).
     """
     gained = antiderivative(eps_error, logsnr_min, logsnr_max, panel_width, order)
     return lambda logsnr: prior_kl + 0.5 * gained(logsnr)
@@ -229,14 +208,6 @@ def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int
     of ancestral sampling and falls to the integral as T → ∞.
 
     (Appendix, discrete time; Kingma et al. 2021, Section 3.3)
-
-    Args:
-        eps_error: e(λ) at levels (N,), shape (N,).
-        schedule: where the steps lie.
-        steps: T.
-
-    Returns:
-        A scalar, in nats.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -349,16 +320,8 @@ def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: flo
 
     .. math:: w(\lambda_{min}) \left\{ \int L(\lambda; x)\, dp_w(\lambda) - L(\lambda_{min}; x) \right\}.
 
-    For a monotone w the integral is an expectation over noise levels; for others p_w is signed.
-
-    Args:
-        path_kl: L(λ; x) at levels (N,), shape (N,), in nats: :func:`path_kl`, a closed form, or :func:`marginal_kl`.
-        weighting: w.
-        logsnr_min: λ at t = 1.
-        logsnr_max: λ at t = 0.
-
-    Returns:
-        A scalar, in nats.
+    For a monotone w the integral is an expectation over noise levels; for others p_w is signed.  L(λ; x), in nats, is
+    :func:`path_kl`, a closed form, or :func:`marginal_kl`.
     """
     augmentation = Augmentation(weighting, logsnr_min, logsnr_max)
     start = torch.tensor([logsnr_min], dtype=torch.float64)
@@ -439,18 +402,16 @@ def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Te
 def bits_per_dim(nats: Tensor, dim: int) -> Tensor:
     """Nats of an example to bits a dimension, nats / (D log 2); shape of ``nats``.
 
-    With the discretised decoder of :func:`reconstruction` nothing is added.  A *density* of data scaled to [−1, 1] also
-    needs :func:`scaling_bits`.
+    A *density* of data scaled to [−1, 1] also needs :func:`scaling_bits`; the discretised decoder does not.
     """
     require_positive("dim", dim)
     return nats / (dim * math.log(2))
 
 
 def scaling_bits(levels: int) -> float:
-    """Bits a dimension to add when −log of a density of data scaled to [−1, 1] is to count whole levels.
+    """Bits a dimension that make −log of a density of data in [−1, 1] count whole levels, log2((levels − 1)/2).
 
-    A level is 2/(levels − 1) wide after x = 2 v/(levels − 1) − 1, so the term is log2((levels − 1)/2), 6.994 for 8-bit
-    images.
+    A level is 2/(levels − 1) wide after x = 2 v/(levels − 1) − 1; of 8-bit images they are 6.994.
     """
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}.")

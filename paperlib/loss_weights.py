@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib import weightings
-from paperlib.checks import require_positive
+from paperlib.checks import NotNegative, Positive, require_parameters
 from paperlib.predictions import Prediction
 from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
@@ -34,6 +34,9 @@ from paperlib.weightings import Weighting
 
 class LossWeight(ABC):
     """A loss weight that depends on what the network predicts or on how λ is drawn."""
+
+    def __post_init__(self) -> None:
+        require_parameters(self)
 
     @abstractmethod
     def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
@@ -69,10 +72,7 @@ class EpsWeight(LossWeight):
 class MinSNR(EpsWeight):
     """Min-SNR-γ: min(SNR, γ) of the x error, min(SNR, γ)/SNR of ε, min(SNR, γ)/(SNR + 1) of v.  (Hang et al. 2023)"""
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 5.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return (math.log(self.gamma) - logsnr).clamp(max=0)
@@ -82,10 +82,7 @@ class MinSNR(EpsWeight):
 class SoftMinSNR(EpsWeight):
     """γ SNR/(SNR + γ) of the x error, hence γ/(SNR + γ) of ε.  (Crowson et al. 2024)"""
 
-    gamma: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 4.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return F.logsigmoid(math.log(self.gamma) - logsnr)
@@ -95,13 +92,8 @@ class SoftMinSNR(EpsWeight):
 class P2(EpsWeight):
     """Perception-prioritised: 1/(k + SNR)^γ of the ε error; γ = 0 is the plain ε error.  (Choi et al. 2022)"""
 
-    gamma: float = 1.0
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise ValueError(f"gamma must be a number from 0, got {self.gamma!r}.")
-        require_positive("k", self.k)
+    gamma: NotNegative = 1.0
+    k: Positive = 1.0
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return -self.gamma * torch.logaddexp(torch.full_like(logsnr, math.log(self.k)), logsnr)
@@ -122,12 +114,7 @@ class LearnedUncertainty(EpsWeight):
 
     @classmethod
     def from_table(cls, logsnr: Sequence[float] | Tensor, eps_error: Sequence[float] | Tensor) -> "LearnedUncertainty":
-        """u from errors measured at some levels; log E is linear between them and constant outside.
-
-        Args:
-            logsnr: levels in nats, increasing, shape (N,).
-            eps_error: E at each, positive, shape (N,).
-        """
+        """u from E at some levels in nats, increasing, (N,) each; log E is linear between them, constant outside."""
         at, error = (torch.as_tensor(row, dtype=torch.float64) for row in (logsnr, eps_error))
         if at.shape != error.shape or at.ndim != 1 or len(at) < 2 or not (at.diff() > 0).all():
             raise ValueError("a table of errors has two levels or more, increasing, and one error for each.")
@@ -148,12 +135,9 @@ def _from_table(logsnr: Tensor, at: Tensor, log_error: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DividedOut(LossWeight):
-    """c = w/(p k): the loss has the weighting w whatever is predicted and however levels are drawn.
+    """c = w/(p k): the loss has the weighting w, or what ``weightings.get`` takes, however it is predicted and drawn.
 
     (Section 2, importance sampling; the losses of VDM and SiD2.)
-
-    Args:
-        weighting: w, or what :func:`paperlib.weightings.get` takes.
     """
 
     weighting: Weighting | str | Mapping[str, Any]
@@ -186,10 +170,7 @@ class Quotient(Weighting):
 class Constant(Weighting):
     """c(λ) = value."""
 
-    value: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("value", self.value)
+    value: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return torch.full_like(logsnr, math.log(self.value))
@@ -261,12 +242,5 @@ LOSS_WEIGHTS: Registry[LossWeight | Weighting] = Registry(
 )
 """Every loss weight by name."""
 
-register = LOSS_WEIGHTS.register
-
-
-def get(said: str | Mapping[str, Any] | LossWeight | Weighting, **parameters: Any) -> LossWeight | Weighting:
-    """A loss weight by its name in :data:`LOSS_WEIGHTS`, or from a dictionary of ``name`` and parameters.
-
-    Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return LOSS_WEIGHTS.make(said, **parameters)
+register, get = LOSS_WEIGHTS.register, LOSS_WEIGHTS.make
+"""See :class:`paperlib.registry.Registry`."""

@@ -36,7 +36,6 @@ from paperlib.checks import (
     require_instance,
     require_levels,
     require_same_shape,
-    require_within,
 )
 from paperlib.loss_weights import LossWeight
 from paperlib.predictions import Prediction
@@ -66,23 +65,22 @@ class ImpliedWeighting(Weighting):
 
     prediction: Prediction
     schedule: NoiseSchedule
-    loss_weight: Weighting | None = None
+    loss_weight: Weighting
 
     def log(self, logsnr: Tensor) -> Tensor:
-        log_w = self.schedule.log_density(logsnr) + self.prediction.log_mse_factor(logsnr)
-        return log_w if self.loss_weight is None else log_w + self.loss_weight.log(logsnr)
+        log_k = self.prediction.log_mse_factor(logsnr)
+        return self.schedule.log_density(logsnr) + log_k + self.loss_weight.log(logsnr)
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        of_loss = () if self.loss_weight is None else self.loss_weight.breaks
-        return (*self.ends, *self.schedule.breaks, *of_loss)
+        return (*self.ends, *self.schedule.breaks, *self.loss_weight.breaks)
 
     @property
     def ends(self) -> tuple[float, float]:
         return self.schedule.ends
 
     def log_error(self, logsnr: Tensor) -> Tensor:
-        return super().log_error(logsnr) if self.loss_weight is None else self.loss_weight.log_error(logsnr)
+        return self.loss_weight.log_error(logsnr)
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,11 @@ class PublishedLoss:
         return bool(a.isfinite() and a != 0)
 
     @property
-    def c(self) -> Weighting | None:
-        """c(λ) for this prediction and schedule; None for a plain mean squared error."""
+    def c(self) -> Weighting:
+        """c(λ) for this prediction and schedule; one for a plain mean squared error."""
         if isinstance(self.loss_weight, LossWeight):
             return self.loss_weight.under(self.prediction, self.schedule)
-        return self.loss_weight
+        return self.loss_weight or loss_weights.Constant()
 
     @property
     def weighting(self) -> ImpliedWeighting:
@@ -152,7 +150,7 @@ class PublishedLoss:
         if not self._sees_data_in_noise:
             raise ValueError(f"{type(self.prediction).__name__} has no term at λ = −∞: it says nothing of x there.")
         level = x.new_full((len(x),), -torch.inf, dtype=at_least_float32(x.dtype))
-        if self.c is not None and not self.c(level).isfinite().all():
+        if not self.c(level).isfinite().all():
             raise ValueError(f"{self.loss_weight} has no finite value at λ = −∞; leave that level out (logsnr_min).")
         return self._at(level, network, x, eps, **conditioning)
 
@@ -161,8 +159,7 @@ class PublishedLoss:
         x, eps = (value.to(at_least_float32(value.dtype)) for value in (x, eps))
         output = network(diffuse(x, eps, logsnr).to(dtype), logsnr, **conditioning)
         require_same_shape("output", output, "x", x)
-        error = (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
-        return error if self.c is None else self.c(logsnr) * error
+        return self.c(logsnr) * (output - self.prediction.target(x, eps, logsnr)).square().flatten(1).sum(1)
 
 
 def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
@@ -179,18 +176,14 @@ def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
         return said
     if not isinstance(said, Mapping):
         raise TypeError(f"an objective is a dictionary of prediction, schedule and loss_weight, got {said!r}.")
-    parts = {"loss_weight": None, **said}
-    if parts.keys() != {"prediction", "schedule", "loss_weight"}:
+    if {*said, "loss_weight"} != {"prediction", "schedule", "loss_weight"}:
         raise ValueError(
             f"an objective has prediction, schedule and, where it is no plain error, loss_weight; got "
             f"{', '.join(map(str, said))}."
         )
-    weight = parts["loss_weight"]
-    return PublishedLoss(
-        predictions.get(parts["prediction"]),
-        schedules.get(parts["schedule"]),
-        None if weight is None else loss_weights.get(weight),
-    )
+    prediction, schedule = predictions.get(said["prediction"]), schedules.get(said["schedule"])
+    weight = said.get("loss_weight")
+    return PublishedLoss(prediction, schedule, None if weight is None else loss_weights.get(weight))
 
 
 def weighting(said: Mapping[str, Any] | str | Weighting) -> Weighting:
@@ -204,15 +197,9 @@ def weighting(said: Mapping[str, Any] | str | Weighting) -> Weighting:
 
 
 def table_1(logsnr_min: float, logsnr_max: float, sigma_data: float = 0.5) -> dict[str, PublishedLoss]:
-    """The objectives of Table 1 as they were published, truncated to a range that all of them share.
+    """The objectives of Table 1 as they were published, by the names of :data:`paperlib.weightings.TABLE_1`.
 
-    Args:
-        logsnr_min: lower end of every schedule, in nats.
-        logsnr_max: upper end of every schedule, in nats.
-        sigma_data: standard deviation of the data, for EDM's F-prediction.
-
-    Returns:
-        Loss by the name of its row in :data:`paperlib.weightings.TABLE_1`.
+    Every schedule is cut to [logsnr_min, logsnr_max], in nats; ``sigma_data`` is that of EDM's F-prediction.
     """
     cosine = schedules.Cosine(logsnr_min, logsnr_max)
     flow = schedules.FlowMatchingOT(logsnr_min, logsnr_max)
@@ -239,13 +226,10 @@ def low_discrepancy_time(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``size`` times, one in each of ``size`` equal intervals: u₀ + i/size mod 1, u₀ ~ U(0, 1), in random order.
+    """Times in [0, 1), one in each of ``size`` equal intervals: u₀ + i/size mod 1, u₀ ~ U(0, 1), in random order.
 
     Each time alone is U(0, 1), so every average keeps its mean; together they cover [0, 1] evenly, which lowers the
     variance of a batch.  (Kingma et al. 2021, Appendix I.1.)  The order is random so that it says nothing of the data.
-
-    Returns:
-        Shape (size,), in [0, 1).
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}.")
@@ -335,20 +319,19 @@ class WeightedLoss:
         generator: torch.Generator | None = None,
         **conditioning: Any,
     ) -> LossParts:
-        """Evaluate the loss on a batch.
+        """The loss of a batch.
 
         The network is given z in the dtype of ``x`` and λ in at least float32, in which the loss is computed: half
         precision has no levels to draw from at the noisy end, and no room for sums.
 
         Args:
-            network: ``network(z, logsnr, **conditioning)``, returning its prediction, the shape of z.
+            network: see :mod:`paperlib.objectives`; it is given ``conditioning``, for example ``label``, by name.
             x: data, shape (B, *), finite.
             t: times in [0, 1], shape (B,); drawn with low discrepancy when None.
             logsnr: levels instead of times, shape (B,), drawn by the caller from the schedule's density: for a network
                 that knows some levels only, such as the steps of a table.
             eps: standard normal noise, the shape of ``x``; drawn when None.
             generator: source of what is drawn.
-            conditioning: passed to the network, for example ``label``.
 
         Raises:
             TypeError: for data or levels that are no floating-point tensors.
@@ -388,18 +371,10 @@ def _require_one_each(name: str, what: str, given: Tensor, x: Tensor) -> None:
 
 
 def time_quadrature(schedule: NoiseSchedule, panels: int = 64, order: int = 16) -> tuple[Tensor, Tensor]:
-    """Nodes and weights for integrals over t ∈ [0, 1]: Gauss–Legendre panels.
+    """Times and weights for integrals over t ∈ [0, 1], Gauss–Legendre panels of ``order`` nodes; (N,) each, float64.
 
-    The panels end at the times of equally spaced log-SNR, and of the schedule's breaks, so that none hides a range of
-    levels that passes in an instant of t; within a panel the nodes are those of t.
-
-    Args:
-        schedule: the schedule whose time it is.
-        panels: number of panels, breaks aside.
-        order: nodes in each.
-
-    Returns:
-        Times and weights, each of shape (panels · order,), float64, adding up to one.
+    The ``panels`` end at the times of equally spaced log-SNR, and of the schedule's breaks, so that none hides a range
+    of levels that passes in an instant of t; within a panel the nodes are those of t.
     """
     low, high = schedule.ends
     edges = edges_between(low, high, panels, schedule.breaks)
@@ -428,7 +403,6 @@ def weighted_loss_by_quadrature(
         A scalar, in nats.
     """
     t, weight = time_quadrature(schedule, panels, order)
-    require_within("t", t, 0.0, 1.0)
     logsnr = schedule.logsnr(t)
     integrand = torch.exp(weighting.log(logsnr) - schedule.log_density(logsnr)) * eps_error(logsnr)
     return 0.5 * (weight * integrand).sum()

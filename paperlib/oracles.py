@@ -14,8 +14,8 @@ reversal of a forward chain, so that (Section 3, the inequality: it is an equali
 
 .. math:: L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1})) = KL(q(z_t \mid x) \,\|\, p(z_t)),
 
-which gives L(t; x) without its integral.  :class:`Shrunk` is a denoiser that is no posterior mean of anything: only
-there is the inequality strict, and on Gaussian data the gap has a closed form.
+which gives L(t; x) without its integral.  :class:`ShrunkGaussian` is a denoiser that is no posterior mean of anything:
+only there is the inequality strict, and its gap has a closed form.
 
 Shapes: ``z (B, *)``, ``logsnr ()`` or ``(B,)``.  Data live in float64 unless noted.
 """
@@ -400,25 +400,8 @@ class Empirical(Oracle):
 
 
 @dataclass(frozen=True, eq=False)
-class Shrunk:
-    """A denoiser that is the posterior mean of nothing: ``factor`` times the ε̂ of an oracle.
-
-    Args:
-        oracle: whose prediction is shrunk.
-        factor: κ; 1 leaves the oracle as it is.
-    """
-
-    oracle: Oracle
-    factor: float
-
-    def __call__(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        """κ ε̂(z; λ), shape of ``z``."""
-        return self.factor * self.oracle(z, logsnr)
-
-
-@dataclass(frozen=True, eq=False)
-class ShrunkGaussian(Shrunk):
-    r""":class:`Shrunk` on Gaussian data, where the distribution that the model generates has a closed form.
+class ShrunkGaussian:
+    r"""A denoiser that is the posterior mean of nothing, κ times the ε̂ of a Gaussian; what it generates is known.
 
     In VE scaling, y = z/α and :math:`\nu = e^{-\lambda}`, the reverse process of a model with ε̂ is
     :math:`dy = -\sqrt\nu\,\hat\epsilon\,d\lambda + \sqrt\nu\,dW`.  With κ times the optimal ε̂ of N(m, s) it is linear,
@@ -428,15 +411,19 @@ class ShrunkGaussian(Shrunk):
               V = (s + \nu)\left[a + (1 - a)\left(\frac{s + \nu}{s + \nu_1}\right)^{2\kappa - 1}\right], \quad
               a = \frac1{2\kappa - 1},
 
-    if it starts from the marginal of the data at λ_min.  (κ ≠ ½; Section 3, the inequality: it is strict here)
+    if it starts from the marginal of the data at λ_min.  (Section 3, the inequality: it is strict here)
+
+    Args:
+        oracle: whose prediction is shrunk.
+        factor: κ; 1 leaves the oracle as it is.
     """
 
     oracle: Gaussian
     factor: float
 
-    def __post_init__(self) -> None:
-        if self.factor == 0.5:
-            raise ValueError("factor 0.5 has no closed form of this kind; take another, for example 0.51.")
+    def __call__(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        """κ ε̂(z; λ), shape of ``z``."""
+        return self.factor * self.oracle(z, logsnr)
 
     def eps_error_at(self, x: Tensor, logsnr: Tensor) -> Tensor:
         r"""E_ε‖κε̂ − ε‖² at one ``x`` (D,), at levels ``logsnr`` (N,); shape (N,)."""
@@ -445,7 +432,9 @@ class ShrunkGaussian(Shrunk):
         return (noise + self.factor**2 * distance / (signal + 1) ** 2).sum(1)
 
     def variance(self, logsnr: Tensor, logsnr_min: float) -> Tensor:
-        """Variance of z_λ under the model along each eigenvector, at levels (N,); shape (N, D)."""
+        """Variance of z_λ under the model along each eigenvector, at levels (N,), (N, D).  ValueError for κ = ½."""
+        if self.factor == 0.5:
+            raise ValueError("factor 0.5 has no closed form of this kind; take another, for example 0.51.")
         values, power = self.oracle._spectrum[0].clamp(min=0), 2 * self.factor - 1
         here = values + torch.exp(-logsnr)[:, None]
         start = values + math.exp(-logsnr_min)

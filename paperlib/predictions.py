@@ -16,9 +16,8 @@ A prediction therefore states a and b, and nothing else.  Inputs may be float32 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,9 +159,5 @@ def register(name: str) -> Callable[[type[Prediction]], type[Prediction]]:
     return add
 
 
-def get(said: str | Mapping[str, Any] | Prediction, **parameters: Any) -> Prediction:
-    """A prediction by its name in :data:`PREDICTIONS`, or from a dictionary of ``name`` and parameters (σ_data for F).
-
-    Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return PREDICTIONS.make(said, **parameters)
+get = PREDICTIONS.make
+"""See :class:`paperlib.registry.Registry`."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paperlib.checks import require_floating, require_not_below, require_positive, require_same_shape
+from paperlib.checks import require_floating, require_positive, require_same_shape
 
 
 def alpha(logsnr: Tensor) -> Tensor:
@@ -29,15 +29,7 @@ def sigma(logsnr: Tensor) -> Tensor:
 
 
 def expand(level: Tensor, like: Tensor) -> Tensor:
-    """Give ``level`` the trailing dimensions it needs to multiply ``like``.
-
-    Args:
-        level: one value for all, shape (), or one an example, shape (B,).
-        like: a batch, shape (B, *).
-
-    Raises:
-        ValueError: when the shapes do not fit.
-    """
+    """Give ``level``, () or (B,), the trailing dimensions that multiply ``like`` (B, *), or raise ValueError."""
     if level.ndim == 0:
         return level
     if level.ndim != 1 or like.ndim == 0 or level.shape[0] not in (1, like.shape[0]):
@@ -50,14 +42,8 @@ def expand(level: Tensor, like: Tensor) -> Tensor:
 def diffuse(x: Tensor, eps: Tensor, logsnr: Tensor) -> Tensor:
     r"""Noisy data :math:`z_\lambda = \alpha x + \sigma \epsilon`.  (Section 2, the forward process)
 
-    Args:
-        x: data, shape (B, *).
-        eps: standard normal noise, the shape of ``x``.
-        logsnr: λ in nats, shape () or (B,).
-
-    Raises:
-        TypeError: when an argument is not a floating-point tensor.
-        ValueError: when the shapes do not fit.
+    ``x`` and ``eps`` are (B, *), ``logsnr`` in nats is () or (B,).  TypeError for what is no floating-point tensor,
+    ValueError for shapes that do not fit.
     """
     for name, value in (("x", x), ("eps", eps), ("logsnr", logsnr)):
         require_floating(name, value)
@@ -75,16 +61,11 @@ def posterior(z: Tensor, x: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> tupl
         z: noisy data at ``logsnr``, shape (B, *).
         x: data, or a prediction of it, the shape of ``z``.
         logsnr: λ_t, shape () or (B,).
-        logsnr_next: λ_s ≥ λ_t, the shape of ``logsnr``.
-
-    Returns:
-        The mean, the shape of ``z``, and the standard deviation, a shape that multiplies it.
-
-    Raises:
-        ValueError: when the shapes do not fit, or ``logsnr_next`` is the noisier of the two.
+        logsnr_next: λ_s ≥ λ_t, the shape of ``logsnr``; ValueError where it is the noisier of the two.
     """
     require_same_shape("x", x, "z", z)
-    require_not_below("logsnr_next", logsnr_next, "logsnr", logsnr)
+    if not torch.compiler.is_compiling() and (logsnr_next < logsnr).any():
+        raise ValueError("logsnr_next must not be below logsnr; were the two exchanged?")
     step = logsnr - logsnr_next
     c = -torch.expm1(step)
     keep = torch.exp(step) * alpha(logsnr_next) / alpha(logsnr)

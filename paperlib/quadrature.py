@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from paperlib.checks import require_levels, require_range
+from paperlib.checks import end_slack, require_levels, require_range
 
 LevelFunction = Callable[[Tensor], Tensor]
 """A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
@@ -37,12 +37,12 @@ def edges_between(low: float, high: float, panels: int, breaks: Sequence[float] 
     return torch.cat([torch.linspace(low, high, panels + 1, dtype=torch.float64), inner]).unique()
 
 
-def _panel_integrals(f: LevelFunction, pairs: Tensor, order: int) -> Tensor:
-    """The integral over each panel, shape (P,), of panels given by their ends, (P, 2)."""
-    nodes, weights = legendre.leggauss(order)
-    half, middle = pairs.diff() / 2, pairs.mean(1, keepdim=True)
-    values = f((middle + half * torch.from_numpy(nodes)).flatten()).reshape(len(pairs), order).double()
-    return half[:, 0] * (values @ torch.from_numpy(weights))
+def both_sides(low: float, high: float, panels: int, breaks: Sequence[float] = ()) -> Tensor:
+    """Levels within (low, high), ascending, float64: just inside either end of each panel of :func:`edges_between`."""
+    gap = 8 * end_slack(low, high, torch.float64)
+    edges = edges_between(low, high, panels, breaks)
+    edges = edges[torch.nn.functional.pad(edges.diff() > 4 * gap, (1, 0), value=True)]  # a break beside a grid point
+    return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
 
 
 def integrate(
@@ -71,12 +71,19 @@ def integrate(
     Raises:
         ValueError: when the range is none, f is not finite, or f is too rough for the tolerance.
     """
+    nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(order))
+
+    def each(pairs: Tensor) -> Tensor:
+        """The integral over each panel, shape (P,), of panels given by their ends, (P, 2)."""
+        half, middle = pairs.diff() / 2, pairs.mean(1, keepdim=True)
+        return half[:, 0] * (f((middle + half * nodes).flatten()).reshape(len(pairs), order).double() @ weights)
+
     pairs = edges_between(low, high, 32, breaks).unfold(0, 2, 1)
-    coarse = _panel_integrals(f, pairs, order)
+    coarse = each(pairs)
     scale, total = coarse.abs().sum(), torch.zeros((), dtype=torch.float64)
     for _ in range(rounds):
         halves = torch.stack([pairs[:, 0], pairs.mean(1), pairs[:, 1]], 1).unfold(1, 2, 1)
-        fine = _panel_integrals(f, halves.flatten(0, 1), order).reshape(-1, 2)
+        fine = each(halves.flatten(0, 1)).reshape(-1, 2)
         if not torch.isfinite(fine).all():
             raise ValueError(f"the integrand has values that are NaN or infinite on [{low}, {high}].")
         rough = (fine.sum(1) - coarse).abs() > tolerance * scale
@@ -92,21 +99,18 @@ def integrate(
 def antiderivative(
     f: LevelFunction, low: float, high: float, panel_width: float = 0.5, order: int = 16
 ) -> LevelFunction:
-    r"""λ ↦ :math:`\int_{low}^{\lambda} f`: f is evaluated once, its Legendre expansion is integrated term by term.
+    r"""λ ↦ :math:`\int_{low}^{\lambda} f` up to ``high``, for a smooth f, which is evaluated once.
 
-    Args:
-        f: function of levels, (N,) to (N,); smooth.
-        low: where the integral begins.
-        high: up to where it may be asked for.
-        panel_width: width of a panel at most, in nats of log-SNR.
-        order: nodes in a panel.
+    Its Legendre expansion, ``order`` nodes in panels of ``panel_width`` nats at most, is integrated term by term.
     """
     require_range(low, high)
     count = math.ceil((high - low) / panel_width)
     edges = torch.linspace(low, high, count + 1, dtype=torch.float64)
     width = (high - low) / count
     values = f(panel_nodes(edges, order)[0]).reshape(count, order).double()
-    coefficients = values @ _integrated_expansion(order) * width / 2
+    nodes, weights = legendre.leggauss(order)
+    expansion = (np.arange(order) + 0.5) * weights[:, None] * legendre.legvander(nodes, order - 1)
+    coefficients = values @ torch.from_numpy(legendre.legint(expansion, lbnd=-1, axis=1)) * width / 2
     # every Legendre polynomial is one at the right end, so the sum of its coefficients is the integral over a panel
     before = torch.nn.functional.pad(coefficients.sum(1).cumsum(0), (1, 0))
 
@@ -118,10 +122,3 @@ def antiderivative(
         return (before[panel] + (basis * coefficients[panel]).sum(-1)).to(logsnr.dtype)
 
     return integral
-
-
-def _integrated_expansion(order: int) -> Tensor:
-    """Matrix from values at the nodes to Legendre coefficients of the integral from −1; (order, order + 1)."""
-    nodes, weights = legendre.leggauss(order)
-    expansion = (np.arange(order) + 0.5) * weights[:, None] * legendre.legvander(nodes, order - 1)
-    return torch.from_numpy(legendre.legint(expansion, lbnd=-1, axis=1))

@@ -193,9 +193,8 @@ RECIPES: Registry[Recipe] = Registry(
 """Every recipe by name."""
 
 
-def get(said: str | Recipe) -> Recipe:
-    """A recipe by its name in :data:`RECIPES`; raises as :meth:`paperlib.registry.Registry.make`."""
-    return RECIPES.make(said)
+get = RECIPES.make
+"""A recipe by its name in :data:`RECIPES`; see :class:`paperlib.registry.Registry`."""
 
 
 def table() -> list[dict[str, Any]]:

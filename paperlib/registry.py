@@ -20,6 +20,11 @@ from importlib.metadata import entry_points
 from numbers import Real
 from typing import Any, Generic, TypeVar
 
+from paperlib.checks import NotNegative, Positive
+
+NUMBERS = (int, float, float | None, Positive, NotNegative)
+"""Annotations of parameters that are numbers."""
+
 T = TypeVar("T")
 Entry = TypeVar("Entry")
 
@@ -113,6 +118,6 @@ def _require_numbers(name: str, entry: Any, parameters: Mapping[str, Any]) -> No
     """Refuse what is no finite number where the signature wants one: YAML and the command line deliver text."""
     wanted = inspect.signature(entry).parameters
     for key, value in parameters.items():
-        number = key in wanted and wanted[key].annotation in (int, float, float | None)
+        number = key in wanted and wanted[key].annotation in NUMBERS
         if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
             raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")

@@ -24,21 +24,22 @@ precision would be off by up to ±0.03 nats, a time by enough to lose the noisy 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.checks import (
+    Positive,
     at_least_float32,
     end_slack,
     outside,
     require_floating,
     require_levels,
+    require_parameters,
     require_positive,
     require_range,
     require_within,
@@ -94,6 +95,8 @@ class NoiseSchedule(ABC):
 class TruncatedSchedule(NoiseSchedule):
     """A distribution over λ, cut to [logsnr_min, logsnr_max].
 
+    A subclass states three functions, for its whole support: ``_tails``, their inverse ``_level``, and ``_log_pdf``.
+
     Args:
         logsnr_min: f(1), in nats; None takes the lower end of the support, where there is one.
         logsnr_max: f(0), in nats; None takes the upper end of the support, where there is one.
@@ -106,9 +109,9 @@ class TruncatedSchedule(NoiseSchedule):
     logsnr_max: float | None = None
 
     def __post_init__(self) -> None:
+        require_parameters(self)
         require_range(*self.ends)
-        native_low, native_high = self.support
-        low, high = self.ends
+        (low, high), (native_low, native_high) = self.ends, self.support
         if high - low < NARROWEST:
             raise ValueError(
                 f"the log-SNR range [{low}, {high}] is narrower than {NARROWEST:g} nats and cannot be normalised in "
@@ -120,13 +123,10 @@ class TruncatedSchedule(NoiseSchedule):
                 f"{type(self).__name__} lives on log-SNR in [{native_low:.4f}, {native_high:.4f}]; the range "
                 f"[{low}, {high}] reaches outside. Narrow it, or pass None for the native end."
             )
-        _ = self._tails  # kept from here on: torch.compile cannot trace the first look at a cached property
-        if not self._mass > 0:
+        if not self._cut[2] > 0:  # and kept from here on: torch.compile cannot trace the first look at it
             raise ValueError(
                 f"{type(self).__name__} has no probability on [{low}, {high}] in float64; choose a wider range."
             )
-
-    # What a subclass states, for the whole support -------------------------------------------------------------------
 
     @property
     def support(self) -> tuple[float, float]:
@@ -134,16 +134,12 @@ class TruncatedSchedule(NoiseSchedule):
         return -math.inf, math.inf
 
     @abstractmethod
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        """Survival function P(Λ > λ), accurate where it is small: the untruncated t."""
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """P(Λ > λ) and P(Λ ≤ λ), the untruncated t and 1 − t, each accurate where it is small."""
 
     @abstractmethod
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        """Distribution function P(Λ ≤ λ), accurate where it is small: the untruncated 1 − t."""
-
-    @abstractmethod
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        """λ from the untruncated t (``upper``) and 1 − t (``lower``), both given so that neither tail loses digits."""
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
+        """λ from its two tails, both given so that neither loses digits."""
 
     @abstractmethod
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
@@ -156,8 +152,6 @@ class TruncatedSchedule(NoiseSchedule):
         :func:`image_size_shift` for the nats of the shifts in use.
         """
         return Shifted(self.logsnr_min, self.logsnr_max, base=self, nats=nats)
-
-    # Truncation ------------------------------------------------------------------------------------------------------
 
     @cached_property
     def ends(self) -> tuple[float, float]:
@@ -174,43 +168,31 @@ class TruncatedSchedule(NoiseSchedule):
         return low, high
 
     @cached_property
-    def _tails(self) -> tuple[float, float]:
-        """Probability above logsnr_max and below logsnr_min, both lost to truncation."""
-        low, high = torch.tensor(self.ends, dtype=torch.float64)
-        return self._sf(high).item(), self._cdf(low).item()
-
-    @cached_property
-    def _mass(self) -> float:
-        """Probability of the range, computed in the tail that holds it."""
+    def _cut(self) -> tuple[float, float, float]:
+        """Probability above logsnr_max, below logsnr_min, and between, which is computed in the tail that holds it."""
         ends = torch.tensor(self.ends, dtype=torch.float64)
-        (above_low, above_high), (below_low, below_high) = self._sf(ends).tolist(), self._cdf(ends).tolist()
+        (above_low, above), (below, below_high) = (tail.tolist() for tail in self._tails(ends))
         if above_low < 0.5:
-            return above_low - above_high
-        if below_high < 0.5:
-            return below_high - below_low
-        return 1 - below_low - above_high
+            return above, below, above_low - above
+        return above, below, below_high - below if below_high < 0.5 else 1 - below - above
 
     def logsnr(self, t: Tensor) -> Tensor:
         require_within("t", t, 0.0, 1.0)
-        (low, high), (above, below) = self.ends, self._tails
-        u = t.double()
-        inner = self._isf(above + u * self._mass, below + (1 - u) * self._mass).clamp(low, high)
+        (low, high), (above, below, mass), u = self.ends, self._cut, t.double()
+        inner = self._level(above + u * mass, below + (1 - u) * mass).clamp(low, high)
         inner = torch.where(u == 0, high, torch.where(u == 1, low, inner))
         return inner.to(at_least_float32(t.dtype))
 
     def time(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
-        require_levels("logsnr", logsnr, low, high)
-        level, (above, below) = logsnr.double().clamp(low, high), self._tails
-        from_above = (self._sf(level) - above) / self._mass
-        from_below = 1 - (self._cdf(level) - below) / self._mass
-        return torch.where(self._sf(level) < 0.5, from_above, from_below).clamp(0, 1).to(at_least_float32(logsnr.dtype))
+        require_levels("logsnr", logsnr, *self.ends)
+        (upper, lower), (above, below, mass) = self._tails(logsnr.double().clamp(*self.ends)), self._cut
+        t = torch.where(upper < 0.5, (upper - above) / mass, 1 - (lower - below) / mass)
+        return t.clamp(0, 1).to(at_least_float32(logsnr.dtype))
 
     def log_density(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
         require_floating("logsnr", logsnr)
-        inner = self._log_pdf(logsnr.double().clamp(low, high)) - math.log(self._mass)
-        return torch.where(outside(logsnr, low, high), -math.inf, inner).to(at_least_float32(logsnr.dtype))
+        inner = self._log_pdf(logsnr.double().clamp(*self.ends)) - math.log(self._cut[2])
+        return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
 
 def log_sech(x: Tensor) -> Tensor:
@@ -243,14 +225,11 @@ class Shifted(TruncatedSchedule):
         low, high = self.base.support
         return low + self.nats, high + self.nats
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self.base._sf(logsnr - self.nats)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        return self.base._tails(logsnr - self.nats)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self.base._cdf(logsnr - self.nats)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        return self.base._isf(upper, lower) + self.nats
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
+        return self.base._level(upper, lower) + self.nats
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
         return self.base._log_pdf(logsnr - self.nats)
@@ -277,103 +256,109 @@ def image_size_shift(size: float) -> float:
 # Distributions with a formula ----------------------------------------------------------------------------------------
 
 
+class Symmetric(TruncatedSchedule):
+    """A distribution that is the same on both sides of its centre: three functions of one tail state it."""
+
+    @property
+    def centre(self) -> float:
+        """The median of λ before truncation, in nats."""
+        return 0.0
+
+    @abstractmethod
+    def _tail(self, d: Tensor) -> Tensor:
+        """P(Λ > centre + d), accurate where it is small."""
+
+    @abstractmethod
+    def _distance(self, tail: Tensor) -> Tensor:
+        """d ≥ 0 from its tail, at most ½."""
+
+    @abstractmethod
+    def _log_height(self, d: Tensor) -> Tensor:
+        """log p(centre + d)."""
+
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        return self._tail(logsnr - self.centre), self._tail(self.centre - logsnr)
+
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
+        distance = self._distance(torch.minimum(upper, lower))
+        return self.centre + torch.where(upper < lower, distance, -distance)
+
+    def _log_pdf(self, logsnr: Tensor) -> Tensor:
+        return self._log_height(logsnr - self.centre)
+
+
 @dataclass(frozen=True)
-class Cosine(TruncatedSchedule):
+class Cosine(Symmetric):
     r"""Cosine schedule, optionally shifted: :math:`f(t) = -2 \log\tan(\pi t/2) + 2s`, :math:`p = sech(λ/2 - s)/2π`.
 
     (Nichol & Dhariwal 2021; the shift is Hoogeboom et al. 2023, *simple diffusion*.)
     (Table of noise schedules, cosine)
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         shift: s = log(64/d) for d×d images; 0 is the plain cosine schedule.
     """
 
     shift: float = 0.0
 
-    @classmethod
-    def for_image_size(cls, logsnr_min: float, logsnr_max: float, size: int) -> "Cosine":
-        """The shifted schedule for ``size`` × ``size`` images, s = log(64/size)."""
-        return cls(logsnr_min, logsnr_max, shift=image_size_shift(size) / 2)
+    @property
+    def centre(self) -> float:
+        return 2 * self.shift
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return 2 / math.pi * torch.atan(torch.exp(self.shift - logsnr / 2))
+    def _tail(self, d: Tensor) -> Tensor:
+        return 2 / math.pi * torch.atan(torch.exp(-d / 2))
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return 2 / math.pi * torch.atan(torch.exp(logsnr / 2 - self.shift))
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -2 * torch.log(torch.tan(math.pi / 2 * tail))
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        # tan(πu/2) = sin(πu/2) / sin(π(1−u)/2)
-        half = math.pi / 2
-        return 2 * (torch.log(torch.sin(half * lower)) - torch.log(torch.sin(half * upper)) + self.shift)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2 - self.shift) - math.log(2 * math.pi)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return log_sech(d / 2) - math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class FlowMatchingOT(TruncatedSchedule):
+class FlowMatchingOT(Symmetric):
     r"""Uniform time on the optimal-transport path: :math:`f(t) = 2\log((1-t)/t)`, :math:`p = sech^2(λ/4)/8`.
 
     (Table of noise schedules, flow matching; Lipman et al. 2023; InDI, Delbracio & Milanfar 2023.)  A logistic
     distribution of scale 2.
     """
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(-logsnr / 2)
+    def _tail(self, d: Tensor) -> Tensor:
+        return torch.sigmoid(-d / 2)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(logsnr / 2)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -2 * torch.logit(tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        return 2 * (torch.log(lower) - torch.log(upper))
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return 2 * log_sech(logsnr / 4) - math.log(8)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return 2 * log_sech(d / 4) - math.log(8)
 
 
-def _normal_cdf(x: Tensor) -> Tensor:
-    """Φ(x); torch.special.ndtr is 1 + erf, which has no digits left below −8."""
-    return 0.5 * torch.special.erfc(-x / math.sqrt(2))
+def log_normal(d: Tensor, std: float) -> Tensor:
+    """log N(d; 0, std²)."""
+    return -0.5 * (d / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
 
 
 @dataclass(frozen=True)
-class Normal(TruncatedSchedule):
+class Normal(Symmetric):
     r"""A normal distribution of λ: :math:`f(t) = F^{-1}(1-t)`, F the distribution function of N(mean, std²).
 
     :func:`EDMTraining`, :func:`EDM2Latent`, :func:`EDM2Pixel` and :func:`LogitNormal` are of this kind.
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: of λ, in nats, before truncation.
-        std: of λ, in nats, before truncation.
     """
 
     mean: float = 0.0
-    std: float = 1.0
+    std: Positive = 1.0
 
-    def __post_init__(self) -> None:
-        require_positive("std", self.std)
-        super().__post_init__()
+    @property
+    def centre(self) -> float:
+        return self.mean
 
-    def _standard(self, logsnr: Tensor) -> Tensor:
-        return (logsnr - self.mean) / self.std
+    def _tail(self, d: Tensor) -> Tensor:
+        return 0.5 * torch.special.erfc(d / self.std / math.sqrt(2))  # ndtr, 1 + erf, has no digits left below −8
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return _normal_cdf(-self._standard(logsnr))
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -self.std * torch.special.ndtri(tail)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return _normal_cdf(self._standard(logsnr))
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        # the inverse of the smaller tail alone: that of the larger is infinite where it rounds to one
-        below_mean = torch.special.ndtri(torch.minimum(upper, lower))
-        return self.mean + self.std * torch.where(upper < lower, -below_mean, below_mean)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -0.5 * self._standard(logsnr) ** 2 - math.log(self.std * math.sqrt(2 * math.pi))
+    def _log_height(self, d: Tensor) -> Tensor:
+        return log_normal(d, self.std)
 
 
 def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_std: float = 1.2) -> Normal:
@@ -382,12 +367,6 @@ def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_st
     log σ_VE ~ N(p_mean, p_std²), hence :math:`p(\lambda) = N(\lambda; -2 p_{mean}, (2 p_{std})^2)`, by default
     N(λ; 2.4, 2.4²).  (Karras et al. 2022, Table 1; Table of noise schedules, EDM (training); Erratum 1)
     The paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4: the sign of the mean is wrong there (notebook 01).
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        p_mean: mean of log σ_VE.
-        p_std: standard deviation of log σ_VE.
     """
     require_positive("p_std", p_std)
     return Normal(logsnr_min, logsnr_max, mean=-2 * p_mean, std=2 * p_std)
@@ -407,90 +386,62 @@ def LogitNormal(logsnr_min: float, logsnr_max: float, mean: float = 0.0, std: fl
     r"""Logit-normal flow time: logit(t) ~ N(mean, std²) and λ = −2 logit(t), so :math:`p = N(λ; -2m, (2s)^2)`.
 
     (Esser et al. 2024, *Stable Diffusion 3*.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: m, mean of logit(t).
-        std: s, standard deviation of logit(t).
     """
     require_positive("std", std)
     return Normal(logsnr_min, logsnr_max, mean=-2 * mean, std=2 * std)
 
 
 @dataclass(frozen=True)
-class Laplace(TruncatedSchedule):
+class Laplace(Symmetric):
     r"""A Laplace distribution of λ, :math:`p = e^{-|\lambda - mean|/scale} / (2\,scale)`.
 
     (Hang et al. 2024, *Improved Noise Schedule for Diffusion Training*, with mean 0 and scale 0.5.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        mean: of λ, in nats; p has its kink there.
-        scale: mean distance from it, in nats.
     """
 
     mean: float = 0.0
-    scale: float = 0.5
+    scale: Positive = 0.5
 
-    def __post_init__(self) -> None:
-        require_positive("scale", self.scale)
-        super().__post_init__()
+    @property
+    def centre(self) -> float:
+        return self.mean
 
     @property
     def breaks(self) -> tuple[float, ...]:
         return (self.mean,)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        above, distance = logsnr > self.mean, logsnr - self.mean
-        far = 0.5 * torch.exp(torch.where(above, -distance, distance) / self.scale)
-        return torch.where(above, far, 1 - far)
+    def _tail(self, d: Tensor) -> Tensor:
+        far = 0.5 * torch.exp(torch.where(d > 0, -d, d) / self.scale)  # |d| has no slope at 0
+        return torch.where(d > 0, far, 1 - far)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._sf(2 * self.mean - logsnr)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return -self.scale * torch.log(2 * tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        distance = -self.scale * torch.log(2 * torch.minimum(upper, lower))
-        return self.mean + torch.where(upper < lower, distance, -distance)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -(logsnr - self.mean).abs() / self.scale - math.log(2 * self.scale)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return -d.abs() / self.scale - math.log(2 * self.scale)
 
 
 @dataclass(frozen=True)
-class Cauchy(TruncatedSchedule):
+class Cauchy(Symmetric):
     r"""A Cauchy distribution of λ, :math:`p = scale / (\pi\,(scale^2 + (\lambda - median)^2))`.
 
     (Hang et al. 2024, with median 0 and scale 1 by default.)
-
-    Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
-        median: of λ, in nats.
-        scale: half width at half height, in nats.
     """
 
     median: float = 0.0
-    scale: float = 1.0
+    scale: Positive = 1.0
 
-    def __post_init__(self) -> None:
-        require_positive("scale", self.scale)
-        super().__post_init__()
+    @property
+    def centre(self) -> float:
+        return self.median
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        distance = logsnr - self.median
-        return torch.atan2(torch.full_like(distance, self.scale), distance) / math.pi
+    def _tail(self, d: Tensor) -> Tensor:
+        return torch.atan2(torch.full_like(d, self.scale), d) / math.pi
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._sf(2 * self.median - logsnr)
+    def _distance(self, tail: Tensor) -> Tensor:
+        return self.scale / torch.tan(math.pi * tail)
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
-        distance = self.scale / torch.tan(math.pi * torch.minimum(upper, lower))
-        return self.median + torch.where(upper < lower, distance, -distance)
-
-    def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return -torch.log1p(((logsnr - self.median) / self.scale) ** 2) - math.log(math.pi * self.scale)
+    def _log_height(self, d: Tensor) -> Tensor:
+        return -torch.log1p((d / self.scale) ** 2) - math.log(math.pi * self.scale)
 
 
 @dataclass(frozen=True)
@@ -503,20 +454,17 @@ class EDMSampling(TruncatedSchedule):
     EDM (sampling))
 
     Args:
-        logsnr_min: f(1), in nats; None for −2 log σ_max.
-        logsnr_max: f(0), in nats; None for −2 log σ_min.
         rho: ρ, how much the steps gather near the data.
         sigma_min: smallest noise level σ_VE.
         sigma_max: largest noise level σ_VE.
     """
 
-    rho: float = 7.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    rho: Positive = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
 
     def __post_init__(self) -> None:
-        for name in ("rho", "sigma_min", "sigma_max"):
-            require_positive(name, getattr(self, name))
+        require_parameters(self)
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}).")
         super().__post_init__()
@@ -529,15 +477,11 @@ class EDMSampling(TruncatedSchedule):
     def _root_ends(self) -> tuple[float, float]:
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        least, most = self._root_ends
-        return (torch.exp(-logsnr / (2 * self.rho)) - least) / (most - least)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        (least, most), root = self._root_ends, torch.exp(-logsnr / (2 * self.rho))
+        return (root - least) / (most - least), (most - root) / (most - least)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        least, most = self._root_ends
-        return (most - torch.exp(-logsnr / (2 * self.rho))) / (most - least)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         least, most = self._root_ends
         return -2 * self.rho * torch.log(least + upper * (most - least))
 
@@ -554,15 +498,11 @@ class LinearLogSNR(TruncatedSchedule):
         """Itself: its ends are always stated, and between them p is the same everywhere."""
         return self
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.ends
-        return (high - logsnr) / (high - low)
+        return (high - logsnr) / (high - low), (logsnr - low) / (high - low)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        low, high = self.ends
-        return (logsnr - low) / (high - low)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         low, high = self.ends
         return low * upper + high * lower
 
@@ -578,17 +518,15 @@ class LinearBeta(TruncatedSchedule):
     (Ho et al. 2020; Song et al. 2021.)  Defined for λ ≥ −log expm1((β_min + β_max)/2) = −10.05, unbounded above.
 
     Args:
-        logsnr_min: f(1), in nats; None for the native end, −10.05.
-        logsnr_max: f(0), in nats.
         beta_min: β at t = 0.
         beta_max: β at t = 1.
     """
 
-    beta_min: float = 0.1
+    beta_min: Positive = 0.1
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        require_positive("beta_min", self.beta_min)
+        require_parameters(self)
         if not self.beta_max > self.beta_min:
             raise ValueError(f"beta_max ({self.beta_max}) must be above beta_min ({self.beta_min}).")
         super().__post_init__()
@@ -597,24 +535,20 @@ class LinearBeta(TruncatedSchedule):
     def support(self) -> tuple[float, float]:
         return -math.log(math.expm1((self.beta_min + self.beta_max) / 2)), math.inf
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        # the positive root of ½ slope t² + β_min t = B, in the form without cancellation
-        slope, integral = self.beta_max - self.beta_min, F.softplus(-logsnr, threshold=700)
-        return 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        # 1 − t in the form without cancellation: what is left of ∫β at λ, log(1 + e^−λ₀) − log(1 + e^−λ)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        # the positive root of ½ slope t² + β_min t = ∫β, and the same from t = 1 back, both without cancellation
         low, slope = self.support[0], self.beta_max - self.beta_min
-        level = logsnr.clamp(low, 600)
-        left = torch.log1p(torch.sigmoid(-level) * torch.expm1(level - low))
-        return 2 * left / (self.beta_max + torch.sqrt(self.beta_max**2 - 2 * slope * left))
+        integral, level = F.softplus(-logsnr, threshold=700), logsnr.clamp(low, 600)
+        left = torch.log1p(torch.sigmoid(-level) * torch.expm1(level - low))  # log(1 + e^−λ₀) − log(1 + e^−λ)
+        t = 2 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * integral))
+        return t, 2 * left / (self.beta_max + torch.sqrt(self.beta_max**2 - 2 * slope * left))
 
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         integral = upper * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * upper)
         return -torch.log(torch.expm1(integral))
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        beta = self.beta_min + (self.beta_max - self.beta_min) * self._sf(logsnr)
+        beta = self.beta_min + (self.beta_max - self.beta_min) * self._tails(logsnr)[0]
         return F.logsigmoid(-logsnr) - torch.log(beta)
 
 
@@ -629,17 +563,10 @@ def solve(
     high: Tensor | float,
     steps: int,
 ) -> Tensor:
-    """x in [low, high] at which an increasing function is ``target``: Newton, halving where it would leave.
+    """x in [low, high] at which an increasing ``function`` (value and slope at x) is ``target``: Newton from ``start``.
 
-    The last step alone is on the graph, and gives x the gradient 1/slope of the inverse function.
-
-    Args:
-        function: value and slope at x.
-        target: the value that is looked for.
-        start: a first guess, the shape of ``target``.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        steps: number of steps; Newton doubles the digits in each once it is near.
+    Where a step would leave what is known of x, the interval is halved instead.  The last step alone is on the graph,
+    and gives x the gradient 1/slope of the inverse function.
     """
     with torch.no_grad():
         x, low, high = start, low + 0 * start, high + 0 * start
@@ -659,22 +586,15 @@ class Beta(TruncatedSchedule):
     Beta(1, 1) is :class:`FlowMatchingOT`.
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         a: exponent of t; larger for more noise.
         b: exponent of 1 − t.
     """
 
-    a: float = 1.0
-    b: float = 1.0
+    a: Positive = 1.0
+    b: Positive = 1.0
 
-    def __post_init__(self) -> None:
-        require_positive("a", self.a)
-        require_positive("b", self.b)
-        super().__post_init__()
-
-    def _both(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-        """P(Λ > λ) and P(Λ ≤ λ): the incomplete beta function, by its series of positive terms where t ≤ ½."""
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        # the incomplete beta function, by its series of positive terms where t ≤ ½
         near = logsnr >= 0
         a, b = logsnr.new_tensor(self.a), logsnr.new_tensor(self.b)
         p, q = torch.where(near, a, b), torch.where(near, b, a)
@@ -686,22 +606,16 @@ class Beta(TruncatedSchedule):
         tail = 2 * self._log_pdf(logsnr).exp() / p * total
         return torch.where(near, tail, 1 - tail), torch.where(near, 1 - tail, tail)
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self._both(logsnr)[0]
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._both(logsnr)[1]
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         # the logarithm of a tail is concave, as log p is: Newton cannot overshoot twice
         up = upper < lower
+        sign = torch.where(up, -1.0, 1.0)
 
         def log_tail(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-            above, below = self._both(logsnr)
-            tail = torch.where(up, above, below)
-            return torch.where(up, -1.0, 1.0) * tail.log(), self._log_pdf(logsnr).exp() / tail
+            tail = torch.where(up, *self._tails(logsnr))
+            return sign * tail.log(), self._log_pdf(logsnr).exp() / tail
 
-        target = torch.where(up, -1.0, 1.0) * torch.minimum(upper, lower).log()
+        target = sign * torch.minimum(upper, lower).log()
         centre = torch.full_like(upper, 2 * math.log(self.b / self.a)).clamp(*self.ends)
         return solve(log_tail, target, centre, *self.ends, steps=14)
 
@@ -717,8 +631,6 @@ class Mode(TruncatedSchedule):
     (Esser et al. 2024, *Stable Diffusion 3*, whose u runs from noise to data.)  s = 0 is :class:`FlowMatchingOT`.
 
     Args:
-        logsnr_min: f(1), in nats.
-        logsnr_max: f(0), in nats.
         scale: s in (−1, 2/(π − 2)); above zero t gathers at ½, below it at both ends.
     """
 
@@ -736,20 +648,16 @@ class Mode(TruncatedSchedule):
         half = math.pi / 2 * u
         return u + self.scale * (u - half.sin() ** 2), 1 + self.scale * (1 - math.pi / 2 * (2 * half).sin())
 
-    def _u(self, t: Tensor) -> Tensor:
-        return solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.sigmoid(torch.stack([-logsnr, logsnr]) / 2)  # 1 − t is the same function of 1 − u
+        upper, lower = solve(self._time, t, t.detach(), 0.0, 1.0, steps=60)
+        return upper, lower
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return self._u(torch.sigmoid(-logsnr / 2))
-
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return self._u(torch.sigmoid(logsnr / 2))  # 1 − t is the same function of 1 − u
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         return 2 * (self._time(lower)[0].log() - self._time(upper)[0].log())
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:
-        return 2 * log_sech(logsnr / 4) - math.log(8) - self._time(self._sf(logsnr))[1].log()
+        return 2 * log_sech(logsnr / 4) - math.log(8) - self._time(self._tails(logsnr)[0])[1].log()
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -789,24 +697,9 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
 )
 """Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
 
-TABLE = (
-    "cosine",
-    "edm_training",
-    "edm_sampling",
-    "flow_matching_ot",
-    "linear_logsnr",
-    "linear_beta",
-    "logit_normal",
-)
+TABLE = ("cosine", "edm_training", "edm_sampling", "flow_matching_ot", "linear_logsnr", "linear_beta", "logit_normal")
 """The names of the schedules that the notebooks compare, on any range inside all their supports."""
 
-register = SCHEDULES.register
-
-
-def get(said: str | Mapping[str, Any] | NoiseSchedule, **parameters: Any) -> NoiseSchedule:
-    """A schedule by its name in :data:`SCHEDULES`, or from a dictionary of ``name`` and parameters.
-
-    Beside its own parameters any takes ``shifted`` (nats), ``flow_shift`` (:func:`flow_shift`) and ``image_size``
-    (:func:`image_size_shift`).  Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return SCHEDULES.make(said, **parameters)
+register, get = SCHEDULES.register, SCHEDULES.make
+"""See :class:`paperlib.registry.Registry`; any schedule also takes ``shifted`` (nats), ``flow_shift``
+(:func:`flow_shift`) and ``image_size`` (:func:`image_size_shift`)."""

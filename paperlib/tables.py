@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import require_within
+from paperlib.checks import at_least_float32, numbers, require_within
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -31,22 +31,12 @@ def interpolate(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
     return values[piece] + slope[piece] * (x - at[piece])
 
 
-def _numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """A tuple of finite numbers, so that a schedule made of them can be compared and hashed."""
-    numbers = torch.as_tensor(values, dtype=torch.float64)
-    if numbers.ndim != 1 or not numbers.isfinite().all():
-        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
-    return tuple(numbers.tolist())
-
-
 @register("histogram")
 @dataclass(frozen=True)
 class Histogram(TruncatedSchedule):
     """A density that was measured or drawn by hand: piecewise constant between ``edges``, t(λ) piecewise linear.
 
     Args:
-        logsnr_min: f(1), in nats; None for the first edge.
-        logsnr_max: f(0), in nats; None for the last edge.
         edges: levels in nats, increasing, N + 1 of them.
         heights: p between the edges up to a constant, N of them, positive: where p is zero no level is ever drawn.
     """
@@ -55,7 +45,7 @@ class Histogram(TruncatedSchedule):
     heights: Sequence[float] | Tensor = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        edges, heights = _numbers("edges", self.edges), _numbers("heights", self.heights)
+        edges, heights = numbers("edges", self.edges), numbers("heights", self.heights)
         if len(edges) != len(heights) + 1 or len(heights) == 0:
             raise ValueError(f"N heights lie between N + 1 edges, got {len(heights)} and {len(edges)}.")
         if not all(low < high for low, high in pairwise(edges)):
@@ -68,12 +58,7 @@ class Histogram(TruncatedSchedule):
 
     @classmethod
     def from_samples(cls, logsnr: Tensor, bins: int = 64) -> "Histogram":
-        """The density of drawn levels, in bins that hold equally many of them: none is empty.
-
-        Args:
-            logsnr: levels in nats, any shape, more than ``bins`` different ones.
-            bins: number of bins.
-        """
+        """The density of drawn levels (nats, any shape), in ``bins`` that hold equally many of them: none is empty."""
         if not 1 <= bins < logsnr.numel():
             raise ValueError(f"bins must lie between 1 and the number of samples, {logsnr.numel()}, got {bins}.")
         edges = torch.quantile(logsnr.detach().double().flatten(), torch.linspace(0, 1, bins + 1, dtype=torch.float64))
@@ -96,15 +81,11 @@ class Histogram(TruncatedSchedule):
     def breaks(self) -> tuple[float, ...]:
         return tuple(map(float, self.edges[1:-1]))
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        edges, _, above, _ = self._knots
-        return interpolate(logsnr, edges, above)
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        edges, below, above, _ = self._knots
+        return interpolate(logsnr, edges, above), interpolate(logsnr, edges, below)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        edges, below, _, _ = self._knots
-        return interpolate(logsnr, edges, below)
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         edges, below, above, _ = self._knots
         from_above = interpolate(upper, above.flip(0), edges.flip(0))
         return torch.where(upper < lower, from_above, interpolate(lower, below, edges))
@@ -181,13 +162,11 @@ class StepTable(TruncatedSchedule):
         value = logit[low] + s**2 * (3 - 2 * s) * rise + width * s * (1 - s) * ((1 - s) * d0 - s * d1)
         return value, 6 * s * (1 - s) * rise / width + (1 - s) * (1 - 3 * s) * d0 + s * (3 * s - 2) * d1
 
-    def _sf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(self._logit(logsnr)[0])
+    def _tails(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        logit, _ = self._logit(logsnr)
+        return torch.sigmoid(logit), torch.sigmoid(-logit)
 
-    def _cdf(self, logsnr: Tensor) -> Tensor:
-        return torch.sigmoid(-self._logit(logsnr)[0])
-
-    def _isf(self, upper: Tensor, lower: Tensor) -> Tensor:
+    def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
         def rising(logsnr: Tensor) -> tuple[Tensor, Tensor]:
             value, slope = self._logit(logsnr)
             return -value, -slope
@@ -209,11 +188,7 @@ class StepTable(TruncatedSchedule):
         return 1 / len(self.levels) if ends_there else 0.0
 
     def logsnr_at(self, index: Tensor) -> Tensor:
-        """λ of whole steps, 0 being the least noisy; integers of any shape.  (−∞ at the end of a zero-terminal table.)
-
-        Raises:
-            IndexError: for steps that the table does not have.
-        """
+        """λ of whole steps, 0 being the least noisy; integers of any shape, IndexError for steps that are not there."""
         if index.is_floating_point() or (index < 0).any() or (index >= len(self.levels)).any():
             raise IndexError(f"steps are whole numbers from 0 to {len(self.levels) - 1}, got {index}.")
         return self.levels.to(index.device)[index].to(torch.get_default_dtype())
@@ -228,10 +203,8 @@ class StepTable(TruncatedSchedule):
         level = torch.where(noise, low, logsnr.double())
         require_within("logsnr", level, low - slack, high + slack)
         last = len(self._finite) - 1
-        inside = self._sf(level.clamp(low, high)) * (self._quantiles + 1) - 1
-        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(
-            torch.promote_types(logsnr.dtype, torch.float32)
-        )
+        inside = self._tails(level.clamp(low, high))[0] * (self._quantiles + 1) - 1
+        return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(at_least_float32(logsnr.dtype))
 
 
 def _levels(log_alphas_cumprod: Tensor) -> Tensor:
@@ -245,8 +218,6 @@ class Discrete(StepTable):
     """Somebody's table of ᾱ or of β, one of the two; see :class:`StepTable` for its density.
 
     Args:
-        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
-        logsnr_max: f(0), in nats; None for the first step.
         alphas_cumprod: ᾱ = α², from the least noisy step on.
         betas: β of each step; ᾱ is the running product of 1 − β.
     """
@@ -258,7 +229,7 @@ class Discrete(StepTable):
         if (self.alphas_cumprod is None) == (self.betas is None):
             raise ValueError("Discrete takes alphas_cumprod or betas, one of the two.")
         name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
-        object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        object.__setattr__(self, name, numbers(name, getattr(self, name)))
         super().__post_init__()
 
     @cached_property
@@ -277,8 +248,6 @@ class DDPM(StepTable):
     (Ho et al. 2020.)
 
     Args:
-        logsnr_min: f(1), in nats; None for the last step that is not λ = −∞.
-        logsnr_max: f(0), in nats; None for the first step.
         beta_start: β of the first step.
         beta_end: β of the last step.
         number: T, number of steps.
@@ -310,16 +279,7 @@ class DDPM(StepTable):
 @register("scaled_linear")
 @dataclass(frozen=True)
 class ScaledLinear(DDPM):
-    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)
-
-    Args:
-        logsnr_min: as in :class:`DDPM`.
-        logsnr_max: as in :class:`DDPM`.
-        beta_start: as in :class:`DDPM`.
-        beta_end: as in :class:`DDPM`.
-        number: as in :class:`DDPM`.
-        zero_terminal: as in :class:`DDPM`.
-    """
+    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)"""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012

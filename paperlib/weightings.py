@@ -11,41 +11,37 @@ being drawn from a distribution (Section 3), the Stieltjes measure of −w:
 
 .. math:: p_w = -\frac{dw}{w(\lambda_{min})}, \qquad P(\lambda = \lambda_{max}) = w(\lambda_{max}) / w(\lambda_{min}),
 
-a density where w is smooth and a point mass where it steps.  :class:`Augmentation` is that measure.  Where w is not
-monotone it is signed, and the loss is the likelihood of no data.
+a density where w is smooth and a point mass where it steps: :mod:`paperlib.augmentation`.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paperlib.augmentation import ROUNDING, Augmentation
 from paperlib.checks import (
+    NotNegative,
+    Positive,
     at_least_float32,
-    end_slack,
+    numbers,
     outside,
-    require_finite,
-    require_positive,
-    require_range,
-    require_within,
+    require_parameters,
 )
-from paperlib.quadrature import LevelFunction, edges_between, integrate
+from paperlib.quadrature import both_sides
 from paperlib.registry import Registry
-from paperlib.schedules import image_size_shift, log_sech
+from paperlib.schedules import image_size_shift, log_normal, log_sech
+from paperlib.tables import interpolate
 
-ROUNDING = 1e-12
-"""How much log w may rise without being said to: rounding in float64."""
 BAND = 3.0
 """Standard errors that a measured weight may be off."""
-STEP = 1e-6
-"""Smallest relative step of w that counts where none is stated: below are those of a w that was rounded to float32."""
 
 Verdict = Literal["monotone", "within error", "not monotone"]
 
@@ -60,6 +56,9 @@ class Weighting(ABC):
     def __call__(self, logsnr: Tensor) -> Tensor:
         """w(λ)."""
         return self.log(logsnr).exp()
+
+    def __post_init__(self) -> None:
+        require_parameters(self)
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -76,21 +75,13 @@ class Weighting(ABC):
         return torch.zeros_like(logsnr)
 
     def is_monotonic(
-        self,
-        logsnr_min: float | None = None,
-        logsnr_max: float | None = None,
-        *,
-        tolerance: float = ROUNDING,
+        self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> bool:
         """Whether w is non-increasing in λ: whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
         return self.monotonicity(logsnr_min, logsnr_max, tolerance=tolerance) == "monotone"
 
     def monotonicity(
-        self,
-        logsnr_min: float | None = None,
-        logsnr_max: float | None = None,
-        *,
-        tolerance: float = ROUNDING,
+        self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> Verdict:
         """Whether w is non-increasing in λ, decided in float64 on a grid of 8,192 cells and both sides of every break.
 
@@ -115,16 +106,20 @@ class Weighting(ABC):
                 )
             logsnr_min = self.ends[0] if logsnr_min is None else logsnr_min
             logsnr_max = self.ends[1] if logsnr_max is None else logsnr_max
-        grid = _both_sides(self, logsnr_min, logsnr_max, 8192)
+        grid = both_sides(logsnr_min, logsnr_max, 8192, self.breaks)
         log_w = self.log(grid)
         if log_w.isnan().any():
             raise ValueError(
                 f"{self} is NaN at log-SNR {grid[log_w.isnan()][0].item():g}; log w is -inf where w is zero."
             )
-        band = BAND * self.log_error(grid)
-        if not _rises(log_w, log_w, tolerance):
+
+        def rises(band: Tensor) -> bool:
+            """Whether no non-increasing function stays within ``band`` of log w; infinities compare."""
+            return bool((log_w - band > (log_w + band).cummin(0).values + tolerance).any())
+
+        if not rises(torch.zeros_like(grid)):
             return "monotone"
-        return "not monotone" if _rises(log_w - band, log_w + band, tolerance) else "within error"
+        return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
     def shifted(self, shift: float) -> "Weighting":
         """w(λ − shift); for d×d images larger than 64, shift = 2 log(64/d)."""
@@ -136,19 +131,6 @@ class Weighting(ABC):
         (Section 5, high resolutions)
         """
         return self.shifted(image_size_shift(size))
-
-
-def _rises(lower: Tensor, upper: Tensor, tolerance: float) -> bool:
-    """Whether no non-increasing function lies between two, but for a rise of ``tolerance``; infinities compare."""
-    return bool((lower > upper.cummin(0).values + tolerance).any())
-
-
-def _both_sides(weighting: Weighting, low: float, high: float, panels: int) -> Tensor:
-    """Levels within (low, high): a grid of ``panels`` cells, and either side of each break."""
-    gap = 8 * end_slack(low, high, torch.float64)
-    edges = edges_between(low, high, panels, weighting.breaks)
-    edges = edges[torch.nn.functional.pad(edges.diff() > 4 * gap, (1, 0), value=True)]  # a break beside a grid point
-    return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
 
 
 @dataclass(frozen=True)
@@ -235,17 +217,15 @@ class Tabulated(Weighting):
     error: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        _keep_as_numbers(self, "logsnr", "w", *(["error"] if self.error is not None else []))
-        _require_table("logsnr", self.logsnr, self.w, len(self.w))
+        _keep_table(self, "logsnr", len(self.w))
+        if self.error is not None:
+            object.__setattr__(self, "error", numbers("error", self.error))
         if min(self.w) <= 0 or (self.error is not None and (len(self.error) != len(self.w) or min(self.error) < 0)):
             raise ValueError("w must be positive, and error one value for each w, none of them negative.")
 
     def _interpolated(self, values: Tensor, logsnr: Tensor) -> Tensor:
-        table, level = torch.tensor(self.logsnr, dtype=torch.float64, device=logsnr.device), logsnr.double()
-        left = (torch.searchsorted(table, level.detach(), right=True) - 1).clamp(0, len(table) - 2)
-        place = (level - table[left]) / (table[left + 1] - table[left])
-        values = values.to(logsnr.device)
-        return torch.lerp(values[left], values[left + 1], place).to(at_least_float32(logsnr.dtype))
+        table = torch.tensor(self.logsnr, dtype=torch.float64)
+        return interpolate(logsnr.double(), table, values).to(at_least_float32(logsnr.dtype))
 
     def log(self, logsnr: Tensor) -> Tensor:
         log_w = torch.tensor(self.w, dtype=torch.float64).log()
@@ -282,8 +262,7 @@ class Binned(Weighting):
     w: Sequence[float]
 
     def __post_init__(self) -> None:
-        _keep_as_numbers(self, "edges", "w")
-        _require_table("edges", self.edges, self.w, len(self.w) + 1)
+        _keep_table(self, "edges", len(self.w) + 1)
         if min(self.w) < 0:
             raise ValueError(f"w must not be negative, got {min(self.w)}.")
 
@@ -303,19 +282,13 @@ class Binned(Weighting):
         return self.edges[0], self.edges[-1]
 
 
-def _keep_as_numbers(table: Weighting, *names: str) -> None:
-    """Turn fields into tuples of numbers, so that two tables are equal, and known by their repr, to the last digit."""
-    for name in names:
-        values = torch.as_tensor(getattr(table, name), dtype=torch.float64)
-        require_finite(name, values)
-        if values.ndim != 1:
-            raise ValueError(f"{name} must be a list of numbers, got shape {tuple(values.shape)}.")
-        object.__setattr__(table, name, tuple(values.tolist()))
-
-
-def _require_table(name: str, levels: Sequence[float], w: Sequence[float], count: int) -> None:
+def _keep_table(table: Tabulated | Binned, name: str, count: int) -> None:
+    """Make tuples of the levels, called ``name``, and of w: two tables are equal, and known by repr, to all digits."""
+    levels, w = numbers(name, getattr(table, name)), numbers("w", table.w)
     if len(levels) != count or count < 2 or any(second <= first for first, second in pairwise(levels)):
         raise ValueError(f"{name} must be at least 2 ascending levels, {count} for {len(w)} w; got {len(levels)}.")
+    object.__setattr__(table, name, levels)
+    object.__setattr__(table, "w", w)
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------
@@ -350,18 +323,12 @@ class EDM(Weighting):
     """
 
     p_mean: float = -1.2
-    p_std: float = 1.2
-    sigma_data: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive("p_std", self.p_std)
-        require_positive("sigma_data", self.sigma_data)
+    p_std: Positive = 1.2
+    sigma_data: Positive = 0.5
 
     def log(self, logsnr: Tensor) -> Tensor:
-        mean, std = -2 * self.p_mean, 2 * self.p_std
-        log_normal = -0.5 * ((logsnr - mean) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
         floor = torch.full_like(logsnr, 2 * math.log(self.sigma_data))
-        return log_normal + torch.logaddexp(-logsnr, floor)
+        return log_normal(logsnr + 2 * self.p_mean, 2 * self.p_std) + torch.logaddexp(-logsnr, floor)
 
     @cached_property
     def peak(self) -> float:
@@ -407,19 +374,11 @@ class InDI(Weighting):
 class P2(Weighting):
     r"""Perception-prioritised: :math:`w = sech(\lambda/2)/(k + e^\lambda)^\gamma`, cosine schedule.
 
-    (Table 1, P2; Choi et al. 2022)
-
-    Args:
-        gamma: γ ≥ 0, how strongly high SNR is suppressed; 0 is the baseline, sech(λ/2).
-        k: stabilising constant of the original.
+    (Table 1, P2; Choi et al. 2022; γ ≥ 0, and 0 is the plain ε error)
     """
 
-    gamma: float = 1.0
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma, or_zero=True)
-        require_positive("k", self.k)
+    gamma: NotNegative = 1.0
+    k: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         floor = torch.full_like(logsnr, math.log(self.k))
@@ -433,10 +392,7 @@ class MinSNR(Weighting):
     (Table 1, Min-SNR; Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
     """
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 5.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2) + (math.log(self.gamma) - logsnr).clamp(max=0)
@@ -453,10 +409,7 @@ class MinSNR(Weighting):
 class Sigmoid(Weighting):
     r"""Sigmoid weighting, w(λ) = sigmoid(bias − λ).  (Section 5, sigmoid weighting; monotone)
 
-    The noise augmentation that it implies is logistic in log-SNR, centred at ``bias`` with scale 1.
-
-    Args:
-        bias: k, log-SNR (nats) at which the weight has fallen to one half.
+    The noise augmentation that it implies is logistic in log-SNR, centred at ``bias`` (nats) with scale 1.
     """
 
     bias: float = 2.0
@@ -471,11 +424,6 @@ class EDMMonotonic(Weighting):
 
     (Section 5, EDM-monotonic; monotone)
 
-    Args:
-        p_mean: as in :class:`EDM`.
-        p_std: as in :class:`EDM`.
-        sigma_data: as in :class:`EDM`.
-
     Raises:
         ValueError: where EDM's weighting has a second peak above its highest one (as for σ_data = 1.1): held below
             the one, it would still rise to the other.
@@ -486,8 +434,7 @@ class EDMMonotonic(Weighting):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        mean = -2 * self.p_mean  # the weighting falls above it
-        if not self.edm.is_monotonic(self.edm.peak, mean):
+        if not self.edm.is_monotonic(self.edm.peak, -2 * self.p_mean):  # above its mean it falls
             raise ValueError(
                 f"with p_mean={self.p_mean}, p_std={self.p_std} and sigma_data={self.sigma_data} EDM's weighting has "
                 f"two peaks and cannot be made monotone by holding it below the higher one; change sigma_data."
@@ -525,15 +472,10 @@ class SD3LogitNormal(Weighting):
     """
 
     mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive("std", self.std)
+    std: Positive = 1.0
 
     def log(self, logsnr: Tensor) -> Tensor:
-        scale = 2 * self.std
-        log_normal = -0.5 * ((logsnr + 2 * self.mean) / scale) ** 2 - math.log(scale * math.sqrt(2 * math.pi))
-        return log_normal - 2 * F.logsigmoid(logsnr / 2)
+        return log_normal(logsnr + 2 * self.mean, 2 * self.std) - 2 * F.logsigmoid(logsnr / 2)
 
 
 @dataclass(frozen=True)
@@ -554,10 +496,7 @@ class SoftMinSNR(Weighting):
     (Crowson et al. 2024, *Hourglass Diffusion Transformers*.)
     """
 
-    gamma: float = 4.0
-
-    def __post_init__(self) -> None:
-        require_positive("gamma", self.gamma)
+    gamma: Positive = 4.0
 
     def log(self, logsnr: Tensor) -> Tensor:
         return log_sech(logsnr / 2) + F.logsigmoid(math.log(self.gamma) - logsnr)
@@ -576,14 +515,14 @@ class EDM2(EDM):
     """EDM's weighting with the levels of EDM2, P_mean = −0.4 and P_std = 1.0.  (Karras et al. 2024)"""
 
     p_mean: float = -0.4
-    p_std: float = 1.0
+    p_std: Positive = 1.0
 
 
 @dataclass(frozen=True)
 class SiD2(Sigmoid):
-    """Sigmoid weighting of *Simpler Diffusion*: the bias is lowered as the resolution grows.  (Hoogeboom et al. 2024)
+    """Sigmoid weighting of *Simpler Diffusion*, whose bias falls as the resolution grows: pass yours.
 
-    The published biases depend on the resolution and are not repeated here: pass yours.
+    (Hoogeboom et al. 2024)
     """
 
     bias: float = 0.0
@@ -629,191 +568,12 @@ WEIGHTINGS: Registry[Weighting] = Registry(
 )
 """Every weighting by name."""
 
-register = WEIGHTINGS.register
+register, get = WEIGHTINGS.register, WEIGHTINGS.make
+"""See :class:`paperlib.registry.Registry`; any weighting also takes ``shifted`` (nats) and ``image_size``
+(:meth:`Weighting.for_image_size`)."""
 
 
-def get(said: str | Mapping[str, Any] | Weighting, **parameters: Any) -> Weighting:
-    """A weighting by its name in :data:`WEIGHTINGS`, or from a dictionary of ``name`` and parameters.
-
-    Beside its own parameters any takes ``shifted`` (nats) and ``image_size`` (:meth:`Weighting.for_image_size`).
-    Raises as :meth:`paperlib.registry.Registry.make`.
-    """
-    return WEIGHTINGS.make(said, **parameters)
-
-
-# The augmentation distribution ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Augmentation:
-    r"""p_w on [logsnr_min, logsnr_max], the measure −dw/w(λ_min): the noise levels at which the ELBO is taken.
-
-    It has a density, :math:`-w'(\lambda)/w(\lambda_{min})`, a point mass at each step of w, and w(λ_max)/w(λ_min) on
-    clean data; together, one.  (Section 3, the distribution of noise levels)  Where w rises it is negative (Section 3,
-    weightings that are not monotone), which means two things, both true:
-
-    * no level is un-learned: w ≥ 0 multiplies the error at every level, so no reduction of error ever raises the loss,
-      and its ideal minimiser is that of the ELBO;
-    * at equal total error, moving error from a level to a noisier one where p_w < 0 between them lowers the loss,
-      although the ELBO of exactly the levels between gets worse.
-
-    Args:
-        weighting: w, positive and finite at logsnr_min.
-        logsnr_min: lower end of the range, where w is taken to be one.
-        logsnr_max: upper end of the range.
-
-    Raises:
-        ValueError: for a range that is none, or a w that is zero or infinite at logsnr_min, or infinite at logsnr_max.
-    """
-
-    weighting: Weighting
-    logsnr_min: float
-    logsnr_max: float
-
-    def __post_init__(self) -> None:
-        require_range(self.logsnr_min, self.logsnr_max)
-        low, high = self._log_ends
-        if not math.isfinite(low) or not high < math.inf:
-            raise ValueError(
-                f"{self.weighting} has log w = {low} at logsnr_min ({self.logsnr_min}) and {high} at logsnr_max "
-                f"({self.logsnr_max}): p_w = -dw/w(logsnr_min) needs a positive, finite w at the lower end and "
-                f"a finite one at the upper; choose a range where it has them."
-            )
-
-    @cached_property
-    def _log_ends(self) -> tuple[float, float]:
-        """log w at the ends, seen from within."""
-        gap = 8 * end_slack(self.logsnr_min, self.logsnr_max, torch.float64)
-        ends = torch.tensor([self.logsnr_min + gap, self.logsnr_max - gap], dtype=torch.float64)
-        low, high = self.weighting.log(ends).tolist()
-        return low, high
-
-    def _relative(self, logsnr: Tensor) -> Tensor:
-        """w(λ)/w(λ_min), float64."""
-        return torch.exp(self.weighting.log(logsnr.double()).double() - self._log_ends[0])
-
-    def density(self, logsnr: Tensor) -> Tensor:
-        """The density where w is smooth, in 1/nats, the shape of ``logsnr``; zero outside the range."""
-        with torch.enable_grad():
-            level = logsnr.detach().double().requires_grad_()
-            relative = self._relative(level) + 0 * level  # which keeps the graph whole where w is constant
-            (slope,) = torch.autograd.grad(relative.sum(), level)
-        nothing = outside(logsnr, self.logsnr_min, self.logsnr_max) | (relative == 0)
-        density = torch.where(nothing, 0.0, -slope)
-        return density.to(at_least_float32(logsnr.dtype))
-
-    @property
-    def scale(self) -> float:
-        """w(λ_min), by which p_w is divided."""
-        return math.exp(self._log_ends[0])
-
-    @property
-    def clean_mass(self) -> float:
-        """The point mass on clean data, w(λ_max)/w(λ_min)."""
-        return math.exp(self._log_ends[1] - self._log_ends[0])
-
-    @cached_property
-    def _grid(self) -> Tensor:
-        return _both_sides(self.weighting, self.logsnr_min, self.logsnr_max, 4096)
-
-    @cached_property
-    def _steps(self) -> tuple[Tensor, Tensor]:
-        """Levels and masses of the steps: where w differs by the same however near its two arguments come."""
-        left, right = self._grid[:-1], self._grid[1:]
-        before, after = self._relative(left), self._relative(right)
-        least = torch.full_like(left, STEP)
-        least[1::2] = 100 * ROUNDING  # across an edge of the grid, over a few rounding errors
-        for _ in range(50):
-            middle = (left + right) / 2
-            inner = self._relative(middle)
-            first = (before - inner).abs() >= (inner - after).abs()  # the half in which w differs more
-            left, before = torch.where(first, left, middle), torch.where(first, before, inner)
-            right, after = torch.where(first, middle, right), torch.where(first, inner, after)
-            steep = (before - after).abs() > least * torch.maximum(before, after)
-            left, right, before, after, least = (part[steep] for part in (left, right, before, after, least))
-        return right, before - after
-
-    def _smooth_integral(self, f: LevelFunction) -> Tensor:
-        breaks = (*self.weighting.breaks, *self._steps[0].tolist())
-        return integrate(f, self.logsnr_min, self.logsnr_max, breaks)
-
-    @cached_property
-    def total(self) -> float:
-        """The mass of the whole measure, by quadrature of its density: one.
-
-        Raises:
-            ValueError: when it is not, so that a part of w was not found.
-        """
-        level, mass = self._steps
-        total = self._smooth_integral(self.density).item() + mass.sum().item() + self.clean_mass
-        if not abs(total - 1) < STEP * self._relative(self._grid).max():
-            raise ValueError(
-                f"p_w of {self.weighting} adds up to {total:.6g}, not 1: its density and clean data hold "
-                f"{total - mass.sum().item():.6g}, its steps {mass.sum().item():.6g} at log-SNR {level.tolist()}. A "
-                f"step was not found, or log w has no derivative; give its steps and kinks as breaks=… (Custom)."
-            )
-        return total
-
-    @property
-    def atoms(self) -> tuple[Tensor, Tensor]:
-        """Levels of the steps of w within the range, ascending, and the mass at each, positive where w falls.
-
-        They are looked for on both sides of the breaks that w states and by bisection in 4,096 cells of it; (K,) each.
-
-        Raises:
-            ValueError: when the measure does not add up to one.
-        """
-        _ = self.total
-        return self._steps
-
-    def integral(self, f: LevelFunction) -> Tensor:
-        r""":math:`\int f\,dp_w`, point masses included: for a monotone w the expectation of f(λ); a scalar, float64.
-
-        Args:
-            f: function of levels, (N,) to (N,), on the range and at its upper end.
-        """
-        level, mass = self.atoms
-        points = torch.cat([level, level.new_tensor([self.logsnr_max])])
-        masses = torch.cat([mass, mass.new_tensor([self.clean_mass])])
-        return self._smooth_integral(lambda logsnr: self.density(logsnr) * f(logsnr)) + masses @ f(points)
-
-    @property
-    def negative_mass(self) -> float:
-        """Mass of the negative part, zero for a monotone w."""
-        _, mass = self.atoms
-        smooth = self._smooth_integral(lambda logsnr: (-self.density(logsnr)).clamp(min=0))
-        return (smooth - mass.clamp(max=0).sum()).item()
-
-    def level(self, upper: Tensor) -> Tensor:
-        r"""The level above which p_w has the probability ``upper``: its inverse survival function.
-
-        For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data included.
-        (Section 3, monotone weightings)
-
-        Args:
-            upper: probabilities in [0, 1], any shape.
-
-        Returns:
-            Levels, shape of ``upper``; logsnr_max stands for clean data.
-
-        Raises:
-            ValueError: for a weighting that is not monotone (p_w is no distribution), or probabilities outside [0, 1].
-        """
-        require_within("upper", upper, 0.0, 1.0)
-        if not self.weighting.is_monotonic(self.logsnr_min, self.logsnr_max):
-            ends = f"[{self.logsnr_min}, {self.logsnr_max}]"
-            raise ValueError(f"{self.weighting} is not monotone on {ends}: its p_w is no distribution.")
-        low, high = (torch.full_like(upper, end, dtype=torch.float64) for end in (self.logsnr_min, self.logsnr_max))
-        target = torch.log(upper.double()) + self._log_ends[0]
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = self.weighting.log(middle) >= target
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return ((low + high) / 2).to(at_least_float32(upper.dtype))
-
-    def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
-        """``size`` noise levels drawn from p_w, float64; as :meth:`level`, whose errors it raises."""
-        return self.level(torch.rand(size, generator=generator, dtype=torch.float64))
+# The density and the point mass of p_w --------------------------------------------------------------------------------
 
 
 def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:

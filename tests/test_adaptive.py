@@ -326,11 +326,11 @@ def test_bad_arguments_are_named() -> None:
     [
         ([0.0, 0.1], [1.0], "one value an example"),
         ([], [], "B ≥ 1"),
-        ([2.0], [1.0], "logsnr must be finite and within"),
-        ([math.nan], [1.0], "logsnr must be finite and within"),
-        ([0.0], [-1.0], "weighted_error must be finite and within"),
-        ([0.0, 0.0], [1.0, math.nan], "weighted_error must be finite and within"),
-        ([0.0], [math.inf], "weighted_error must be finite and within"),
+        ([2.0], [1.0], "logsnr must lie in"),
+        ([math.nan], [1.0], "logsnr must lie in"),
+        ([0.0], [-1.0], "weighted_error must lie in"),
+        ([0.0, 0.0], [1.0, math.nan], "weighted_error must lie in"),
+        ([0.0], [math.inf], "weighted_error must lie in"),
     ],
 )
 def test_bad_batches_are_refused_and_leave_no_trace(

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from paperlib import elbo, objectives, oracles, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.weightings import Augmentation, Binned, Custom, Tabulated, Weighting
+from paperlib.augmentation import Augmentation
+from paperlib.quadrature import LevelFunction
+from paperlib.weightings import Binned, Custom, Tabulated, Weighting
 
 F64 = torch.float64
 LOW, HIGH = -10.0, 10.0
@@ -282,7 +284,7 @@ def test_tables_hold_their_values(dtype: torch.dtype) -> None:
         ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0], "ascending levels"),
         ([0.0, 1.0], [1.0, 1.0, 1.0], "ascending levels, 3 for 3 w; got 2"),
         ([0.0, 1.0], [1.0, 0.0], "must be positive"),
-        ([0.0, math.nan], [1.0, 1.0], "logsnr has 1 value"),
+        ([0.0, math.nan], [1.0, 1.0], "logsnr must be a row of finite numbers"),
     ],
 )
 def test_tables_that_are_none_are_refused(levels: list[float], w: list[float], message: str) -> None:
@@ -321,7 +323,7 @@ def test_bins_that_are_none_are_refused() -> None:
     ],
     ids=["sigmoid", "sech", "exponential", "min-SNR", "EDM"],
 )
-def test_w_in_the_place_of_log_w_is_refused(weight: weightings.LevelFunction) -> None:
+def test_w_in_the_place_of_log_w_is_refused(weight: LevelFunction) -> None:
     with pytest.raises(ValueError, match="looks like w, not log w"):
         Custom(weight)
     assert isinstance(Custom(lambda logsnr: torch.log(weight(logsnr))), Custom)

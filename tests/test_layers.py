@@ -11,8 +11,8 @@ import pytest
 
 HEAVY = ("torchvision", "cleanfid", "diffusers", "matplotlib", "pandas", "sklearn", "papermill")
 THEORY = (
-    *("checks", "registry", "quadrature", "process", "schedules", "tables", "adaptive", "weightings", "predictions"),
-    *("loss_weights", "objectives", "recipes", "oracles", "elbo"),
+    *("checks", "registry", "quadrature", "process", "schedules", "tables", "adaptive", "augmentation", "weightings"),
+    *("predictions", "loss_weights", "objectives", "recipes", "oracles", "elbo"),
 )
 
 

@@ -15,7 +15,7 @@ from paperlib import elbo, models, predictions, quadrature, schedules, weighting
 from paperlib.engine import data, likelihood
 from paperlib.engine.data import ImageData
 from paperlib.engine.parallel import ALONE, Group
-from paperlib.oracles import Empirical, Gaussian, GaussianMixture, Shrunk
+from paperlib.oracles import Empirical, Gaussian, GaussianMixture, ShrunkGaussian
 
 F64 = torch.float64
 LEVELS, DIM, ENDS = 9, 4, (-12.0, 7.0)
@@ -136,7 +136,7 @@ def test_the_bound_of_a_finite_set_that_is_known_is_its_entropy(levels: int, pix
 
 
 def test_a_wrong_denoiser_costs_what_the_theory_says() -> None:
-    shrunk = OnImages(Shrunk(GAUSSIAN, 0.5))
+    shrunk = OnImages(ShrunkGaussian(GAUSSIAN, 0.5))
     plain, worse = (bound(network, draws=32).terms.diffusion for network in (OnImages(GAUSSIAN), shrunk))
     assert in_errors(worse - plain) > 4
     assert (worse - plain).mean() > 0

@@ -274,4 +274,4 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"z holds examples of shape \(4,\), the set \(3,\)"):
         oracles.Empirical(torch.zeros(2, 3))(torch.zeros(1, 4), torch.zeros(1))
     with pytest.raises(ValueError, match="no closed form"):
-        oracles.ShrunkGaussian(oracles.Gaussian.isotropic(1, 1.0), 0.5)
+        oracles.ShrunkGaussian(oracles.Gaussian.isotropic(1, 1.0), 0.5).variance(torch.zeros(1), -5.0)

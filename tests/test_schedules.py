@@ -164,8 +164,7 @@ def test_cosine_formula() -> None:
 
 def test_the_cosine_schedule_of_larger_images_is_noisier() -> None:
     for size in (64, 128, 256, 512):
-        shifted = schedules.Cosine.for_image_size(-15, 15, size)
-        assert shifted.shift == pytest.approx(math.log(64 / size))
+        shifted = schedules.get("cosine", logsnr_min=-15, logsnr_max=15, image_size=size)
         middle = shifted.logsnr(torch.tensor(0.5, dtype=torch.float64)).item()
         assert middle == pytest.approx(2 * math.log(64 / size), abs=0.05)
 
@@ -305,7 +304,7 @@ def test_shifts_in_use() -> None:
     for size in (32, 256):
         nats = schedules.image_size_shift(size)
         ours = schedules.Cosine(-15, 15).shifted(nats).logsnr(t)
-        assert torch.allclose(ours, schedules.Cosine.for_image_size(-15, 15, size).logsnr(t), atol=1e-12)
+        assert torch.allclose(ours, schedules.Cosine(-15, 15, shift=nats / 2).logsnr(t), atol=1e-12)
     for make in (schedules.flow_shift, schedules.image_size_shift):
         with pytest.raises(ValueError, match="must be a positive number, got 0"):
             make(0)
@@ -452,7 +451,7 @@ def test_ranges_outside_the_support_are_refused_with_the_support_named() -> None
         (lambda: schedules.EDMSampling(sigma_min=80, sigma_max=2), r"sigma_min \(80\) must be below sigma_max \(2\)"),
         (lambda: schedules.LinearBeta(None, 9, beta_min=0), "beta_min must be a positive number"),
         (lambda: schedules.LinearBeta(None, 9, beta_max=0.1), r"beta_max \(0.1\) must be above beta_min \(0.1\)"),
-        (lambda: schedules.Cosine.for_image_size(-9, 9, 0), "size must be a positive number, got 0"),
+        (lambda: schedules.image_size_shift(0), "size must be a positive number, got 0"),
         (lambda: schedules.Laplace(-9, 9, scale=0), "scale must be a positive number, got 0"),
         (lambda: schedules.Cauchy(-9, 9, scale=-1), "scale must be a positive number, got -1"),
         (lambda: schedules.Beta(-9, 9, a=0), "a must be a positive number, got 0"),
