@@ -154,7 +154,7 @@ def quantiles(found: Audit, at: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> 
     mass = torch.cat([mass, mass.new_tensor([found.clean_mass])]).cumsum(0)
     levels = torch.cat([found.logsnr, found.logsnr.new_tensor([found.ends[1]])])
     place = torch.searchsorted(mass, torch.tensor(at, dtype=torch.float64) * mass[-1])
-    return levels[place].tolist()  # type: ignore[no-any-return]
+    return levels[place].tolist()
 
 
 def _photographs(found: Audit) -> str:
