@@ -3,7 +3,8 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 Three tiers, imports pointing down only:
 
 * **theory** (`process`, `quadrature`, `schedules`, `tables`, `adaptive`, `weightings`, `predictions`, `loss_weights`,
-  `objectives`, `recipes`, `oracles`, `elbo`): pure functions and small values, float64-safe, needing torch alone;
+  `objectives`, `recipes`, `oracles`, `elbo`, `auditing`): pure functions and small values, float64-safe, needing torch
+  alone;
 * **practice** (`models`, `engine`): networks, training, sampling, metrics;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
@@ -14,11 +15,12 @@ A module is imported when it is first asked for.
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
     "adaptive",
+    "auditing",
     "elbo",
     "loss_weights",
     "objectives",
@@ -35,7 +37,9 @@ DISTRIBUTION = "diffusion-objectives"
 """What to ``pip install``; the package index knows another project by the name of this module."""
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "audit":
+        return importlib.import_module("paperlib.auditing").audit
     if name in __all__:
         return importlib.import_module(f"paperlib.{name}")
-    raise AttributeError(f"module 'paperlib' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    raise AttributeError(f"module 'paperlib' has no attribute {name!r}; it has audit, {', '.join(__all__)}.")

@@ -18,7 +18,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     listed = re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE)
     first = ["reproduce", "run", "train", "sample", "evaluate", "claims"]
-    assert listed == [*first, "compare", "verify", "weighting", "recipes", "doctor"]
+    assert listed == [*first, "compare", "verify", "audit", "weighting", "recipes", "doctor"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_wrong_use_is_explained(
     assert says in message
 
 
-@pytest.mark.parametrize("arguments", [["reproduce", "small", "--cores", "0"], ["audit"], [], ["run", "a", "--x"]])
+@pytest.mark.parametrize("arguments", [["reproduce", "small", "--cores", "0"], ["review"], [], ["run", "a", "--x"]])
 def test_what_is_no_command_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)

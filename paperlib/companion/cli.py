@@ -88,13 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
+    auditing = _command(commands, "audit", _audit, "what a loss really optimises: its weighting, and where it is spent")
+    auditing.add_argument("--recipe", nargs="+", default=[], metavar="NAME", help="recipes by name, see `recipes`")
+    auditing.add_argument("--scheduler", type=Path, help="a scheduler_config.json of diffusers, or a pipeline's folder")
+    auditing.add_argument("--expect", metavar="NAME", help="a recipe that it was meant to be")
+    auditing.add_argument("--json", action="store_true", help="everything as data, instead of a summary")
+    auditing.add_argument("--html", type=Path, metavar="FILE", help="a report with pictures, one file")
+
     weigh = _command(commands, "weighting", _weighting, "the weighting that a loss amounts to, monotone or not")
     part: dict[str, Any] = {"nargs": "+", "metavar": ("NAME", "PARAMETER=VALUE")}
-    weigh.add_argument(
-        "--prediction", required=True, help="what the network predicts, such as F sigma_data=0.5", **part
-    )
-    weigh.add_argument("--schedule", required=True, help="such as cosine logsnr_min=-12 logsnr_max=12", **part)
-    weigh.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
+    for command, required in ((weigh, True), (auditing, False)):
+        command.add_argument(
+            "--prediction", required=required, help="what the network predicts, such as F sigma_data=0.5", **part
+        )
+        command.add_argument(
+            "--schedule", required=required, help="such as cosine logsnr_min=-12 logsnr_max=12", **part
+        )
+        command.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
     _command(commands, "recipes", _recipes, "losses of public training codes: w, monotone or not, its peak")
 
     _command(commands, "doctor", _doctor, "look whether this machine and environment will do")
@@ -233,11 +243,37 @@ def said(words: Sequence[str]) -> dict[str, Any]:
     return {"name": name, **{key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}}
 
 
+def _described(options: argparse.Namespace) -> dict[str, Any]:
+    """The parts of a loss that are stated."""
+    parts = ("prediction", "schedule", "loss_weight")
+    return {part: said(words) for part in parts if (words := getattr(options, part))}
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from paperlib.auditing import audit, report
+
+    described = _described(options)
+    found = [audit(recipe, expect=options.expect) for recipe in options.recipe]
+    if options.scheduler:
+        found.append(audit(options.scheduler, expect=options.expect, **described))
+    elif described:
+        found.append(audit(described, expect=options.expect))
+    if not found:
+        raise ValueError("nothing to audit; give --recipe NAME, --scheduler FILE, or --prediction and --schedule.")
+    if options.json:
+        print(json.dumps([one.json() for one in found], indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print(*found, sep="\n\n")
+    if options.html:
+        options.html.write_text(report.page(found), encoding="utf-8")
+        print(f"→ {options.html}", file=sys.stderr)
+    return 0
+
+
 def _weighting(options: argparse.Namespace) -> int:
     from paperlib import objectives, recipes
 
-    parts = ("prediction", "schedule", "loss_weight")
-    loss = objectives.get({part: said(words) for part in parts if (words := getattr(options, part))})
+    loss = objectives.get(_described(options))
     peak = recipes.peak(loss)
     verdict = "monotone" if peak is None else f"not monotone, peak at λ = {peak:.3f} nats"
     low, high = loss.schedule.ends

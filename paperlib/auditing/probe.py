@@ -1,0 +1,467 @@
+r"""Measuring a loss that is given as code, ``loss(model, x, generator)``: nothing of what it says is believed.
+
+The loss is called with models of our own.  Two clean inputs under one seed see the same noise, so that
+
+.. math:: z(x=1) - z(x=0) = a, \qquad z(x=0) = b\,\epsilon:
+
+signal and noise of every example, in whatever scaling and whatever the model is told.  The weighting is read from
+**gradients**, since weights behind a stop-gradient do not show in values.  For a squared error, whose gradient at an
+output F is 2c(F − T), the gradients at two outputs under one seed give c and the target T = A x + B ε without any
+variance; an error of F is one of ε times (A b − B a)/a, so that
+
+.. math:: w(\lambda) \propto p(\lambda)\, c\, \left(\frac{A b - B a}{a}\right)^2, \qquad \lambda = 2\log(a/b).
+
+Only p(λ) is counted, in bins.  Before that, on data of one point, where the exact model is known: is it stationary, for
+which prediction; does twice the error cost four times; do errors of three shapes cost the same.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperlib.auditing.result import Audit, BelowPeak
+from paperlib.predictions import EPS, FLOW, PREDICTIONS, FPrediction, Prediction, V
+
+Loss = Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
+"""``loss(model, x, generator)``: a scalar, or one value an example.  It draws its levels and noise from the generator
+(or from torch's own, which is seeded too) and calls ``model(z, …)`` once with gradients."""
+
+ERROR = 0.1
+"""Size of a known error of the output, per dimension."""
+TOLERANCE = 0.01
+"""Relative gradient at the exact model, or disagreement of two weights, that counts as none."""
+BATCH = 8192
+BINS = 100
+DEVIATIONS = 3.5
+"""Standard errors of a band that holds in all bins at once with 95 %."""
+LEAST = 400
+"""Draws in a bin at least."""
+
+Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(A, B) of a target A x + B ε, from signal a and noise b."""
+
+
+def _said(prediction: Prediction, sign: float = 1.0) -> Coefficients:
+    def coefficients(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        on_x, on_eps = prediction.coefficients(_level(a, b).clamp(-60, 60))
+        return sign * on_x, sign * on_eps
+
+    return coefficients
+
+
+USUAL: dict[str, Coefficients] = {
+    **{name: _said(prediction) for name, prediction in PREDICTIONS.items() if name not in ("score", "F")},
+    "score": lambda a, b: (torch.zeros_like(b), -1 / b),  # of z in its own scaling
+    "−flow (x − ε)": _said(FLOW, -1),
+    "−v (σx − αε)": _said(V, -1),
+    "−eps": _said(EPS, -1),
+}
+"""What a network may be meant to predict; F joins with the σ_data that is measured.  (Section 2, predictions)"""
+
+
+SCALINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "VP, a² + b² = 1": lambda a, told: (1 - a**2).clamp(min=0).sqrt(),
+    "flow, a + b = 1": lambda a, told: 1 - a,
+    "c_in with σ_data ½": lambda a, told: (1 - a**2 / 4).clamp(min=0).sqrt(),
+    "VE, a = 1, told σ": lambda a, told: told * a,
+    "VE, a = 1, told log σ": lambda a, told: told.exp() * a,
+    "VE, a = 1, told (log σ)/4": lambda a, told: (4 * told).exp() * a,
+}
+"""b of a scaling of z, from a and what the model is told; each is believed only where the noise seen agrees."""
+UNKNOWN = "of its own"
+"""A scaling that is none of these: b is the root mean square of the noise, known to 1/√(2 dim)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the models saw under one seed.
+
+    Attributes:
+        dark: z for x = 0, which is b ε, (B, *).
+        a: signal of each example, (B,).
+        told: what else the model was given, one number an example, (B,); NaN where there is none.
+        gradient: of the loss where the output is zero and x = 0, (B, *).
+        scaling: a name of :data:`SCALINGS` or :data:`UNKNOWN`; None to find it.
+    """
+
+    dark: Tensor
+    a: Tensor
+    told: Tensor
+    gradient: Tensor
+    scaling: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scaling is None:
+            fits = [scaling for scaling in SCALINGS if self._fits(scaling)]
+            object.__setattr__(self, "scaling", fits[0] if fits else UNKNOWN)
+
+    def _off(self, scaling: str) -> Tensor:
+        """How far its b lies from the root mean square of the noise, in standard errors of that, (B,)."""
+        known = SCALINGS[scaling](self.a, self.told)
+        return (known / _size(self.dark)).log() * math.sqrt(2 * self.dark[0].numel())
+
+    def _fits(self, scaling: str) -> bool:
+        if scaling.startswith("VE") and (self.a - 1).abs().max() > 1e-4:
+            return False
+        off = self._off(scaling)[self.inside]
+        return off.abs().median().item() < 1.5 and (off.abs() < 6).double().mean().item() > 0.97
+
+    @cached_property
+    def b(self) -> Tensor:
+        """Noise of each example, (B,); its root mean square where a is rounded to so near one that b is not."""
+        rough, scaling = _size(self.dark), str(self.scaling)
+        if scaling == UNKNOWN:
+            return rough
+        return torch.where(self._off(scaling).abs() < 8, SCALINGS[scaling](self.a, self.told), rough)
+
+    @property
+    def eps(self) -> Tensor:
+        """ε, (B, *)."""
+        return self.dark / _expand(self.b, self.dark).clamp(min=1e-30)
+
+    @property
+    def inside(self) -> Tensor:
+        """Which examples have a finite level, (B,)."""
+        return (self.a.abs() > 1e-6) & (_size(self.dark) > 1e-6)
+
+    def exact(self, coefficients: Coefficients, value: float) -> Tensor:
+        """The output of the exact model of data x = value, (B, *)."""
+        on_x, on_eps = coefficients(self.a, self.b)
+        return _expand(on_x, self.dark) * value + _expand(on_eps, self.dark) * self.eps
+
+
+class Probe:
+    """Calls of a loss with outputs that we choose.
+
+    Args:
+        loss: see :data:`Loss`.
+        shape: of one example.
+        batch: number of examples in a call.
+        output: what the loss expects of a model, made of the tensor of its output.
+    """
+
+    def __init__(self, loss: Loss, shape: tuple[int, ...], batch: int, output: Callable[[Tensor], Any]) -> None:
+        self.loss, self.shape, self.batch, self.output = loss, shape, batch, output
+        self.dtype = torch.float64
+
+    def call(self, value: float, seed: int, at: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """z, what the model was told beside it, and the gradient of the loss by its output ``at(z)``, for x = value."""
+        calls: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
+
+        def model(z: Tensor, *told: Any, **named: Any) -> Any:
+            if not (isinstance(z, Tensor) and z.shape == (self.batch, *self.shape)):
+                got = tuple(z.shape) if isinstance(z, Tensor) else z
+                raise ValueError(f"the loss calls the model with {got!r} where the noisy data are expected first.")
+            out = at(z.detach()).to(z.dtype).requires_grad_(torch.is_grad_enabled())
+            if out.requires_grad:
+                calls.append((z.detach(), (*told, *named.values()), out))
+            return self.output(out)
+
+        x = torch.full((self.batch, *self.shape), value, dtype=self.dtype)
+        with _seeded(seed), torch.enable_grad():
+            try:
+                total = self.loss(model, x, torch.Generator().manual_seed(seed))
+            except AttributeError as error:
+                raise ValueError(
+                    f"the loss failed on what the model returned: {error}. A plain tensor is returned; say what your "
+                    f"model returns, such as output=lambda out: SimpleNamespace(sample=out)."
+                ) from error
+        if len(calls) != 1:
+            raise ValueError(f"the loss called the model {len(calls)} times with gradients; one call can be measured.")
+        if not isinstance(total, Tensor) or not total.requires_grad:
+            raise ValueError("the loss returned nothing that depends on the model's output by a gradient.")
+        z, others, out = calls[0]
+        (gradient,) = torch.autograd.grad(total.sum(), out, allow_unused=True)
+        if gradient is None:
+            raise ValueError("the gradient of the loss does not reach the model's output.")
+        told = next((v for v in others if isinstance(v, Tensor) and v.numel() == self.batch), None)
+        return z.double(), None if told is None else told.detach().flatten().double(), gradient.double()
+
+    def seen(self, seed: int, scaling: str | None = None) -> Seen:
+        """The same noise over x = 0 and x = 1; ValueError where z is not a x + b ε."""
+        dark, told, gradient = self.call(0.0, seed, torch.zeros_like)
+        gain = (self.call(1.0, seed, torch.zeros_like)[0] - dark).flatten(1)
+        a = gain.mean(1)
+        if (gain - a[:, None]).abs().max() > 1e-3 * max(1.0, gain.abs().max().item()):
+            raise ValueError(
+                "z(x = 1) − z(x = 0) is not one number an example: under one seed the loss draws other noise each "
+                "time (let it draw from the generator), or it noises pixels differently."
+            )
+        return Seen(dark, a, a * math.nan if told is None else told, gradient, scaling)
+
+
+def measure(
+    loss: Loss,
+    *,
+    name: str = "loss",
+    shape: tuple[int, ...] = (3, 4, 4),
+    draws: int = 6_000_000,
+    seed: int = 0,
+    output: Callable[[Tensor], Any] = lambda out: out,
+) -> Audit:
+    """The audit of a loss by measuring it.
+
+    Args:
+        loss: ``loss(model, x, generator)``, see :data:`Loss`.
+        name: what to call it.
+        shape: of one example that it takes, channels first.
+        draws: examples drawn to count p(λ); the band of w is ± 3.5/√(draws in a bin).
+        seed: of the first batch; each batch has one of its own.
+        output: what the loss expects of a model, made of a tensor; for example an object with that as ``sample``.
+
+    Raises:
+        ValueError: for a loss that cannot be measured: that draws other noise under the same seed, that calls the model
+            never or twice, whose weights or gradients are NaN, that does not lead to the model's output.
+    """
+    wide = Probe(loss, (*shape[:-2], 32, 32) if len(shape) == 3 else shape, 256, output)
+    narrow = Probe(loss, shape, BATCH, output)
+    try:
+        wide.call(0.0, seed, torch.zeros_like)
+    except (RuntimeError, TypeError):  # float32 inside: the loss is no more general than that
+        wide.dtype = narrow.dtype = torch.float32
+    try:
+        wide.call(0.0, seed, torch.zeros_like)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}") from error
+    first = wide.seen(seed)
+    if not torch.equal(first.dark, wide.seen(seed).dark):
+        raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
+    character = _character(wide, first, seed)
+    levels, gains = _drawn(narrow, character, first.scaling, draws, seed)
+    return _audit(name, levels, gains, character, first)
+
+
+@dataclass(frozen=True)
+class Character:
+    """What kind of loss it is, as far as data of one point tell.
+
+    Attributes:
+        prediction: whose exact model is stationary; None where no usual one is.
+        coefficients: of its target.
+        quadratic: whether it is a squared error.
+        isotropic: whether errors of every shape count alike; None where they do not add up, not being quadratic.
+        notes: what else is to be said.
+    """
+
+    prediction: str | None
+    coefficients: Coefficients | None
+    quadratic: bool
+    isotropic: bool | None
+    notes: tuple[str, ...]
+
+
+def _character(probe: Probe, seen: Seen, seed: int) -> Character:
+    one, inside, notes = torch.ones_like(seen.dark), seen.inside, []
+    if not inside.any():
+        raise ValueError("the loss shows its model no level between noise alone and clean data.")
+
+    def gradient(value: float, out: Tensor) -> Tensor:
+        return probe.call(value, seed, lambda z: out)[2]
+
+    def weight(base: Tensor, form: Tensor) -> Tensor:
+        """c of each example: how the gradient along an error of this form grows with it."""
+        grown = (gradient(0.0, base + form) - gradient(0.0, base)) * form
+        return grown.flatten(1).sum(1) / (2 * form.square().flatten(1).sum(1))
+
+    # Stationary: the gradient at the exact model, beside that of a known error.
+    usual = USUAL | _f_prediction(probe, seen, seed, weight(0 * one, ERROR * one))
+    size = {}
+    rounding = 1e3 * torch.finfo(probe.dtype).eps * (seen.a / seen.b.clamp(min=1e-12)).abs()
+    for label, coefficients in usual.items():
+        share = []
+        for value in (0.0, 1.0, -0.5):
+            exact = seen.exact(coefficients, value)
+            before = gradient(value, exact)
+            known = _size(gradient(value, exact + ERROR * one) - before).clamp(min=1e-300)
+            share.append((_size(before) / known - rounding)[inside].quantile(0.95).item())
+        size[label] = max(share)
+    best = min(size, key=lambda label: size[label] if math.isfinite(size[label]) else math.inf)
+    blurred = 3 / ERROR / math.sqrt(2 * seen.dark[0].numel()) if seen.scaling == UNKNOWN else 0.0
+    stationary = size[best] < TOLERANCE + blurred
+    if not stationary:
+        notes.append(
+            "the exact model is not stationary under any usual prediction: the target does not fit what the output "
+            f"stands for (nearest is {best}, with {size[best]:.2g} of the gradient of an error of {ERROR:g}). w is "
+            "that of a model which fits this target."
+        )
+
+    # Quadratic: twice the error costs four times; so its gradient doubles, and c stays.
+    base = seen.exact(usual[best], 0.0) if stationary else 0 * one
+    c = weight(base, ERROR * one)
+    growth = (weight(base, 2 * ERROR * one) / c)[inside]
+    quadratic = bool(((growth - 1).abs() < 2 * TOLERANCE).all())
+    if not quadratic:
+        notes.append(
+            f"not a weighted squared error: twice the error costs {4 * growth.median():.2f} times, not 4, at errors of "
+            f"{ERROR:g} a dimension; w is the local weighting there."
+        )
+
+    # Isotropic: errors of three shapes cost the same.
+    shares = {label: (weight(base, ERROR * form) / c)[inside].median().item() for label, form in _forms(one).items()}
+    isotropic = all(abs(value - 1) < 2 * TOLERANCE for value in shares.values()) if quadratic else None
+    if isotropic is False:
+        told = " and ".join(f"{label} errors {value:.3g} times as much" for label, value in shares.items())
+        notes.append(f"errors of different shapes count differently: {told} as constant ones, of which w is.")
+    named = best if stationary else None
+    return Character(named, usual[best] if stationary else None, quadratic, isotropic, tuple(notes))
+
+
+def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, Coefficients]:
+    """F with the σ_data that the target of a squared error shows: σ_data² = −(B/A) e^{−λ/2}."""
+    on_x, on_eps = _target(probe, seen, seed, c)
+    square = (-on_eps / on_x * seen.b / seen.a)[seen.inside]
+    if not (square > 0).all() or square.std() > 0.05 * square.mean():
+        return {}
+    sigma_data = float(f"{square.median().sqrt().item():.3g}")
+    return {f"F (σ_data {sigma_data:g})": _said(FPrediction(sigma_data))}
+
+
+def _target(probe: Probe, seen: Seen, seed: int, c: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) of the target of a squared error: T = −gradient/2c where the output is zero."""
+    light = probe.call(1.0, seed, torch.zeros_like)[2]
+    dark, light = (-g / (2 * _expand(c, g)) for g in (seen.gradient, light))
+    eps = seen.eps
+    on_eps = (dark * eps).flatten(1).mean(1) / eps.flatten(1).square().mean(1)
+    return (light - dark).flatten(1).mean(1), on_eps
+
+
+def _forms(one: Tensor) -> dict[str, Tensor]:
+    """Errors of two shapes beside the constant one: the highest frequency, and the first channel alone."""
+    index = torch.arange(one.shape[-1])
+    channel = torch.zeros_like(one)
+    channel[:, 0] = 1
+    return {"high-frequency": one * (1 - 2 * (index % 2)), "one-channel": channel}
+
+
+def _drawn(probe: Probe, character: Character, scaling: str | None, draws: int, seed: int) -> tuple[Tensor, Tensor]:
+    """λ of every draw, ±∞ where z is clean or noise alone, and c k: how much an error of ε counts there."""
+    levels, gains = [], []
+    for batch in range(seed + 1, seed + 1 + max(1, draws // probe.batch)):
+        seen = probe.seen(batch, scaling)
+        base, before = torch.zeros_like(seen.dark), seen.gradient
+        if not character.quadratic and character.coefficients is not None:
+            base = seen.exact(character.coefficients, 0.0)
+            before = probe.call(0.0, batch, lambda z, out=base: out)[2]  # type: ignore[misc]
+        after = probe.call(0.0, batch, lambda z, out=base + ERROR: out)[2]  # type: ignore[misc]
+        c = (after - before).flatten(1).mean(1) / (2 * ERROR)
+        of_target = character.coefficients
+        on_x, on_eps = of_target(seen.a, seen.b) if of_target is not None else _target(probe, seen, batch, c)
+        level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
+        if (bad := seen.inside & ~gain.isfinite()).any():
+            raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level[bad][0].item():.3g}.")
+        levels.append(torch.where(seen.inside, level, math.inf))
+        gains.append(gain)
+    return torch.cat(levels), torch.cat(gains)
+
+
+def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen: Seen) -> Audit:
+    notes, inside, total = [_convention(seen), *character.notes], levels.isfinite(), len(levels)
+    if (share := 1 - inside.double().mean().item()) > 0:
+        notes.append(f"{share:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.")
+    levels, gains = levels[inside], gains[inside]
+    if (gains < 0).any():
+        raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
+    edges = _edges(levels)
+    kept = (levels >= edges[0]) & (levels <= edges[-1])
+    place = torch.bucketize(levels[kept], edges[1:-1])
+    count = torch.bincount(place, minlength=len(edges) - 1).double()
+    width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
+    mean = torch.bincount(place, gains[kept], minlength=len(count)) / count
+    spread = torch.bincount(place, gains[kept] ** 2, minlength=len(count)) / count / mean**2
+    w = mean * count / width / total
+    w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
+    falls = bool((w.diff() <= 0).all())
+    rises = bool((w - band > (w + band).cummin(0).values).any())
+    peak = int(w.argmax())
+    found = Audit(
+        name=name,
+        logsnr=logsnr,
+        weighting=w,
+        width=width,
+        draws=count / width / total,
+        band=band,
+        monotonic=False if rises else True if falls else None,
+        augmentation_density=-torch.gradient(w, spacing=(logsnr,))[0],
+        clean_mass=w[-1].item(),
+        below_peak=None,
+        stationary=character.prediction is not None,
+        quadratic=character.quadratic,
+        isotropic=character.isotropic,
+        prediction=character.prediction,
+        notes=tuple(notes),
+    )
+    draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
+    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss))
+
+
+def _edges(levels: Tensor) -> Tensor:
+    """Edges of bins: between the steps of a table, as many in each; else equal, but for those that hold too little."""
+    ordered = levels.sort().values
+    steps = ordered[torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)]
+    if len(steps) < 2:
+        raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
+    if len(steps) < len(levels) / 50:
+        between = (steps[1:] + steps[:-1]) / 2
+        ends = torch.stack([2 * steps[0] - between[0], 2 * steps[-1] - between[-1]])
+        return torch.cat([ends[:1], between[:: math.ceil(len(steps) / 2 / BINS)], ends[1:]]).unique()
+    rare = len(levels) // 10_000
+    edges = torch.linspace(ordered[rare].item(), ordered[-1 - rare].item(), BINS + 1, dtype=torch.float64)
+    below = torch.searchsorted(ordered, edges)
+    kept = [0]
+    for i in range(1, BINS + 1):
+        if below[i] - below[kept[-1]] >= LEAST:
+            kept.append(i)
+    kept[-1] = BINS
+    return edges[kept]
+
+
+def _convention(seen: Seen) -> str:
+    """The scaling of z and what the model is told, in words."""
+    scaling = f"z is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
+    if seen.scaling == UNKNOWN:
+        scaling += f" (levels are known to {2 / math.sqrt(2 * seen.dark[0].numel()):.2g} nats or worse)"
+    if seen.told.isnan().all():
+        return f"{scaling}; the model is told no level."
+    a, b, told = (values[seen.inside] for values in (seen.a, seen.b, seen.told))
+    level, t = _level(a, b), b / (a + b)
+    known = {
+        "σ of VE": b / a, "log σ of VE": -level / 2, "(log σ of VE)/4": -level / 8, "flow time": t,
+        "1 − flow time": 1 - t, "1000 × flow time": 1000 * t, "log-SNR": level, "−log-SNR": -level,
+        "log-SNR / 2": level / 2, "ᾱ": torch.sigmoid(level), "the angle of a cosine": torch.atan2(b, a),
+    }  # fmt: skip
+    off = {what: ((value - told).abs().mean() / told.std().clamp(min=1e-12)).item() for what, value in known.items()}
+    best = min(off, key=lambda what: off[what])
+    index = "an index" if torch.equal(told, told.round()) else "a level of its own"
+    ranks = torch.stack([values.argsort().argsort().double() for values in (told, level)])
+    order = torch.corrcoef(ranks)[0, 1]
+    way = "more noise" if order < -0.99 else "less noise" if order > 0.99 else "neither more nor less noise"
+    return f"{scaling}; the model is told {best if off[best] < 0.01 else index}, larger for {way}."
+
+
+def _level(a: Tensor, b: Tensor) -> Tensor:
+    return 2 * (a / b).abs().log()
+
+
+def _size(values: Tensor) -> Tensor:
+    """Root mean square of each example."""
+    return values.flatten(1).square().mean(1).sqrt()
+
+
+def _expand(level: Tensor, like: Tensor) -> Tensor:
+    return level.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's own generator seeded, and afterwards what it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,182 @@
+"""The report of audits: one HTML page that needs nothing else, no network and no script.
+
+Plain words first, then w and p_w as pictures, photographs at the noise levels of p_w, what a monotone w would be, and
+the description as code.  The photographs come with scikit-learn; without it, or Pillow, the page says so.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from html import escape
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from paperlib import process
+from paperlib.auditing.result import Audit
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 760, 220, 46, 74
+"""Of a picture, and what its axes take of it, in pixels."""
+SHOWN = 14.0
+"""|λ| up to which pictures go; beyond, nothing is learned of an image."""
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title></head><body style="margin:0 auto;max-width:50rem;padding:1rem">{body}</body></html>
+"""
+STYLE = """<style>
+.audit { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif; --a: #0072b2; --b: #d55e00; --c: #888; }
+@media (prefers-color-scheme: dark) { .audit { --a: #56b4e9; --b: #e69f00; } }
+.audit svg { width: 100%; height: auto; } .audit svg text { fill: currentColor; font-size: 11px; }
+.audit figure { margin: 1rem 0; break-inside: avoid; } .audit pre { overflow-x: auto; }
+.audit img { width: 9rem; max-width: 30%; } .audit figcaption { font-size: .9rem; }
+</style>"""
+
+
+def page(audits: Sequence[Audit]) -> str:
+    """One page of all of them: side by side first, then each."""
+    beside = ""
+    if len(audits) > 1:
+        curves = [
+            (found.logsnr, found.weighting, f"hsl({360 * i // len(audits)} 70% 50%)") for i, found in enumerate(audits)
+        ]
+        names = ", ".join(
+            f'<span style="color:{curve[2]}">{escape(found.name)}</span>'
+            for found, curve in zip(audits, curves, strict=True)
+        )
+        beside = (
+            f'<div class="audit"><h1>Side by side</h1>{_figure(curves, f"w(λ) over its largest value: {names}.")}</div>'
+        )
+    title = ", ".join(found.name for found in audits)
+    return PAGE.format(title=escape(f"What does {title} optimise?"), body=STYLE + beside + "".join(map(_body, audits)))
+
+
+def section(found: Audit) -> str:
+    """One audit, for a notebook."""
+    return STYLE + _body(found)
+
+
+def _body(found: Audit) -> str:
+    w = [(found.logsnr, found.weighting, "var(--a)")]
+    if found.band is not None:
+        w += [(found.logsnr, (found.weighting + sign * found.band).clamp(min=0), "var(--c)") for sign in (-1, 1)]
+    peak = found.augmentation_density.abs().max().clamp(min=1e-12)
+    levels = [(found.logsnr, found.effort / found.effort.max(), "var(--b)")]
+    if found.draws is not None:
+        levels += [(found.logsnr, found.draws / found.draws.max(), "var(--a)")]
+    parts = [
+        f"<h1>{escape(found.name)}</h1><p><strong>{escape(_plain_words(found))}</strong></p>",
+        "".join(f"<p>{escape(note[0].upper() + note[1:])}</p>" for note in found.notes),
+        _figure(
+            w, "w(λ), the weight of the ε error, over its largest value; the band, where it was measured, in grey."
+        ),
+        _figure(
+            [(found.logsnr, found.augmentation_density / peak, "var(--a)")],
+            "p_w, the noise levels in whose ELBO the loss can be read, over its largest size. Below zero it is none: "
+            f"negative mass {found.negative_mass:.3g}, clean data {found.clean_mass:.2g}, in units of max w.",
+        ),
+        _photographs(found),
+        _figure(levels, "Where the draws lie (blue, if known) and where the loss of a reference model lies (orange)."),
+    ]
+    if found.ratio is not None:
+        ratio = found.ratio.nan_to_num(0)
+        text = f"w over that of {found.expected}, over its largest: flat where they are the same objective."
+        parts.append(_figure([(found.logsnr, ratio / ratio.max(), "var(--a)")], escape(text)))
+    if not found.monotonic:
+        both = [(found.logsnr, found.nearest, "var(--b)"), (found.logsnr, found.majorant, "var(--a)")]
+        text = "Made monotone: the smallest w that is nowhere below (blue), and the nearest one (orange)."
+        parts.append(_figure(both, text))
+    parts.append(f"<pre>{escape(found.summary())}</pre><p>As code:</p><pre><code>{escape(_code(found))}</code></pre>")
+    return f'<article class="audit">{"".join(parts)}</article>'
+
+
+def _plain_words(found: Audit) -> str:
+    if found.quadratic is False:
+        return "This loss is no weighted squared error, so it is the ELBO of no data; a local weighting is shown."
+    if found.monotonic:
+        return "This loss is the ELBO of data with Gaussian noise added; how much noise, p_w says."
+    if found.below_peak is None or found.monotonic is None:
+        return "Whether this loss is the ELBO of noisy data, the measurement does not decide."
+    level, draws, loss = found.below_peak
+    where = "" if draws is None else f"{draws:.1%} of the draws and "
+    return (
+        f"This loss is the ELBO of no noisy data: its weight falls towards the noisy end below λ = {level:.2f}, where "
+        f"{where}{loss:.1%} of the loss of a reference model lie."
+    )
+
+
+def _code(found: Audit) -> str:
+    said = dict(found.said)
+    known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
+    if len(known) > 1000:
+        known = "found = paperlib.audit(scheduler)"
+    return f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss"
+
+
+def _figure(curves: Sequence[tuple[Tensor, Tensor, str]], caption: str) -> str:
+    """Curves over λ, values from −1 or 0 to 1, with the axis also as σ of VE, SNR and flow time."""
+    low = max(min(levels[0].item() for levels, _, _ in curves), -SHOWN)
+    high = min(max(levels[-1].item() for levels, _, _ in curves), SHOWN)
+    floor = -1.0 if min(values.min().item() for _, values, _ in curves) < 0 else 0.0
+
+    def x(level: float) -> float:
+        return LEFT + (level - low) / (high - low) * (WIDTH - LEFT - 8)
+
+    def y(value: float) -> float:
+        return 8 + (1 - value) / (1 - floor) * (HEIGHT - 16)
+
+    lines = [f'<path d="M{LEFT} {y(0):.1f}H{WIDTH - 8}M{LEFT} 8V{HEIGHT - 8}" stroke="currentColor" fill="none"/>']
+    lines += [f'<text x="{LEFT - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:g}</text>' for v in {floor, 0.0, 1.0}]
+    names = ("λ", "σ (VE)", "SNR", "flow t")
+    lines += [f'<text x="0" y="{HEIGHT + 8 + 17 * row}">{name}</text>' for row, name in enumerate(names)]
+    for tick in range(math.ceil((low + 1) / 4) * 4, math.floor(high) + 1, 4):
+        marks = (tick, math.exp(-tick / 2), math.exp(tick), 1 / (1 + math.exp(tick / 2)))
+        lines += [
+            f'<text x="{x(tick):.1f}" y="{HEIGHT + 8 + 17 * row}" text-anchor="middle">{mark:.2g}</text>'
+            for row, mark in enumerate(marks)
+        ]
+    for levels, values, colour in curves:
+        inside = ((levels >= low) & (levels <= high)).nonzero().flatten()
+        inside = inside[:: max(1, len(inside) // 400)]
+        points = " ".join(f"{x(levels[i].item()):.1f},{y(values[i].item()):.1f}" for i in inside.tolist())
+        lines.append(f'<polyline points="{points}" fill="none" style="stroke:{colour}" stroke-width="1.8"/>')
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT + BOTTOM}" role="img">{"".join(lines)}</svg>'
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def quantiles(found: Audit, at: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> list[float]:
+    """Levels below which these shares of p_w lie, of its positive part where it is signed; clean data at the end."""
+    mass = found.augmentation_density.clamp(min=0) * found.width
+    for level, atom in found.atoms:
+        mass[(found.logsnr - level).abs().argmin()] += max(atom, 0.0)
+    mass = torch.cat([mass, mass.new_tensor([found.clean_mass])]).cumsum(0)
+    levels = torch.cat([found.logsnr, found.logsnr.new_tensor([found.ends[1]])])
+    place = torch.searchsorted(mass, torch.tensor(at, dtype=torch.float64) * mass[-1])
+    return levels[place].tolist()
+
+
+def _photographs(found: Audit) -> str:
+    """Two photographs as the loss sees them, z/(α + σ), at the quantiles of p_w."""
+    if find_spec("sklearn") is None or find_spec("PIL") is None:
+        return "<p>Photographs at these levels need scikit-learn and Pillow.</p>"
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    signed = "" if found.monotonic else "the positive part of "
+    pictures = []
+    for name in ("china.jpg", "flower.jpg"):
+        x = torch.from_numpy(load_sample_image(name)[::4, ::4].copy()).double() / 127.5 - 1
+        eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for level in quantiles(found):
+            logsnr = torch.tensor(level, dtype=torch.float64)
+            z = process.to_flow(process.diffuse(x, eps, logsnr), logsnr)
+            pixels = ((z.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+            held = io.BytesIO()
+            Image.fromarray(pixels).save(held, "JPEG", quality=70)
+            data = base64.b64encode(held.getvalue()).decode()
+            pictures.append(f'<img alt="{name} at λ = {level:.2f}" src="data:image/jpeg;base64,{data}"> ')
+    shown = ", ".join(f"{level:.1f}" for level in quantiles(found))
+    caption = f"What it looks at: 10, 30, 50, 70 and 90 % of {signed}p_w lie below λ = {shown}."
+    return f"<figure>{''.join(pictures)}<figcaption>{caption}</figcaption></figure>"

@@ -1,0 +1,335 @@
+r"""What an audit says: the weighting that a loss implies, and how it reads.
+
+A loss that draws levels with density p and weighs a squared error of factor k by c optimises
+
+.. math:: L_w = \tfrac12 \int w(\lambda)\, E\|\hat\epsilon - \epsilon\|^2\, d\lambda, \qquad w \propto p\, c\, k.
+
+w matters up to a constant: here its largest value is one.  So is p_w taken, :math:`-dw/d\lambda` over max w: for a
+monotone w the distribution of noise levels in whose ELBO the loss can be read (Section 3, monotone weightings), and
+otherwise a signed density on a scale that says *how far* from one it is.
+
+The weighting says what a unit of error costs, not where errors are.  Shares of the loss take a **reference model**: the
+exact denoiser of Gaussian data with the 1/f² spectrum of photographs, 64×64 pixels, standard deviation ½.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from paperlib import recipes
+from paperlib.objectives import PublishedLoss
+from paperlib.weightings import Augmentation, Tabulated, Weighting
+
+POINTS = 2000
+"""Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
+FORMAT = 1
+"""Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
+
+
+class BelowPeak(NamedTuple):
+    """How much happens at levels noisier than the peak of w, where w falls towards the noisy end.
+
+    Attributes:
+        logsnr: the peak, in nats.
+        draws: share of the draws; None where the density of the draws is not known.
+        loss: share of the loss of the reference model.
+    """
+
+    logsnr: float
+    draws: float | None
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The answer to "what does this loss optimise?".
+
+    Attributes:
+        name: what was audited.
+        logsnr: levels, ascending, in nats, (N,), float64: the middles of cells, or of bins.
+        weighting: w of the ε error at each of them, the largest being one.
+        width: what each level stands for, in nats.
+        draws: p(λ), the density of the draws in 1/nats; None where that is not known.
+        band: half-width of a simultaneous 95 % band of ``weighting``; None for a formula.
+        monotonic: whether w is non-increasing in λ; None where the measurement does not decide it.
+        augmentation_density: −w′(λ)/max w, in 1/nats, point masses aside.
+        atoms: levels and masses of the steps of w, in units of max w.
+        clean_mass: w at the cleanest level over max w: the point mass on clean data.
+        below_peak: how much lies below the peak of w; None for a monotone w.
+        stationary: whether the exact model of a usual prediction is stationary; None where that was not measured.
+        quadratic: whether the loss is a squared error; None where that was not measured.
+        isotropic: whether errors of every shape count alike; None where that was not measured.
+        prediction: what the network predicts.
+        expected: name of the loss that it was compared with.
+        ratio: w over the expected one, its median one; NaN where the expected one is zero.
+        agrees: whether the ratio is one within the band and 2 %.
+        notes: what else is to be said, in plain words.
+        said: the description that the loss was made of, for "copy as code".
+    """
+
+    name: str
+    logsnr: Tensor
+    weighting: Tensor
+    width: Tensor
+    draws: Tensor | None
+    monotonic: bool | None
+    augmentation_density: Tensor
+    clean_mass: float
+    below_peak: BelowPeak | None
+    atoms: tuple[tuple[float, float], ...] = ()
+    band: Tensor | None = None
+    stationary: bool | None = None
+    quadratic: bool | None = None
+    isotropic: bool | None = None
+    prediction: str | None = None
+    expected: str | None = None
+    ratio: Tensor | None = None
+    agrees: bool | None = None
+    notes: tuple[str, ...] = ()
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range of levels, in nats."""
+        first, last = (self.logsnr[end].item() for end in (0, -1))
+        return first - self.width[0].item() / 2, last + self.width[-1].item() / 2
+
+    @property
+    def negative_mass(self) -> float:
+        """Mass of the negative part of p_w, in units of max w: zero for a monotone w."""
+        smooth = (-self.augmentation_density).clamp(min=0) * self.width
+        return smooth.sum().item() + sum(-mass for _, mass in self.atoms if mass < 0)
+
+    @property
+    def effort(self) -> Tensor:
+        """Share of the loss per nat, of the reference model: w E up to a constant, 1/nats.
+
+        It is also the density of draws that estimates the same loss with the least variance.
+        (Appendix F, adaptive noise schedule)
+        """
+        return _normalised(self.weighting * reference_error(self.logsnr), self.width)
+
+    @property
+    def saving(self) -> float | None:
+        """How many times fewer draws :attr:`effort` would need than the loss's own density, for the reference model."""
+        if self.draws is None:
+            return None
+        ratio = torch.where(self.draws > 0, self.effort**2 / self.draws, 0.0)
+        return (ratio * self.width).sum().item() if ratio.isfinite().all() else None
+
+    @cached_property
+    def majorant(self) -> Tensor:
+        """The smallest non-increasing function that is nowhere below w: max over λ′ ≥ λ.  (Section 5, EDM-monotonic)"""
+        return self.weighting.flip(0).cummax(0).values.flip(0)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """The non-increasing function nearest to w in ∫ (·)² dλ: isotonic regression, pooling adjacent violators."""
+        pools: list[tuple[float, float, int]] = []  # mean, width and number of levels
+        for w, width in zip(self.weighting.tolist(), self.width.tolist(), strict=True):
+            mean, total, count = w, width, 1
+            while pools and pools[-1][0] < mean:
+                before, other, number = pools.pop()
+                mean, total = (before * other + mean * total) / (other + total), other + total
+                count += number
+            pools.append((mean, total, count))
+        return torch.cat([torch.full((count,), mean, dtype=torch.float64) for mean, _, count in pools])
+
+    def monotonised(self) -> Tabulated:
+        """:attr:`majorant` as a weighting to train with."""
+        kept = self.majorant > 0
+        return Tabulated(self.logsnr[kept].tolist(), self.majorant[kept].tolist())
+
+    @property
+    def verdict(self) -> str:
+        """One line: monotone, not, or not decided, and how far."""
+        if self.quadratic is False:
+            return "not a weighted squared error; w below is its local weighting at a small error"
+        if self.monotonic:
+            return "monotone: the ELBO of data with Gaussian noise added"
+        if self.below_peak is None:
+            return "monotone or not: the measurement does not decide it"
+        peak, draws, loss = self.below_peak
+        shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
+        decided = "not monotone" if self.monotonic is False else "not decided"
+        return f"{decided}: peak at λ = {peak:.3f}, below it {' and '.join(shares)}"
+
+    def _row(self, values: Tensor) -> str:
+        """A row of blocks from the noisiest level to the cleanest, the highest being full."""
+        columns = torch.linspace(self.logsnr[0], self.logsnr[-1], 60, dtype=torch.float64)
+        cells = values[torch.searchsorted(self.logsnr, columns).clamp(max=len(values) - 1)]
+        return "".join(" ▁▂▃▄▅▆▇█"[height] for height in (cells / cells.max() * 8).round().int().tolist())
+
+    def summary(self) -> str:
+        """For a terminal, 120 columns."""
+        measured = {"stationary": self.stationary, "quadratic": self.quadratic, "isotropic": self.isotropic}
+        found = {name: "yes" if value else "NO" for name, value in measured.items() if value is not None}
+        rows = {
+            "range of λ": "[{:.3f}, {:.3f}] nats".format(*self.ends),
+            "w(λ)": self._row(self.weighting),
+            "loss by λ*": self._row(self.effort),
+            "verdict": self.verdict,
+            "p_w / max w": f"negative mass {self.negative_mass:.3g}, clean data {self.clean_mass:.2g}",
+        }
+        if self.draws is not None:
+            rows["draws by λ"] = self._row(self.draws)
+        if self.prediction is not None:
+            rows["prediction"] = self.prediction
+        if found:
+            rows["exact model"] = ", ".join(f"{name}: {value}" for name, value in found.items())
+        if self.ratio is not None:
+            spread = self.ratio[self.ratio.isfinite()]
+            rows["expected"] = (
+                f"{self.expected}: {'as measured' if self.agrees else 'ANOTHER OBJECTIVE'}, "
+                f"ratio from {spread.min():.3g} to {spread.max():.3g}"
+            )
+        if self.saving is not None and self.saving > 1.05:
+            rows["variance"] = f"draws in proportion to the loss* would need {self.saving:.2g}× fewer samples"
+        lines = [self.name, *(f"  {name:<12} {text}" for name, text in rows.items())]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join([*lines, "  * of the exact denoiser of Gaussian data with the 1/f² spectrum of photographs"])
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def json(self) -> dict[str, Any]:
+        """Everything as plain values, stable: the attributes under their names, None where not measured.
+
+        ``format`` is raised when a key changes; levels in nats; NaN is None.
+        """
+        peak = self.below_peak
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "logsnr": self.logsnr.tolist(),
+            "weighting": _plain(self.weighting),
+            "band": _plain(self.band),
+            "draws": _plain(self.draws),
+            "monotonic": self.monotonic,
+            "augmentation_density": _plain(self.augmentation_density),
+            "atoms": [list(atom) for atom in self.atoms],
+            "clean_mass": self.clean_mass,
+            "negative_mass": self.negative_mass,
+            "below_peak": peak and peak._asdict(),
+            "effort": _plain(self.effort),
+            "saving": self.saving,
+            "majorant": self.majorant.tolist(),
+            "nearest": self.nearest.tolist(),
+            "stationary": self.stationary,
+            "quadratic": self.quadratic,
+            "isotropic": self.isotropic,
+            "prediction": self.prediction,
+            "expected": self.expected,
+            "ratio": _plain(self.ratio),
+            "agrees": self.agrees,
+            "notes": list(self.notes),
+        }
+
+    def _repr_html_(self) -> str:
+        from paperlib.auditing import report
+
+        return report.section(self)
+
+
+def of_loss(loss: PublishedLoss, name: str, said: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Audit:
+    """The audit of a loss that is known by its formula, on the range of its schedule.
+
+    Raises:
+        ValueError: for a w that is NaN, infinite, or zero at the noisy end.
+    """
+    low, high = loss.schedule.ends
+    density, terminal = loss.schedule.log_density, loss.schedule.terminal_mass
+    if terminal:
+        notes += (f"{terminal:.2g} of the draws are noise alone (λ = −∞): a term of its own, no part of w.",)
+    found = of_weighting(loss.weighting, low, high, name, said, notes)
+    peak = recipes.peak(loss)
+    below = None
+    if peak is not None:
+        draws = 1 - loss.schedule.time(torch.tensor(peak, dtype=torch.float64)).item()
+        share = _below(found, peak)
+        below = BelowPeak(peak, terminal + (1 - terminal) * draws, share)
+    prediction = type(loss.prediction).__name__.removesuffix("Prediction")
+    return replace(found, draws=density(found.logsnr).exp(), below_peak=below, prediction=prediction)
+
+
+def of_weighting(
+    weighting: Weighting,
+    low: float,
+    high: float,
+    name: str,
+    said: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> Audit:
+    """The audit of a weighting on [low, high], however its levels are drawn.
+
+    Raises:
+        ValueError: for a w that is NaN, infinite, or zero at the noisy end.
+    """
+    edges = torch.linspace(low, high, POINTS + 1, dtype=torch.float64)
+    logsnr, width = (edges[1:] + edges[:-1]) / 2, edges.diff()
+    log_w = weighting.log(logsnr)
+    if (bad := log_w.isnan() | (log_w == math.inf)).any():
+        raise ValueError(f"{name}: w is NaN or infinite at log-SNR {logsnr[bad][0].item():g}; no curve can be shown.")
+    if log_w.max() == -math.inf:
+        raise ValueError(f"{name}: w is zero on all of [{low:g}, {high:g}].")
+    measure = Augmentation(weighting, low, high)
+    top = max(log_w.max().item(), weighting.log(edges[1:-1]).max().item(), math.log(measure.scale))
+    scale = measure.scale / math.exp(top)
+    levels, masses = measure.atoms
+    monotonic = weighting.is_monotonic(low, high)
+    found = Audit(
+        name=name,
+        logsnr=logsnr,
+        weighting=(log_w - top).exp(),
+        width=width,
+        draws=None,
+        monotonic=monotonic,
+        augmentation_density=measure.density(logsnr) * scale,
+        atoms=tuple(zip(levels.tolist(), (masses * scale).tolist(), strict=True)),
+        clean_mass=measure.clean_mass * scale,
+        below_peak=None,
+        notes=notes,
+        said=said,
+    )
+    peak = logsnr[log_w.argmax()].item()
+    return found if monotonic else replace(found, below_peak=BelowPeak(peak, None, _below(found, peak)))
+
+
+def compared(found: Audit, name: str, expected: Weighting) -> Audit:
+    """``found`` beside what was meant: w over ``expected``, both averaged over what each level stands for."""
+    inner = (torch.arange(32, dtype=torch.float64) + 0.5) / 32 - 0.5
+    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 32).mean(1)
+    ratio = torch.where(wanted > 0, found.weighting / wanted, math.nan)
+    scale = ratio.nanmedian()
+    if scale.isnan():
+        raise ValueError(f"{name} and {found.name} share no level at which both have a weight.")
+    ratio = ratio / scale
+    slack = 0.02 * found.weighting + (0 if found.band is None else found.band)
+    agrees = bool((((ratio - 1).abs() * found.weighting <= slack) | ratio.isnan()).all())
+    return replace(found, expected=name, ratio=ratio, agrees=agrees)
+
+
+def reference_error(logsnr: Tensor) -> Tensor:
+    """E‖ε̂ − ε‖² a dimension, of the reference model: mean of v/(v + e^{−λ}) over its variances v."""
+    frequency = torch.fft.fftfreq(64, dtype=torch.float64) * 64
+    square = (frequency[:, None] ** 2 + frequency**2).flatten()[1:]
+    variance = 0.25 * len(square) / square / (1 / square).sum()
+    values, counts = variance.unique(return_counts=True)
+    return torch.sigmoid(logsnr[:, None] + values.log()) @ counts.double() / len(square)
+
+
+def _below(found: Audit, peak: float) -> float:
+    return (found.effort * found.width)[found.logsnr < peak].sum().item()
+
+
+def _normalised(values: Tensor, width: Tensor) -> Tensor:
+    return values / (values * width).sum()
+
+
+def _plain(values: Tensor | None) -> list[float | None] | None:
+    return None if values is None else [value if math.isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,123 @@
+"""Schedulers of diffusers: the levels that they hold, as a loss of this library.
+
+A scheduler says which levels there are and what the network predicts, not how a training script draws and weighs them.
+So the steps are taken to be drawn uniformly and the error to be unweighted; whoever trains otherwise says ``schedule``
+and ``loss_weight``.  Configurations are read as JSON and nothing else: no file is unpickled, no class outside diffusers
+is looked up.  diffusers is needed, since its own schedulers make the levels from a configuration.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperlib import objectives
+from paperlib.objectives import PublishedLoss
+
+CONFIGURATION = "scheduler_config.json"
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
+"""This library's names of diffusers' ``prediction_type``."""
+
+
+def is_scheduler(what: object) -> bool:
+    """Whether it is a scheduler of diffusers, told by its configuration."""
+    return isinstance(getattr(what, "config", None), Mapping) and hasattr(what, "set_timesteps")
+
+
+def loss(
+    what: Any,
+    *,
+    prediction: str | Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
+    loss_weight: str | Mapping[str, Any] | None = None,
+    mu: float | None = None,
+) -> tuple[PublishedLoss, dict[str, Any], tuple[str, ...]]:
+    """The loss of training uniformly on a scheduler's levels, its description with a ``name``, and notes.
+
+    Args:
+        what: a scheduler, the path of its JSON configuration, or the folder of a saved pipeline.
+        prediction: what the network predicts; by default what the configuration says.
+        schedule: how training draws levels, where that is not uniformly over the steps.
+        loss_weight: as in :func:`paperlib.objectives.get`.
+        mu: of a dynamic shift, log of the shift; by default the configuration's ``max_shift``.
+
+    Raises:
+        ModuleNotFoundError: for a configuration, without diffusers.
+        ValueError: for a file that is no configuration of a scheduler, and for a scheduler without levels of training.
+    """
+    scheduler = what if is_scheduler(what) else _read(Path(what))
+    kind, config = type(scheduler).__name__, scheduler.config
+    notes: tuple[str, ...] = ()
+    flow = kind.startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+    if schedule is None:
+        levels, notes = _flow_levels(scheduler, mu) if flow else (_table_levels(scheduler), ())
+        schedule = {"name": "discrete", "alphas_cumprod": torch.sigmoid(levels).tolist()}
+        notes += ("steps are taken to be drawn uniformly and errors to be unweighted: the training script says.",)
+    if prediction is None:
+        prediction = "flow" if flow else PREDICTIONS.get(config.get("prediction_type", "epsilon"))
+        if kind.startswith("EDM"):
+            prediction = {"name": "F", "sigma_data": config["sigma_data"]}
+        if prediction is None:
+            raise ValueError(f"prediction_type {config['prediction_type']!r} is not known; say prediction=….")
+    said = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
+    return objectives.get(said), {"name": kind, **said}, notes
+
+
+def _read(path: Path) -> Any:
+    """The scheduler of a configuration file, or of the folder that it lies in."""
+    if path.is_dir():
+        inside = [path / CONFIGURATION, path / "scheduler" / CONFIGURATION]
+        path = next((file for file in inside if file.is_file()), inside[0])
+    if not path.is_file():
+        from paperlib import recipes
+
+        raise ValueError(f"{path} is neither a file nor a recipe; the recipes are {', '.join(recipes.RECIPES)}.")
+    if path.suffix != ".json":
+        raise ValueError(f"{path} is not JSON, and a file of another kind may run code when it is opened: not read.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    named = config.get("_class_name") if isinstance(config, dict) else None
+    if not isinstance(named, str):
+        raise ValueError(f"{path} names no _class_name: it is no configuration of a scheduler of diffusers.")
+    try:
+        import diffusers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} is a configuration of diffusers, which makes its levels: pip install diffusers.", name="diffusers"
+        ) from error
+    kind = getattr(diffusers, named, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ValueError(f"{path} is the configuration of {named}, which is no scheduler of diffusers.")
+    return kind.from_config(config)
+
+
+def _table_levels(scheduler: Any) -> Tensor:
+    """λ of the steps of a scheduler of the DDPM family, from the least noisy on."""
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(table, Tensor):
+        raise ValueError(
+            f"{type(scheduler).__name__} says how to sample, not which levels training draws; say schedule=…, such as "
+            f'{{"name": "edm_training", "logsnr_min": -20, "logsnr_max": 20}}.'
+        )
+    return torch.logit(table.double())
+
+
+def _flow_levels(scheduler: Any, mu: float | None) -> tuple[Tensor, tuple[str, ...]]:
+    """λ of the steps of a flow-matching scheduler, from the least noisy on, and what is to be said of them."""
+    sigmas, config = scheduler.sigmas.double(), scheduler.config
+    sigmas = sigmas[sigmas > 0].sort().values
+    notes: tuple[str, ...] = ()
+    if config.get("use_dynamic_shifting"):
+        mu = config["max_shift"] if mu is None else mu
+        shift = math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+        sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
+        notes = (f"dynamic shift: shown with mu = {mu:g}, a shift by {shift:.3g}; it moves with the image size.",)
+    elif config.get("shift", 1.0) != 1.0:
+        notes = (f"a shift by {config['shift']:g} is in these levels: drawing shifted times again shifts twice.",)
+    return 2 * (torch.log1p(-sigmas) - sigmas.log()), notes

@@ -1,0 +1,433 @@
+"""The audit: of descriptions by formulas of their own, of schedulers by their own noising, of code by measurement."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from losses import published
+from torch import Tensor
+
+import paperlib
+from paperlib import recipes, schedules, weightings
+from paperlib.auditing import Audit, audit, report
+from paperlib.companion import cli
+from paperlib.weightings import Custom
+
+DRAWS = 300_000
+"""Few: bands of a few per cent where most of the draws are."""
+SAID = {"prediction": "v", "schedule": {"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}}
+
+
+# Descriptions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "draws"), [("edm", 0.0087), ("sd3", 0.0457), ("ddpm", 0.651)])
+def test_a_degree_beside_the_verdict(recipe: str, draws: float) -> None:
+    """The shares of draws below the peak are those of the normal and of the table: one "no" would hide them."""
+    found = paperlib.audit(recipe)
+    assert found.monotonic is False
+    assert found.below_peak is not None
+    assert found.below_peak.logsnr == recipes.peak(recipes.get(recipe).loss)
+    assert found.below_peak.draws == pytest.approx(draws, abs=5e-4 if recipe != "ddpm" else 3e-3)
+    assert 0 < found.below_peak.loss < 0.1
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_the_measure_adds_up(recipe: str) -> None:
+    """∫ p_w + clean mass = w(λ_min)/max w; its negative part is how far w rises, the rest how far it falls."""
+    found = audit(recipe)
+    rising = found.weighting.diff().clamp(min=0).sum().item()
+    total = (found.augmentation_density * found.width).sum().item() + sum(mass for _, mass in found.atoms)
+    first = found.weighting[0] + found.augmentation_density[0] * found.width[0] / 2
+    assert total + found.clean_mass == pytest.approx(first.item(), abs=2e-3)
+    assert found.negative_mass == pytest.approx(rising, abs=0.03)  # half a cell where w has a kink
+    assert found.monotonic is (found.negative_mass == 0) is (found.below_peak is None)
+    assert found.draws is not None
+    assert (found.draws * found.width).sum() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("recipe", ["edm", "ddpm", "laplace", "rectified_flow"])
+def test_made_monotone(recipe: str) -> None:
+    found = audit(recipe)
+    for w in (found.majorant, found.nearest):
+        assert (w.diff() <= 1e-12).all()
+    assert (found.majorant >= found.weighting).all()
+    assert (found.majorant[:-1] <= torch.maximum(found.weighting[:-1], found.majorant[1:])).all(), "the smallest one"
+    if found.monotonic:
+        torch.testing.assert_close(found.nearest, found.weighting)
+    residual = (found.weighting - found.nearest) * found.width
+    assert residual.sum() == pytest.approx(0, abs=1e-9), "a projection onto a cone that holds the constants"
+    assert (residual * found.nearest).sum() == pytest.approx(0, abs=1e-9), "and itself"
+    assert weightings.Weighting.is_monotonic(found.monotonised())
+
+
+def test_edm_made_monotone_is_edm_monotonic() -> None:
+    found = audit("edm")
+    torch.testing.assert_close(
+        found.majorant, weightings.EDMMonotonic()(found.logsnr) / weightings.EDMMonotonic()(found.logsnr).max(),
+        atol=1e-4, rtol=0,
+    )  # fmt: skip
+
+
+def test_a_step_of_w_is_a_point_mass() -> None:
+    found = audit(weightings.Binned((-2, 0, 2), (1.0, 0.25)))
+    assert found.atoms == ((pytest.approx(0, abs=1e-9), pytest.approx(0.75)),)
+    assert found.clean_mass == pytest.approx(0.25)
+    assert found.monotonic
+
+
+def test_what_was_meant() -> None:
+    assert audit(SAID, expect=weightings.VCosine()).agrees
+    wrong = audit({**SAID, "loss_weight": "min_snr"}, expect=SAID)
+    assert wrong.agrees is False
+    assert wrong.ratio is not None
+    assert wrong.ratio.max() > 1.5
+    assert "ANOTHER OBJECTIVE" in str(wrong)
+
+
+def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:
+    found = audit("rectified_flow")
+    edges = torch.cat([found.logsnr[:1] - 1e-9, (found.logsnr[1:] + found.logsnr[:-1]) / 2, found.logsnr[-1:] + 1e-9])
+    best = {"name": "histogram", "edges": edges.tolist(), "heights": found.effort.tolist()}
+    same = {
+        "prediction": "flow",
+        "schedule": best,
+        "loss_weight": {"name": "divided_out", "weighting": "flow_matching_ot"},
+    }
+    assert found.saving is not None
+    assert found.saving > 1.2
+    assert audit(same).saving == pytest.approx(1, abs=0.02)
+
+
+def test_as_data() -> None:
+    found = audit("sd3", expect="edm")
+    data = json.loads(json.dumps(found.json(), allow_nan=False))
+    for key in ("name", "logsnr", "weighting", "monotonic", "augmentation_density", "clean_mass", "below_peak"):
+        held = getattr(found, key)
+        assert data[key] == (
+            held.tolist() if isinstance(held, Tensor) else held._asdict() if key == "below_peak" else held
+        )
+    assert data["stationary"] is data["quadratic"] is None, "not measured"
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = "--prediction v --schedule cosine logsnr_min=-12 logsnr_max=12 --loss-weight min_snr gamma=5"
+    assert cli.main(["audit", *words.split(), "--html", str(tmp_path / "a.html")]) == 0
+    assert "not monotone: peak at λ = " in capsys.readouterr().out
+    assert (tmp_path / "a.html").stat().st_size > 1000
+    assert cli.main(["audit", "--recipe", "sd3", "edm", "--json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["sd3", "edm"]
+    for wrong, says in (
+        ([], "nothing to audit"),
+        (["--recipe", "sd4"], "neither a file nor a recipe"),
+        (["--prediction", "v"], "prediction, schedule and"),
+        (["--scheduler", "x.pkl"], "x.pkl"),
+    ):
+        assert cli.main(["audit", *wrong]) == 1
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (Custom(lambda level: torch.where(level < 3, 0.0, -math.inf) + torch.where(level > 30, math.nan, 0.0)), None),
+        (
+            {"prediction": "eps", "schedule": {"name": "discrete", "betas": [0.1, 0.0, 0.1]}},
+            "decrease from step to step",
+        ),
+        ({"prediction": "eps", "schedule": {"name": "ddpm", "zero_terminal": True}}, "says nothing of x"),
+        (3, "nothing to audit in 3"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(what: Any, says: str | None) -> None:
+    if says is None:
+        with pytest.raises(ValueError, match="NaN or infinite at log-SNR 30"):
+            audit(what, logsnr_max=40.0)
+    else:
+        with pytest.raises((ValueError, TypeError), match=says):
+            audit(what)
+
+
+# Schedulers of diffusers ---------------------------------------------------------------------------------------------
+
+
+def ddpm_noising(scheduler: Any) -> Callable[..., Tensor]:
+    """Training as the scripts of diffusers do it, by the scheduler's own functions."""
+
+    def loss(model: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        index = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), generator=generator)
+        target = noise
+        if scheduler.config.prediction_type == "v_prediction":
+            target = scheduler.get_velocity(x, noise, index)
+        return ((model(scheduler.add_noise(x, noise, index), index) - target) ** 2).mean()
+
+    return loss
+
+
+def flow_noising(scheduler: Any) -> Callable[..., Tensor]:
+    def loss(model: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        index = (torch.rand(len(x), generator=generator) * scheduler.config.num_train_timesteps).long()
+        t = scheduler.timesteps[index]
+        return ((model(scheduler.scale_noise(x, t, noise), t) - (noise - x)) ** 2).mean()
+
+    return loss
+
+
+def schedulers() -> list[tuple[Any, Callable[[Any], Callable[..., Tensor]]]]:
+    import diffusers
+
+    return [
+        (diffusers.DDPMScheduler(), ddpm_noising),
+        (diffusers.DDPMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"), ddpm_noising),
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), flow_noising),
+    ]
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_scheduler_is_what_its_own_noising_measures(index: int) -> None:
+    scheduler, noising = schedulers()[index]
+    described = audit(scheduler)
+    loss, _, _ = paperlib.auditing.schedulers.loss(scheduler)
+    measured = audit(noising(scheduler), expect=loss, draws=DRAWS)
+    assert measured.prediction == ("eps", "v", "flow")[index] == measured.prediction
+    assert measured.stationary
+    assert measured.quadratic
+    assert measured.ratio is not None
+    inner = slice(2, -2)  # an end bin holds one step, whose width is a convention
+    slack = 0.03 + measured.band[inner] / measured.weighting[inner]  # type: ignore[index]
+    assert ((measured.ratio[inner] - 1).abs() <= slack).all()
+    assert described.monotonic is (index > 0)
+
+
+def test_configurations(tmp_path: Path) -> None:
+    import diffusers
+
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=400, rescale_betas_zero_snr=True, prediction_type="sample")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    for path in (tmp_path, tmp_path / "scheduler", str(tmp_path / "scheduler" / "scheduler_config.json")):
+        found = audit(path)
+        assert found.name == "DDPMScheduler"
+        assert found.prediction == "X"
+        assert any("0.0025 of the draws are noise alone" in note for note in found.notes)
+    dynamic = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    stepped = audit(dynamic, mu=math.log(3)).logsnr[-1].item()
+    assert stepped == pytest.approx(audit(schedulers()[2][0]).logsnr[-1].item(), abs=1e-4), (
+        "dynamic by log 3, static by 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.pkl", "import os", "may run code"),
+        ("a.json", "{not json", "is not JSON"),
+        ("b.json", "[1]", "names no _class_name"),
+        ("c.json", '{"_class_name": "UNet2DModel"}', "UNet2DModel, which is no scheduler"),
+        ("d.json", '{"_class_name": "os.system"}', "os.system, which is no scheduler"),
+        ("e.json", '{"_class_name": "EDMEulerScheduler"}', "not which levels training draws"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=says):
+        audit(tmp_path / name)
+
+
+def test_edm_schedulers_need_a_schedule() -> None:
+    import diffusers
+
+    found = audit(diffusers.EDMEulerScheduler(), schedule={"name": "edm_training", **recipes.ENDS}, expect="edm")
+    assert found.agrees
+
+
+# Code ----------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def measured(name: str) -> Audit:
+    loss, w, _ = published.EXPECTED[name]
+    return audit(loss, expect=Custom(lambda level: w(level.double()).log()), draws=DRAWS)
+
+
+@pytest.mark.parametrize("name", published.EXPECTED)
+def test_a_loss_is_measured_as_it_was_meant(name: str) -> None:
+    found = measured(name)
+    assert found.stationary
+    assert found.quadratic
+    assert found.isotropic
+    assert found.prediction == published.EXPECTED[name][2]
+    assert found.ratio is not None
+    assert found.band is not None
+    often = slice(2, -2) if "table" in str(found.notes) or len(found.logsnr) > 130 else slice(None)
+    off = ((found.ratio - 1).abs() * found.weighting - found.band)[often] / found.weighting[often]
+    assert off[found.ratio[often].isfinite()].max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "monotonic"),
+    [("rectified_flow", True), ("sd3", False), ("edm", False), ("ddpm_eps", False), ("sd3_shift_twice", False)],
+)
+def test_a_measured_verdict(name: str, monotonic: bool) -> None:
+    assert measured(name).monotonic in (monotonic, None) if monotonic else measured(name).monotonic is False
+
+
+@pytest.mark.parametrize(
+    ("mistaken", "meant"),
+    [
+        ("sd3_shift_twice", "sd3"),
+        ("min_snr_v_with_the_weight_of_eps", "min_snr_v"),
+        ("min_snr_eps_of_alpha_over_sigma", "min_snr_v"),
+    ],
+)
+def test_another_objective_is_told(mistaken: str, meant: str) -> None:
+    w = published.EXPECTED[meant][1]
+    found = audit(published.EXPECTED[mistaken][0], expect=Custom(lambda level: w(level.double()).log()), draws=DRAWS)
+    assert found.stationary
+    assert found.quadratic
+    assert found.agrees is False
+
+
+def test_a_target_that_does_not_fit() -> None:
+    found = audit(published.target_that_does_not_fit, draws=DRAWS)
+    assert found.stationary is False
+    assert found.prediction is None
+    assert "the target does not fit" in str(found)
+
+
+@pytest.mark.parametrize(("name", "costs"), [("huber", 2.0), ("stopped_weight", 1.0)])
+def test_what_is_no_squared_error(name: str, costs: float) -> None:
+    found = audit(getattr(published, name), draws=DRAWS)
+    assert found.stationary
+    assert found.quadratic is False
+    assert f"costs {costs:.1f}" in str(found)
+
+
+def test_channels_that_count_more() -> None:
+    found = audit(published.first_channel_doubled, draws=DRAWS)
+    assert found.quadratic
+    assert found.isotropic is False
+    assert "one-channel errors 2 times as much" in str(found)
+
+
+def test_what_the_model_is_told_is_found_out() -> None:
+    assert "told flow time, larger for more noise" in str(measured("rectified_flow"))
+    assert "told 1000 × flow time" in str(measured("sd3"))
+    assert "VE, a = 1; the model is told σ of VE" in str(measured("edm"))
+    assert "told an index, larger for more noise" in str(measured("ddpm_eps"))
+
+
+def flow(model: Callable[..., Any], x: Tensor, generator: torch.Generator, take: Callable[[Any], Tensor]) -> Tensor:
+    t = torch.rand(len(x), 1, 1, 1, generator=generator).to(x)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    return ((take(model((1 - t) * x + t * noise, t.flatten())) - (noise - x)) ** 2).mean()
+
+
+def test_an_output_object() -> None:
+    def loss(model: Callable[..., Any], x: Tensor, generator: torch.Generator) -> Tensor:
+        return flow(model, x, generator, lambda out: out.sample)
+
+    with pytest.raises(ValueError, match="say what your model returns, such as output="):
+        audit(loss, draws=DRAWS)
+    found = audit(loss, draws=DRAWS, output=lambda out: SimpleNamespace(sample=out))
+    assert found.stationary
+
+
+def unseeded(model: Callable[..., Any], x: Tensor, generator: torch.Generator) -> Tensor:
+    return flow(model, x, torch.Generator().manual_seed(torch.seed() % 2**31), lambda out: out)
+
+
+def nan_weight(model: Callable[..., Any], x: Tensor, generator: torch.Generator) -> Tensor:
+    t = torch.rand(len(x), 1, 1, 1, generator=generator).to(x)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    return (torch.log(t - 0.5) * (model((1 - t) * x + t * noise, t) - (noise - x)) ** 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (unseeded, "under one seed the loss draws other noise"),
+        (nan_weight, "NaN or infinite at log-SNR"),
+        (lambda model, x, generator: x.mean(), "called the model 0 times"),
+        (lambda model, x, generator: (model(x) + model(x)).mean(), "called the model 2 times"),
+        (lambda model, x, generator: model(x[:, :1]).mean(), "calls the model with"),
+        (lambda model, x, generator: model(x).detach().mean(), "depends on the model's output"),
+        (lambda model, x, generator: model(x) @ torch.ones(7), "the loss failed on data of shape"),
+        (lambda model, x, generator: -flow(model, x, generator, lambda out: out), "its weight is negative"),
+    ],
+)
+def test_code_that_cannot_be_measured_is_told(loss: Callable[..., Tensor], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        audit(loss, draws=DRAWS)
+
+
+def test_the_state_of_the_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    audit(published.rectified_flow, draws=8192)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_schedules_stay_as_they_are() -> None:
+    """A dictionary that is audited is not changed."""
+    said = {**SAID, "name": "mine"}
+    assert audit(said).name == "mine"
+    assert said == {**SAID, "name": "mine"}
+    assert schedules.get(said["schedule"]) == schedules.Cosine(-12, 12)
+
+
+# The report ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["sd3"], ["rectified_flow", "edm", "ddpm"]])
+def test_the_page_needs_nothing_else(names: list[str]) -> None:
+    from html.parser import HTMLParser
+
+    class Page(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.seen.append((tag, dict(attrs)))
+            if tag not in ("meta", "img"):
+                self.open.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.seen.append((tag, dict(attrs)))
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    text = report.page([audit(name) for name in names])
+    read = Page()
+    read.feed(text)
+    assert not read.open
+    assert len(text) < 1_000_000
+    assert "http" not in text
+    assert ",nan" not in text
+    assert not [tag for tag, _ in read.seen if tag in ("script", "link", "iframe")]
+    sources = [attributes["src"] for tag, attributes in read.seen if tag == "img"]
+    assert len(sources) == 10 * len(names)
+    assert all(source is not None and source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert all(name in text for name in names)
+
+
+def test_the_photographs_lie_at_the_quantiles() -> None:
+    """p_w of the sigmoid weighting is logistic about its bias."""
+    found = audit(weightings.Sigmoid(2.0))
+    expected = [2 + math.log(p / (1 - p)) for p in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert report.quantiles(found) == pytest.approx(expected, abs=0.02)
+
+
+def test_in_a_notebook() -> None:
+    shown = measured("sd3")._repr_html_()
+    assert "ELBO of no noisy data" in shown
+    assert "<svg" in shown
