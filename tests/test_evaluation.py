@@ -140,7 +140,8 @@ def test_the_caption_says_of_how_many_pairs_a_distance_is(monkeypatch: pytest.Mo
     """KID, precision and recall are of a choice of rows, where there are more images."""
     judge = Pixels()
     seen, whole = judge(TEST.images), Reference.of(TRAIN, judge)
-    assert "recall" not in evaluation.compare(seen, whole).caption
+    of_all = evaluation.compare(seen, whole)
+    assert "recall" not in of_all.caption
     monkeypatch.setattr(evaluation, "PAIRS", 400)
     some = Reference.of(TRAIN, judge)
     assert "precision and recall from 297 and 400 of them" in evaluation.compare(seen, some).caption
@@ -149,7 +150,7 @@ def test_the_caption_says_of_how_many_pairs_a_distance_is(monkeypatch: pytest.Mo
     assert "against 1,500 images, digits/train" in found.caption
     assert "; kernel distance, precision and recall from 100 and 400 of them; 8 features" in found.caption
     assert (found.row()["pair_samples"], found.row()["pair_reference_images"]) == (100, 400)
-    assert found.frechet == evaluation.compare(seen, whole).frechet, "which is of all"
+    assert found.frechet == of_all.frechet, "which is of all"
     assert found.kid == kid(some.pairs, evaluation._pairs(seen)).value
     assert "from 100 and 1,500" in evaluation.compare(seen, whole).caption
 

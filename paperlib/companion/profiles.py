@@ -36,7 +36,7 @@ Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Label = Annotated[str, Field(pattern=r"^\w+$")]
 """What names a weighting or a schedule: it becomes part of a path."""
 
 
@@ -283,7 +283,7 @@ class Profile(Section):
     pictures: Pictures | None = None
     sampling: Sampling
     launch: Launch | None = None
-    notebooks: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Notebook] = Field(min_length=1)
+    notebooks: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], Notebook] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known_weighting(self) -> "Profile":
