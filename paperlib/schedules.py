@@ -280,7 +280,7 @@ class Symmetric(TruncatedSchedule):
         return self._tail(logsnr - self.centre), self._tail(self.centre - logsnr)
 
     def _level(self, upper: Tensor, lower: Tensor) -> Tensor:
-        distance = self._distance(torch.minimum(upper, lower))
+        distance = self._distance(torch.where(upper < lower, upper, lower))  # minimum halves the slope at the centre
         return self.centre + torch.where(upper < lower, distance, -distance)
 
     def _log_pdf(self, logsnr: Tensor) -> Tensor:

@@ -64,6 +64,11 @@ def test_without_intervals_only_rounding_is_allowed(tmp_path: Path, factor: floa
     assert states(one, other)["array.npz x"] == state
 
 
+def test_rounding_errors_are_not_compared_with_one_another(tmp_path: Path) -> None:
+    one, other = results(tmp_path / "a", NUMBERS * 0), results(tmp_path / "b", NUMBERS * 1e-15)
+    assert states(one, other)["array.npz x"] == "rounding"
+
+
 def test_what_only_one_side_has_is_outside(tmp_path: Path) -> None:
     one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS)
     (other / "01_first" / "figures" / "array.npz").unlink()

@@ -272,6 +272,24 @@ def test_linear_beta_keeps_its_digits_at_its_noisy_end(width: float) -> None:
     assert schedule.time(level).tolist() == pytest.approx(exact, rel=0, abs=1e-13)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *(schedules.get(name, logsnr_min=-8.0, logsnr_max=8.0) for name in schedules.TABLE),
+        schedules.Laplace(-8, 8),
+        schedules.Cauchy(-8, 8),
+        schedules.Normal(-8, 12, mean=2.0, std=3.0),
+    ],
+    ids=lambda schedule: repr(schedule)[:40],
+)
+def test_the_slope_of_the_level_is_one_over_the_density_at_the_centre_too(schedule: schedules.NoiseSchedule) -> None:
+    t = torch.cat([torch.linspace(0.02, 0.98, 25).double(), schedule.time(torch.tensor([0.0, 2.0]).double())])
+    t.requires_grad_()
+    level = schedule.logsnr(t)
+    (slope,) = torch.autograd.grad(level.sum(), t)
+    assert torch.allclose(slope * schedule.density(level.detach()), -torch.ones_like(slope), rtol=0, atol=1e-9)
+
+
 # Shifts --------------------------------------------------------------------------------------------------------------
 
 

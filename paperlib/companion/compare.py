@@ -35,6 +35,8 @@ from paperlib.companion import claims
 
 ROUNDING = 1e-5
 """Difference, relative to the largest number of a column, that the arithmetic of another processor makes."""
+NOTHING = 1e-11
+"""Numbers this small are rounding errors themselves."""
 STATES = ("identical", "rounding", "interval", "outside")
 TIMES = re.compile(r"second|minute|hour|\btime\b|duration", re.IGNORECASE)
 NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -102,7 +104,7 @@ def _compare(file: str, name: str, one: Column, other: Column, interval: dict[st
     apart = np.where(same, 0.0, np.abs(one.numbers - other.numbers))
     worst = int(np.argmax(np.nan_to_num(apart, nan=math.inf)))
     largest = f"{one.numbers[worst]:.6g} → {other.numbers[worst]:.6g}"
-    if apart[worst] <= ROUNDING * np.nanmax(np.abs(one.numbers)):
+    if apart[worst] <= ROUNDING * np.nanmax(np.abs(one.numbers)) + NOTHING:
         return Difference(file, name, "rounding", largest)
     if interval and interval["spread"]:
         count = len(one.numbers)
