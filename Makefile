@@ -59,7 +59,7 @@ site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
 
 notebooks: $(READY) ## execute the notebooks in place at the profile tiny, as they are committed
 	$(BIN)/python -m jupytext --update --to ipynb notebooks/[0-9]*.py
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+	PAPERLIB_READ_PUBLISHED=1 $(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
 	$(BIN)/python -m nbstripout --keep-output --keep-count --keep-id \
 	  --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.widgets" notebooks/[0-9]*.ipynb
 	$(BIN)/python -m tools.pictures notebooks/[0-9]*.ipynb
