@@ -5,44 +5,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import NotebookWriter
+from helpers import PROFILE, NotebookWriter
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "notebooks")]  # tools/, and what the notebooks share
+sys.path += [str(REPOSITORY), str(REPOSITORY / "notebooks")]  # tools/, and what the notebooks share
 
 # A busy machine is no failure, and every run sees the same examples.
 settings.register_profile("reproducible", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("reproducible")
-
-PROFILE = """\
-name: small
-description: for tests
-data: {name: digits}
-model: {name: mlp}
-training:
-  schedule: {name: cosine, logsnr_min: -12.0, logsnr_max: 12.0}
-  weightings:
-    sigmoid: {name: sigmoid, bias: 2.0}
-  seeds: [0]
-  recipe:
-    steps: 20
-    batch_size: 8
-    learning_rate: 1.0e-3
-    warmup_steps: 0
-    ema_decays: [0.999]
-sampling:
-  schedule: {name: edm_sampling}
-  samplers: [heun]
-  steps: 4
-  count: 8
-notebooks:
-  01_first:
-    parameters: {points: 3}
-  02_second:
-    upstream: [01_first]
-"""
-"""A profile with two notebooks, the second of which reads the first."""
 
 
 @pytest.fixture(scope="session")

@@ -10,3 +10,33 @@ NotebookWriter = Callable[..., Path]
 def listing(folder: Path) -> list[str]:
     """Names of what lies in a folder, hidden files included."""
     return sorted(path.name for path in folder.iterdir())
+
+
+PROFILE = """\
+name: small
+description: for tests
+data: {name: digits}
+model: {name: mlp}
+training:
+  schedule: {name: cosine, logsnr_min: -12.0, logsnr_max: 12.0}
+  weightings:
+    sigmoid: {name: sigmoid, bias: 2.0}
+  seeds: [0]
+  recipe:
+    steps: 20
+    batch_size: 8
+    learning_rate: 1.0e-3
+    warmup_steps: 0
+    ema_decays: [0.999]
+sampling:
+  schedule: {name: edm_sampling}
+  samplers: [heun]
+  steps: 4
+  count: 8
+notebooks:
+  01_first:
+    parameters: {points: 3}
+  02_second:
+    upstream: [01_first]
+"""
+"""A profile with two notebooks, the second of which reads the first."""

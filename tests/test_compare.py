@@ -270,7 +270,7 @@ def test_a_clone_in_any_folder_reproduces_and_stays_clean(repository: Path, tmp_
         shown = run("paperlib", "reproduce", "tiny", "--only", name)
         assert f"results/local/tiny/{name}" in shown
         assert "beside what is published" in shown
-    tests = ("equations", "project", "claims", "notebooks", "comparison", "cli", "profiles")
+    tests = ("equations", "project", "claims", "notebooks", "literature", "cli", "profiles")
     run("pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in tests))
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
     assert changed.stdout == ""

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import PROFILE
 
 from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
@@ -87,8 +88,6 @@ def training() -> dict[str, list[float]]:
 def measured() -> dict[str, list[float]]:
     """The fingerprint of a measurement: one row of a network that was never trained."""
     sys.path.insert(0, str(Path(__file__).parent))
-    from conftest import PROFILE
-
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         checkout = Path(folder)
         (checkout / "profiles").mkdir()
