@@ -41,7 +41,7 @@ test: $(READY) ## all tests, and every notebook against its committed outputs
 	$(BIN)/python -m pytest --nbval --nbval-current-env tests notebooks
 
 quick: $(READY) ## the tests that take less than two minutes together
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests
 
 lab: $(READY) ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -109,10 +109,11 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
             shutil.rmtree(paths.failed(profile.name, name), ignore_errors=True)
         code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names], lock)
     print(report(profile), flush=True)
-    made = [row.notebook for row in overview(profile) if row.state == "done"]
+    rows = overview(profile)
+    made = [row.notebook for row in rows if row.state == "done"]
     compared = compare.results(paths.published(profile.name), paths.local(profile.name), made)
     print(compared.text(), flush=True)
-    failed = any(row.failed for row in overview(profile)) or not {*names} <= {*made}
+    failed = any(row.failed for row in rows) or not {*names} <= {*made}
     return 1 if code or failed or (strict and compared.outside) else 0
 
 
@@ -170,7 +171,8 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, tell) for number in STOPPING} if _in_main_thread() else {}
+    alone = threading.current_thread() is threading.main_thread()  # handlers are the main thread's
+    before = {number: signal.signal(number, tell) for number in STOPPING} if alone else {}
     try:
         yield
     finally:
@@ -180,10 +182,6 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         stopped = KeyboardInterrupt("stopped; what was finished is kept, and the same command goes on.")
         stopped.signal = received[0]  # type: ignore[attr-defined]
         raise stopped
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
