@@ -78,8 +78,8 @@ class Drawing:
         network.eval()
         for number, label in enumerate(labels.to(device).split(self.batch_size)):
             generator = seeded(self.seed, "samples", number, device=device)
-            z = sampling.prior((len(label), *network.image_shape), generator, device=device)
-            denoise = sampling.denoiser(network, prediction, label, self.guidance, self.interval)
+            z = torch.randn(len(label), *network.image_shape, generator=generator, device=device)
+            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance, self.interval)
             yield sample(denoise, z, self.levels, generator=generator, **self.options)
 
     @property

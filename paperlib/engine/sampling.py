@@ -1,7 +1,8 @@
 r"""Samplers: from noise to data along decreasing levels of noise, and back.
 
 All of them take a *denoiser* x̂(z, λ), an estimate of the data at z, and levels :math:`\lambda_0 < \dots < \lambda_N`
-of log-SNR, from any schedule, not only the one of training.  They start from ``z`` at λ₀, VP, and return x̂ at λ_N.
+of log-SNR, from any schedule, not only the one of training.  They start from ``z`` at λ₀, VP, in general N(0, I), and
+return x̂ at λ_N.
 
 In VE scaling, :math:`\bar z = z/\alpha` and :math:`\bar\sigma = e^{-\lambda/2}`, the probability-flow equation is
 
@@ -59,13 +60,8 @@ class Sampler(Protocol):
 # What a sampler starts from ------------------------------------------------------------------------------------------
 
 
-def denoiser(
-    network: Network,
-    prediction: Prediction,
-    label: Tensor | None = None,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = EVERYWHERE,
-) -> "NetworkDenoiser":
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
     r"""The denoiser that a network is, with classifier-free guidance.
 
     :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Section 5, guidance; Ho & Salimans 2022.)
@@ -80,19 +76,11 @@ def denoiser(
         interval: lowest and highest log-SNR with guidance, −2 log σ_hi and −2 log σ_lo in the terms of EDM; outside it
             g is 1.
 
-    Returns:
-        x̂ of z, each example at a level of its own.  It raises TypeError when the network returns something else than a
-        tensor, and ValueError for a label or an output that does not fit the batch: nothing is broadcast.
-
     Raises:
-        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed.
+        TypeError: when called, for a network that returns something else than a tensor.
+        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed; when
+            called, for a label or an output that does not fit the batch: nothing is broadcast.
     """
-    return NetworkDenoiser(network, prediction, label, guidance, interval)
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkDenoiser:
-    """What :func:`denoiser` makes; a :data:`Denoiser`."""
 
     network: Network
     prediction: Prediction
@@ -111,17 +99,17 @@ class NetworkDenoiser:
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
         guided = (logsnr >= self.interval[0]) & (logsnr <= self.interval[1])
-        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else 1.0
+        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else None
         return self.prediction.to_x(self._output(z, logsnr, guidance), z, logsnr)
 
     def at(self, level: float, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂ where all examples are at one ``level``, which ``logsnr`` (B,) repeats: the same for less work."""
         guided = self.interval[0] <= level <= self.interval[1]
-        output = self._output(z, logsnr, self.guidance if guided else 1.0)
+        output = self._output(z, logsnr, self.guidance if guided else None)
         of_output, of_z = _x_coefficients(self.prediction, level)
         return torch.add(of_z * z, output, alpha=of_output)
 
-    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float) -> Tensor:
+    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float | None) -> Tensor:
         """The network's output; x̂ is linear in it, so with guidance either may be extrapolated."""
         if self.label is None:
             output = self.network(z, logsnr)
@@ -130,7 +118,7 @@ class NetworkDenoiser:
         else:
             raise ValueError(f"label must have shape ({len(z)},), one an example, got {tuple(self.label.shape)}.")
         require_same_shape("output", output, "z", z)
-        if self.guidance == 1 or (isinstance(guidance, float) and guidance == 1):
+        if guidance is None or self.guidance == 1:
             return output
         null = self.network(z, logsnr)
         require_same_shape("output without a label", null, "z", z)
@@ -155,16 +143,6 @@ def levels(schedule: NoiseSchedule, steps: int) -> Tensor:
     return schedule.logsnr(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
 
 
-def prior(
-    shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """z at the noisiest level, N(0, I): what q(z) is there but for a signal of e^{λ_min}."""
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
-
-
 # Samplers ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +161,7 @@ def ddpm(
     with :math:`c = 1 - e^{\lambda_t - \lambda_s}` (:func:`paperlib.process.posterior`).
 
     Args:
-        denoise: the denoiser, from :func:`denoiser` or any other.
+        denoise: the denoiser, a :class:`NetworkDenoiser` or any other.
         z: noise at ``levels[0]``, VP, shape (B, *).
         levels: increasing log-SNR, shape (N + 1,).
         generator: source of the noise that is added.
