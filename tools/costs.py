@@ -1,7 +1,9 @@
 """What each profile costs: size of its network, FLOPs, memory, and GPU-days, as a table.  ``python -m tools.costs``
 
-Everything is measured on the network itself (:mod:`paperlib.engine.costs`), nothing typed; what is assumed, which GPU,
-its share of peak that training reaches, the price of an hour, stands beside the table.
+Everything is measured on the network itself, on torch's meta device, where tensors have shapes and no values.  FLOPs
+are those of torch's counter: two for each multiplication with addition in matrix products, convolutions and attention,
+nothing for the rest.  What is assumed, which GPU, its share of peak that training reaches, the price of an hour, stands
+beside the table.
 """
 
 import math
@@ -9,23 +11,127 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from paperlib import files, models
 from paperlib.companion import experiments, paths, profiles
-from paperlib.engine import costs, data
+from paperlib.engine import data
+from paperlib.models import ConditionedNetwork
 
 if TYPE_CHECKING:
     import pandas as pd
 
+TRAINING_PASSES = 3
+"""Forward passes that a training step is worth: the backward pass costs two.  (Kaplan et al. 2020, Section 2.1.)"""
+
 DOLLARS_AN_HOUR = 2.5
 """Price of an hour of one GPU, an assumption."""
 
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU as its data sheet has it, and the share of that which training is assumed to reach.
+
+    Args:
+        name: its name.
+        flops: dense bf16 FLOP/s.
+        memory_bytes: its memory.
+        utilisation: the share of ``flops`` that is reached, an assumption.
+    """
+
+    name: str
+    flops: float
+    memory_bytes: float
+    utilisation: float = 0.25
+
+
+H100 = Accelerator("H100 SXM", flops=989e12, memory_bytes=80e9)
+"""989 TFLOP/s dense bf16, 80 GB: NVIDIA's data sheet.  That a quarter is reached, with convolutions, is assumed."""
+
 ASSUMPTIONS = (
-    f"Assumed: {costs.H100.name} at {costs.H100.utilisation:.0%} of {costs.H100.flops / 1e12:.0f} TFLOP/s (dense "
-    f"bf16), {DOLLARS_AN_HOUR} dollars an hour; a training step costs {costs.TRAINING_PASSES} forward passes; "
+    f"Assumed: {H100.name} at {H100.utilisation:.0%} of {H100.flops / 1e12:.0f} TFLOP/s (dense "
+    f"bf16), {DOLLARS_AN_HOUR} dollars an hour; a training step costs {TRAINING_PASSES} forward passes; "
     f"activations under bf16 take half of what float32 takes, and none are recomputed. We have made none of the runs "
     f"that need a GPU."
 )
+
+
+# One network ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one network costs.
+
+    Attributes:
+        parameters: numbers that are trained.
+        forward_flops: FLOPs of one forward pass, an image.
+        activation_bytes: what the backward pass needs kept of the forward pass, an image, in float32.
+    """
+
+    parameters: int
+    forward_flops: int
+    activation_bytes: int
+
+    def gpu_days(self, images: int, gpu: Accelerator = H100) -> float:
+        """GPU-days of training on so many images, repetitions counted."""
+        return TRAINING_PASSES * self.forward_flops * images / (gpu.flops * gpu.utilisation) / (24 * 3600)
+
+    def training_bytes(self, images: int, averages: int = 1, shards: int = 1, activation_bytes: float = 4) -> float:
+        """Memory of one GPU in training: weights, gradients, Adam's two moments and averages, float32; activations.
+
+        Args:
+            images: images in a micro-batch of this GPU.
+            averages: moving averages of the weights that are kept.
+            shards: GPUs that share weights, gradients, moments and averages (FSDP); 1 for DDP.
+            activation_bytes: bytes of a number kept for the backward pass: 4, or about 2 under bf16 autocast.
+        """
+        held = 4 * (4 + averages) * self.parameters / shards
+        return held + self.activation_bytes * images * activation_bytes / 4
+
+
+def network_cost(network: ConditionedNetwork) -> NetworkCost:
+    """Measure a network, best one on the meta device: ``with torch.device("meta"): network = models.build(…)``.
+
+    Two images and one are sent through and subtracted, so that nothing which is shared between images counts.
+    """
+    return NetworkCost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        forward_flops=_flops(network, 2) - _flops(network, 1),
+        activation_bytes=_kept(network, 2) - _kept(network, 1),
+    )
+
+
+def _inputs(network: ConditionedNetwork, batch: int) -> tuple[Tensor, Tensor]:
+    like = next(network.parameters())
+    condition = network.conditioning.level(like.new_zeros(batch, network.conditioning.features.frequencies.numel() * 2))
+    return like.new_zeros(batch, *network.image_shape), condition
+
+
+def _flops(network: ConditionedNetwork, batch: int) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.body(*_inputs(network, batch))
+    return counter.get_total_flops()
+
+
+def _kept(network: ConditionedNetwork, batch: int) -> int:
+    """Bytes of what is saved for the backward pass, parameters left out, every storage counted once."""
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.body(*_inputs(network, batch))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+# The profiles --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -67,16 +173,14 @@ def row(profile: profiles.Profile) -> Row:
     """The costs of one profile."""
     recipe, launch = profile.training.recipe, profile.launch or profiles.Launch()
     processes, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
-    cost = costs.network_cost(network(profile))
-    micro_batch = -(-recipe.batch_size // (processes * recipe.accumulate))
-    held = costs.training_bytes(
-        cost,
-        micro_batch,
+    cost = network_cost(network(profile))
+    held = cost.training_bytes(
+        micro_batch := -(-recipe.batch_size // (processes * recipe.accumulate)),
         averages=len(recipe.ema_decays),
         shards=processes if launch.engine == "fsdp" else 1,
         activation_bytes=2 if recipe.precision == "bf16" else 4,
     )
-    days = costs.H100.days(costs.training_flops(cost, images)) if launch.gpus else None
+    days = cost.gpu_days(images) if launch.gpus else None
     return Row(
         profile=profile.name,
         network=profile.model.name,
@@ -94,7 +198,7 @@ def row(profile: profiles.Profile) -> Row:
     )
 
 
-def network(profile: profiles.Profile) -> models.ConditionedNetwork:
+def network(profile: profiles.Profile) -> ConditionedNetwork:
     """The network of a profile without values, on the meta device; its data need not be there."""
     known = data.DATASETS[profile.data.name]
     options: dict[str, Any] = profile.model.options
