@@ -126,7 +126,7 @@ def test_protocols_are_numbered_below_the_table(profile: profiles.Profile, tmp_p
     from paperlib.engine import features
 
     one = assessment.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
-    judged = assessment.evaluate([one], profile, features.digits_classifier(), ["ddim", "heun"], 280)
+    judged = assessment.evaluate([one], profile, features.classifier_of("digits"), ["ddim", "heun"], 280)
     lines = assessment.table(judged).splitlines()
     notes = [line for line in lines if line.startswith("[")]
     assert len(judged) == 6

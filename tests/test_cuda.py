@@ -160,7 +160,7 @@ def test_errors_by_level_agree(images: data.ImageData) -> None:
 
 
 def test_a_classifier_sees_the_same(images: data.ImageData) -> None:
-    judge = features.cifar10_classifier()
+    judge = features.classifier_of("cifar10")
     here = judge.see(images.images)
     try:
         there = judge.to(GPU).see(images.images)

@@ -25,7 +25,6 @@ from paperlib.companion import assessment, profiles
 from paperlib.companion.experiments import Experiment, some
 from paperlib.engine import evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, to_uint8
-from paperlib.engine.gradients import gradient_noise
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss
 from paperlib.schedules import NoiseSchedule
@@ -195,7 +194,9 @@ def _gradients(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # w/p is a column of the row
             under = WeightedLoss(loss.weighting, schedule, loss.prediction)
-        noise = gradient_noise(network, under, one.data("train"), batch_size=size, batches=how.batches, seed=how.seed)
+        noise = evaluation.gradient_noise(
+            network, under, one.data("train"), batch_size=size, batches=how.batches, seed=how.seed
+        )
         found |= {f"gradient_trace_{label}": noise.trace, f"gradient_squared_{label}": noise.squared_mean}
     return found
 

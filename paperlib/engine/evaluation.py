@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from paperlib.engine import sampling
 from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.features import FeatureNetwork, Inception, Seen
 from paperlib.engine.metrics import SPLITS, Estimate, Moments, frechet_distance, inception_score, kid, precision_recall
-from paperlib.engine.randomness import seeded
+from paperlib.engine.randomness import noise, seeded
+from paperlib.engine.recipe import loss_scale
 from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import ConditionedNetwork
+from paperlib.objectives import WeightedLoss, low_discrepancy_time
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 
@@ -377,7 +379,7 @@ def floor(data: ImageData, reference: Reference, count: int, seed: int = 0) -> E
     return compare(see(batches, reference.network, data.levels), reference)
 
 
-# Other measurements --------------------------------------------------------------------------------------------------
+# Measurements of a network -------------------------------------------------------------------------------------------
 
 
 def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5000) -> tuple[Tensor, Tensor]:
@@ -437,9 +439,9 @@ def errors_by_level(
     total = torch.zeros(len(levels), dtype=torch.float64)
     for draw in range(draws):
         generator = seeded(seed, "errors", draw, device=device)
-        noise = torch.randn(data.images.shape, generator=generator, device=device)
+        drawn = torch.randn(data.images.shape, generator=generator, device=device)
         for images, labels, eps in zip(
-            *(part.split(batch_size) for part in (data.images, data.labels, noise)), strict=True
+            *(part.split(batch_size) for part in (data.images, data.labels, drawn)), strict=True
         ):
             x = scale(images.to(device), data.levels)
             conditioning = {"label": labels.to(device)} if conditional else {}
@@ -449,3 +451,56 @@ def errors_by_level(
                 require_finite_at("ε̂", eps_hat, logsnr)
                 total[index] += (eps_hat - eps).double().square().sum().cpu()
     return total / (draws * len(data))
+
+
+class GradientNoise(NamedTuple):
+    """tr Cov g and ‖E g‖² of the gradient g of a batch, unbiased: the second may be negative where all is noise."""
+
+    trace: float
+    squared_mean: float
+
+
+def gradient_noise(
+    network: ConditionedNetwork,
+    loss: WeightedLoss,
+    data: ImageData,
+    *,
+    batch_size: int,
+    batches: int,
+    seed: int = 0,
+) -> GradientNoise:
+    r"""Covariance and mean of the gradient at the present weights: what a noise schedule is chosen for.
+
+    The schedule leaves :math:`L_w` and so the mean of its gradient alone (Equation 4 of the paper); it changes the
+    covariance of the gradient of a batch, and with it how many steps training takes (Section 5, Appendix F).  Images
+    (drawn with replacement), times and noise depend on ``seed`` alone: losses under two schedules are compared on the
+    same draws.
+
+    Args:
+        network: the network, which stays as it is.
+        loss: the weighted loss, taken over :func:`~paperlib.engine.recipe.loss_scale`; an adaptive schedule in it stays
+            as it is.
+        data: where the images come from.
+        batch_size: images in a batch.
+        batches: gradients to take, 2 at least.
+        seed: of all that is drawn.
+
+    Raises:
+        ValueError: for fewer than two batches, which have no covariance.
+    """
+    if batches < 2:
+        raise ValueError(f"batches must be 2 or more for a covariance, got {batches}.")
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    device, total, squares = weights[0].device, torch.zeros(()), 0.0
+    for number in range(batches):
+        index = torch.randint(len(data), (batch_size,), generator=seeded(seed, "gradient", number))
+        x, label = scale(data.images[index], data.levels).to(device), data.labels[index].to(device)
+        t = low_discrepancy_time(batch_size, generator=seeded(seed, "step", number)).to(device)
+        eps = noise(seed, number, range(batch_size), x.shape[1:], device=device)
+        value = loss(network, x, t=t, eps=eps, label=label if network.num_classes else None).mean()
+        parts = torch.autograd.grad(value / loss_scale(loss, x[0].numel()), weights)
+        gradient = torch.cat([part.flatten() for part in parts]).double()
+        total, squares = total + gradient, squares + gradient.square().sum().item()
+    squared = (total / batches).square().sum().item()
+    trace = (squares - batches * squared) / (batches - 1)
+    return GradientNoise(trace, squared - trace / batches)
