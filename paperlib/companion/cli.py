@@ -159,7 +159,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, paths, profiles
+    from paperlib.companion import experiments, measuring, paths, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -168,30 +168,37 @@ def _sample(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {options.output}.")
     chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
-    one = next(assessment.networks(profile, chosen, options.weights))
+    one = next(measuring.networks(profile, chosen, options.weights))
     path = options.output or paths.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
-    sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
-    assessment.save(sheet, path)
+    sheet = measuring.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
+    sheet.save(path)
     print(f"{sheet.caption} → {path}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, paths, profiles
-    from paperlib.engine import sampling
+    from paperlib import files
+    from paperlib.companion import experiments, measuring, paths, profiles
+    from paperlib.engine import features, sampling
 
     profile = profiles.load(options.profile)
     samplers = [options.sampler] if options.sampler else profile.sampling.samplers
     for sampler in samplers:
         sampling.get(sampler)
-    judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
+    if options.inception and options.features != "inception":
+        raise ValueError(f"{options.inception} is for Inception; ask for it with --features inception.")
+    judge: features.FeatureNetwork = (
+        features.Inception(options.inception, options.resize, measuring.device())
+        if options.features == "inception"
+        else features.classifier_of(profile.data.name)
+    )
     chosen = experiments.select(profile, options.weighting, options.seed)
-    networks = assessment.networks(profile, chosen, options.weights)
+    networks = measuring.networks(profile, chosen, options.weights)
     count = options.count or profile.sampling.count
     path = options.output or paths.root() / "results/interactive" / profile.name / "evaluation.csv"
-    judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
-    assessment.write(judged, path)
-    print(assessment.table(judged), f"→ {path}", sep="\n")
+    evaluated = measuring.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
+    files.write_text(path, evaluated.to_csv(index=False, na_rep="nan"))
+    print(measuring.table(evaluated), f"→ {path}", sep="\n")
     return 0
 
 

@@ -3,13 +3,13 @@
 Images pass through a feature network batch by batch; their features lie in memory together.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,41 +160,8 @@ class Reference:
         return cls(network, data.name, data.sha256, Moments.of(features), _pairs(features), data.caution)
 
     @classmethod
-    def published(
-        cls, name: str, resolution: int, split: str, images: int, network: Inception, pairs: bool = True
-    ) -> "Reference":
-        """clean-fid's own statistics of a data set, downloaded once, for distances that compare with published ones.
-
-        Args:
-            name: such as "cifar10"; clean-fid lists them.
-            resolution: of the images.
-            split: such as "train".
-            images: how many images the statistics are of, which the file does not say.
-            network: which gives the mode.
-            pairs: fetch the features of KID too.
-
-        Raises:
-            OSError: when there are none, or they cannot be downloaded.
-        """
-        from cleanfid.features import get_reference_statistics
-
-        options = {"mode": network.mode, "split": split}
-        try:
-            found = get_reference_statistics(name, resolution, metric="FID", **options)
-            rows = get_reference_statistics(name, resolution, metric="KID", **options) if pairs else None
-        except OSError as error:
-            raise OSError(
-                f"clean-fid's {network.mode} statistics of {name} {resolution} {split} could not be had ({error}). "
-                f"Make the reference of the images instead: Reference.of(data, network)."
-            ) from error
-        mean, covariance = (torch.from_numpy(moment).double() for moment in found)
-        digest = hashlib.sha256(mean.numpy().tobytes() + covariance.numpy().tobytes()).hexdigest()
-        title, moments = f"clean-fid {name} {resolution} {split}", Moments(mean, covariance, images)
-        return cls(network, title, digest, moments, None if rows is None else torch.from_numpy(rows))
-
-    @classmethod
     def stored(cls, path: Path | str, images: int, network: Inception) -> "Reference":
-        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM and EDM publish them.
+        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM, EDM and clean-fid publish them.
 
         Such files do not say how their images were resized: ADM's and EDM's are of ``legacy_tensorflow``.
 
@@ -206,8 +173,6 @@ class Reference:
         Raises:
             DamagedFileError: for a file without the two.
         """
-        import numpy as np
-
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}; download the statistics and name the file.")
@@ -248,7 +213,8 @@ class Evaluation:
         score: the Inception Score in Inception's classes, the same formula in those of another network.
         score_deviation: its standard deviation over the parts of the set.
         samples: number of samples.
-        sampler: of the samples, with its options; empty for real images, and the next four mean nothing.
+        sampler: of the samples, with its options, or where they are from; empty for real images.  Of what was not drawn
+            here the next four say nothing.
         evaluations: of the denoiser for each sample.
         guidance: strength of classifier-free guidance.
         sampling_seed: of the noise of the samples.
@@ -299,34 +265,36 @@ class Evaluation:
     def caption(self) -> str:
         """What a number depends on, in one line."""
         guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        how = (
-            f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed} in "
-            f"batches of {self.sampling_batch}"
-        )
+        how = f"samples of {self.sampler}" if self.sampler else "real images"
+        if self.evaluations:
+            how = (
+                f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed} in "
+                f"batches of {self.sampling_batch}"
+            )
         pairs = (self.pair_samples, self.pair_reference_images)
         some = f"; kernel distance, precision and recall from {pairs[0]:,} and {pairs[1]:,} of them"
         fewer = pairs[1] > 0 and pairs != (self.samples, self.reference_images)
         return (
-            f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
+            f"{self.distance}: {self.samples:,} {how}; against "
             f"{self.reference_images:,} images, {self.reference}{some * fewer}; {self.features:,} features of the "
             f"{self.network}; resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
         )
 
 
-def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | None = None) -> Evaluation:
+def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | str | None = None) -> Evaluation:
     """Compare samples with a reference.
 
     Args:
         seen: what the feature network of the reference makes of the samples, or their features alone, shape (M, F).
         reference: what they are compared with.
-        drawing: how they were drawn; None for real images.
+        drawing: how they were drawn, or where they are from if it was not here; None for real images.
     """
     features, classes = (seen, None) if isinstance(seen, Tensor) else seen
     pairs, distance, shares = _pairs(features), NOT_KNOWN, (math.nan, math.nan)
     if reference.pairs is not None:
         distance, shares = kid(reference.pairs, pairs), precision_recall(reference.pairs, pairs)
     score = NOT_KNOWN if classes is None or len(classes) < SPLITS else inception_score(classes, SPLITS)
-    network = reference.network
+    network, here = reference.network, drawing if isinstance(drawing, Drawing) else None
     return Evaluation(
         frechet=frechet_distance(reference.moments, Moments.of(features)),
         kid=distance.value,
@@ -336,11 +304,11 @@ def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | None =
         score=score.value,
         score_deviation=score.error,
         samples=len(features),
-        sampler=drawing.title if drawing else "",
-        evaluations=drawing.evaluations if drawing else 0,
-        guidance=drawing.guidance if drawing else 1.0,
-        sampling_seed=drawing.seed if drawing else 0,
-        sampling_batch=drawing.batch_size if drawing else 0,
+        sampler=drawing.title if isinstance(drawing, Drawing) else drawing or "",
+        evaluations=here.evaluations if here else 0,
+        guidance=here.guidance if here else 1.0,
+        sampling_seed=here.seed if here else 0,
+        sampling_batch=here.batch_size if here else 0,
         distance=network.distance,
         reference=f"{reference.data} {reference.sha256[:6]}",
         reference_images=reference.moments.count,

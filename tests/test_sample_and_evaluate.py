@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paperlib import models, objectives, predictions, schedules, weightings
-from paperlib.companion import assessment, cli, profiles
+from paperlib.companion import cli, measuring, profiles
 from paperlib.engine import data, recipe, training
 from paperlib.models import weights
 
@@ -33,7 +33,7 @@ def written(path: Path, prediction: predictions.Prediction, size: int = 8, width
 @pytest.mark.parametrize("name", ["eps", "v", "x", "flow", "F"])
 def test_a_file_of_weights_says_what_its_network_is(profile: profiles.Profile, tmp_path: Path, name: str) -> None:
     wanted = predictions.get(name, **({"sigma_data": 0.75} if name == "F" else {}))
-    found = assessment.stored(written(tmp_path / "mine.safetensors", wanted), profile)
+    found = measuring.stored(written(tmp_path / "mine.safetensors", wanted), profile)
     assert found.prediction == wanted
     assert (found.name, found.network.config["width"], found.network.training) == ("mine", 16, False)
     assert found.sha256 == weights.read_card(tmp_path / "mine.safetensors")["weights_sha256"]
@@ -46,7 +46,7 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
     described = recipe.describe(one.network(), one.loss, one.data("train"), one.config)
     path = tmp_path / one.name / training.WEIGHTS
     weights.save_weights(path, one.network(), described)
-    found = assessment.stored(path, profile)
+    found = measuring.stored(path, profile)
     assert found.name == one.name
     assert found.prediction == one.prediction
     for mine, theirs in zip(found.network.parameters(), one.network().parameters(), strict=True):
@@ -56,27 +56,27 @@ def test_the_card_that_training_writes_is_enough(profile: profiles.Profile, tmp_
 def test_files_that_do_not_fit_are_refused(profile: profiles.Profile, tmp_path: Path) -> None:
     large = written(tmp_path / "large.safetensors", predictions.V, size=16)
     with pytest.raises(ValueError, match=r"shape \(1, 16, 16\), profile 'small' has \(1, 8, 8\).*digits/train"):
-        assessment.stored(large, profile)
+        measuring.stored(large, profile)
     bare = tmp_path / "bare.safetensors"
     weights.save_weights(bare, torch.nn.Linear(2, 2), {"name": "somebody's"})
     with pytest.raises(ValueError, match="does not describe a network and a prediction"):
-        assessment.stored(bare, profile)
+        measuring.stored(bare, profile)
     network = models.build("mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, width=16, blocks=1)
     weights.save_weights(bare, network, {"network": network.config, "loss": {"prediction": {"name": "Unknown"}}})
     with pytest.raises(ValueError, match=r"KeyError: 'Unknown'"):
-        assessment.stored(bare, profile)
+        measuring.stored(bare, profile)
 
 
 def test_networks_that_are_not_trained_are_missed_at_once(profile: profiles.Profile, tmp_path: Path) -> None:
     from paperlib.companion import experiments
 
     with pytest.raises(FileNotFoundError, match="sigmoid-seed0"):
-        assessment.networks(profile, list(experiments.grid(profile)))
+        measuring.networks(profile, list(experiments.grid(profile)))
 
 
 def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Profile, tmp_path: Path) -> None:
-    one = assessment.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
-    sheet = assessment.sample(one, profile, "heun", 20, 1.0)
+    one = measuring.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
+    sheet = measuring.sample(one, profile, "heun", 20, 1.0)
     assert sheet.images.shape == sheet.nearest.shape == (20, 1, 8, 8)
     train = profile.data.load("train")
     copies = (train.images[None] == sheet.nearest[:, None]).flatten(2).all(2).any(1)
@@ -125,11 +125,11 @@ def test_wrong_use_is_explained(
 def test_protocols_are_numbered_below_the_table(profile: profiles.Profile, tmp_path: Path) -> None:
     from paperlib.engine import features
 
-    one = assessment.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
-    judged = assessment.evaluate([one], profile, features.classifier_of("digits"), ["ddim", "heun"], 280)
-    lines = assessment.table(judged).splitlines()
+    one = measuring.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
+    evaluated = measuring.evaluate([one], profile, features.classifier_of("digits"), ["ddim", "heun"], 280)
+    lines = measuring.table(evaluated).splitlines()
     notes = [line for line in lines if line.startswith("[")]
-    assert len(judged) == 6
+    assert len(evaluated) == 6
     assert [note[:3] for note in notes] == ["[1]", "[2]", "[3]", "[4]", "[5]", "[6]"]
     assert "280 real images" in notes[0]
     assert "280 samples by ddim, 5 evaluations each" in notes[2]
