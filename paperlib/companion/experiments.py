@@ -117,15 +117,9 @@ class Experiment:
     def train(self, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
         """Train it in its folder, go on there, or return what is finished there."""
         card = {"profile": self.profile.name, "run": self.name, **provenance.revision(paths.root())}
+        network, images = self.network(), self.data("train")
         return training.train(
-            self.network(),
-            self.loss,
-            self.data("train"),
-            self.config,
-            self.folder,
-            card=card,
-            progress=progress,
-            engine=engine,
+            network, self.loss, images, self.config, self.folder, card=card, progress=progress, engine=engine
         )
 
     def find(self, published: bool = True) -> Path | None:
@@ -133,9 +127,8 @@ class Experiment:
 
         What lies under its name and was trained otherwise, from an older state of the profile say, is not.
         """
-        candidates = [self.folder, paths.published_runs(self.profile.name) / self.name]
-        found = (folder for folder in candidates[: 1 + published] if training.finished_card(folder, self.key))
-        return next(found, None)
+        candidates = [self.folder, paths.published_runs(self.profile.name) / self.name][: 1 + published]
+        return next((folder for folder in candidates if training.finished_card(folder, self.key)), None)
 
     def found(self) -> Path:
         """The same, or FileNotFoundError, which says what there is instead and what to run."""
@@ -163,8 +156,7 @@ class Experiment:
 
     @property
     def _model(self) -> profiles.Model:
-        pictures = self.profile.pictures if self.pictures else None
-        return pictures.model if pictures else self.profile.model
+        return self.profile.pictures.model if self.pictures and self.profile.pictures else self.profile.model
 
 
 def weighting(profile: profiles.Profile, label: str) -> Weighting:
@@ -217,25 +209,22 @@ def select(
     larger: bool = False,
     arm: str | None = None,
 ) -> list[Experiment]:
-    """The experiments of a profile, all or those of one weighting, one seed; or the larger network for pictures.
+    """The experiments of a profile: the grid, or one of its weightings; or one arm, ablation included; or one seed.
 
-    ``arm`` names one arm of grid or ablation instead, all its seeds (:func:`arms`).
+    ``larger`` asks for the network for pictures instead.
 
     Raises:
-        ValueError: when there is none, naming the weightings and seeds there are.
+        ValueError: when there is none, naming the arms and seeds there are.
     """
     if larger:
         return [pictures(profile)]
-    if arm is not None:
-        known = arms(profile)
-        if arm not in known:
-            raise ValueError(f"profile {profile.name!r} has no arm {arm!r}; it has {', '.join(known)}.")
-        return [one for one in known[arm] if seed in (None, one.seed)]
-    chosen = [one for one in grid(profile) if weighting in (None, one.weighting) and seed in (None, one.seed)]
+    known = arms(profile)
+    runs = grid(profile) if arm is None else known.get(arm, [])
+    chosen = [one for one in runs if weighting in (None, one.weighting) and seed in (None, one.seed)]
     if not chosen:
         raise ValueError(
-            f"profile {profile.name!r} trains no network with weighting {weighting!r} and seed {seed}; it has "
-            f"{', '.join(profile.training.weightings)} and seeds {', '.join(map(str, profile.training.seeds))}."
+            f"profile {profile.name!r} trains no network with {'arm' if arm else 'weighting'} {arm or weighting!r} and "
+            f"seed {seed}; it has {', '.join(known)} and seeds {', '.join(map(str, profile.training.seeds))}."
         )
     return chosen
 

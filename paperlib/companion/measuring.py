@@ -381,6 +381,42 @@ def _density(schedule: object) -> list[float]:
 
 # All runs ------------------------------------------------------------------------------------------------------------
 
+
+def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> list[Measured]:
+    """:func:`measure` for many runs, several at a time, one thread each; what was measured already is kept.
+
+    A run that is not there is left out: the rows say which ones are.
+
+    Raises:
+        FileNotFoundError: when there is none at all, saying what to run.
+    """
+    there = [one for one in experiments if one.find() is not None] or [one for one in experiments[:1] if one.found()]
+    jobs = (joblib.delayed(_measured)(one, how, run.cache / "measured") for one in there)
+    found: list[Measured] = []
+    for measured in joblib.Parallel(n_jobs=processes, return_as="generator")(jobs):
+        found.append(measured)
+        print(f"{len(found)} of {len(there)}: {measured.row['run']}", flush=True)
+    return found
+
+
+def _measured(one: Experiment, how: Protocol, folder: Path) -> Measured:
+    """What a process of :func:`measure_all` does: look it up, or measure it and write it down."""
+    torch.set_num_threads(1)
+    path = folder / f"{key(one, how)}.json"
+    if not path.is_file():
+        files.write_text(path, json.dumps(asdict(measure(one, how))))
+    return Measured(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def key(one: Experiment, how: Protocol) -> str:
+    """What a measurement depends on: run, data, protocol, the profile's sampling, the number of the computation."""
+    sampling, data = one.profile.sampling.model_dump(mode="json"), [one.data(split).sha256 for split in SPLITS]
+    whole = [VERSION, one.key.key, data, asdict(how), sampling]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
 INDICES = {"measured": [0], "errors": [0, 1], "losses": [0], "densities": [0]}
 """Tables, and which of their columns are the index."""
 
@@ -420,34 +456,3 @@ def _framed(found: Sequence[Measured]) -> dict[str, pd.DataFrame]:
         "losses": pd.DataFrame({name: one.losses for name, one in by_run.items()}).rename_axis("step"),
         "densities": pd.DataFrame(densities).rename_axis("bin"),
     }
-
-
-def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> list[Measured]:
-    """:func:`measure` for many runs, several at a time, one thread each; what was measured already is kept.
-
-    A run that is not there is left out: the rows say which ones are.
-
-    Raises:
-        FileNotFoundError: when there is none at all, saying what to run.
-    """
-    there = [one for one in experiments if one.find() is not None] or [one for one in experiments[:1] if one.found()]
-    jobs = (joblib.delayed(_measured)(one, how, run.cache / "measured") for one in there)
-    found: list[Measured] = []
-    for measured in joblib.Parallel(n_jobs=processes, return_as="generator")(jobs):
-        found.append(measured)
-        print(f"{len(found)} of {len(there)}: {measured.row['run']}", flush=True)
-    return found
-
-
-def _measured(one: Experiment, how: Protocol, folder: Path) -> Measured:
-    """What a process of :func:`measure_all` does: look it up, or measure it and write it down.
-
-    The name of the file is what a measurement depends on: run, data, protocol, the profile's sampling, :data:`VERSION`.
-    """
-    torch.set_num_threads(1)
-    sampling, data = one.profile.sampling.model_dump(mode="json"), [one.data(split).sha256 for split in SPLITS]
-    whole = json.dumps([VERSION, one.key.key, data, asdict(how), sampling], sort_keys=True)
-    path = folder / f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}.json"
-    if not path.is_file():
-        files.write_text(path, json.dumps(asdict(measure(one, how))))
-    return Measured(**json.loads(path.read_text(encoding="utf-8")))
