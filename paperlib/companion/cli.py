@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from paperlib import DISTRIBUTION
 
 if TYPE_CHECKING:
     from paperlib.companion.profiles import Profile
+    from paperlib.engine.data import ImageData
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--guidance", type=_strength, help="strength of classifier-free guidance (1: none)")
         command.add_argument("--weights", type=Path, help="a file of weights, instead of a network of the profile")
     sample.add_argument("--output", type=Path, help="a .png file; the samples as data go beside it")
+    evaluate.add_argument("--samples", type=Path, help="a folder of pictures or an .npz, instead of networks")
     evaluate.add_argument("--features", choices=["classifier", "inception"], default="classifier", help="seen through")
     evaluate.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception (default: download)")
     evaluate.add_argument("--resize", choices=["clean", "legacy_tensorflow"], default="clean", help="for Inception")
@@ -192,9 +194,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         if options.features == "inception"
         else features.classifier_of(profile.data.name)
     )
-    chosen = experiments.select(profile, options.weighting, options.seed)
-    networks = measuring.networks(profile, chosen, options.weights)
     count = options.count or profile.sampling.count
+    if options.samples and (options.weights or options.sampler):
+        raise ValueError(f"{options.samples} holds samples already: leave out --weights and --sampler.")
+    networks: Iterable[measuring.Checkpoint | ImageData]
+    if options.samples:
+        networks = [measuring.samples_in(options.samples, profile.data.load("test"), count)]
+    else:
+        chosen = experiments.select(profile, options.weighting, options.seed)
+        networks = measuring.networks(profile, chosen, options.weights)
     path = options.output or paths.root() / "results/interactive" / profile.name / "evaluation.csv"
     evaluated = measuring.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
     files.write_text(path, evaluated.to_csv(index=False, na_rep="nan"))

@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import joblib
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
@@ -162,8 +165,62 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
 # Distances: paperlib evaluate ----------------------------------------------------------------------------------------
 
 
+def samples_in(path: Path, like: ImageData, count: int) -> ImageData:
+    """Samples that were drawn elsewhere; nothing is resized or converted.
+
+    Args:
+        path: a folder of pictures, an .npy, or an .npz whose array is its only one or is called ``images`` or
+            ``arr_0``; uint8, (N, C, H, W), (N, H, W, C), or grey (N, H, W).
+        like: the data whose shape and number of values they have.
+        count: how many there must be.
+
+    Raises:
+        ValueError: for a path that is neither, and images of another number, shape or type.
+    """
+    try:
+        pixels = np.stack([_pixels(one) for one in sorted(path.iterdir())]) if path.is_dir() else _array(path)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path} is no folder of pictures and no .npz of images: {error}.") from error
+    if len(pixels) != count:
+        raise ValueError(
+            f"{path} holds {len(pixels):,} images, and {count:,} are wanted: distances depend on their number, and "
+            f"compare with those of as many. For this number say --count {len(pixels)}."
+        )
+    channels, *size = like.image_shape
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[1:] == (*size, channels):
+        pixels = np.moveaxis(pixels, 3, 1)
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != like.image_shape:
+        raise ValueError(
+            f"{path} holds images {pixels.shape[1:]} of {pixels.dtype}; those of {like.name} are {like.image_shape} of "
+            f"uint8."
+        )
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    return ImageData(path.name, images, torch.zeros(count, dtype=torch.int64), like.levels, like.sigma_data, classes=0)
+
+
+def _pixels(path: Path) -> NDArray[Any]:
+    """A picture, (H, W) or (H, W, 3)."""
+    with Image.open(path) as picture:
+        if picture.mode not in ("L", "RGB"):
+            raise ValueError(f"{path.name} has mode {picture.mode}; convert it to RGB, or to L if the data are grey")
+        return np.asarray(picture)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as arrays:
+        named = [name for name in arrays.files if len(arrays.files) == 1 or name in ("images", "arr_0")]
+        if len(named) != 1:
+            raise ValueError(f"of its arrays ({', '.join(arrays.files)}) not one is called images or arr_0")
+        return arrays[named[0]]
+
+
 def evaluate(
-    networks: Iterable[Checkpoint],
+    networks: Iterable[Checkpoint | ImageData],
     profile: profiles.Profile,
     judge: features.FeatureNetwork,
     samplers: Sequence[str],
@@ -175,7 +232,7 @@ def evaluate(
     Labels are those of the training split.  Samples are streamed: they never lie in memory together.
 
     Args:
-        networks: taken one by one, so that no two need be in memory.
+        networks: taken one by one, so that no two need be in memory; or samples from elsewhere.
         profile: gives data, schedule, steps and seed.
         judge: the feature network.
         samplers: by name.
@@ -193,13 +250,20 @@ def evaluate(
         for other, reference in zip((train, test), references, strict=True)
     ]
     labels = train.labels[torch.arange(count) % len(train)]
+
+    def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
+        seen = evaluation.see(samples, judge, train.levels)
+        found = [evaluation.compare(seen, reference, how) for reference in references]
+        rows.extend(_row(name, sha256, each) for each in found)
+        print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
+
     for one in networks:
+        if isinstance(one, ImageData):
+            judged("samples", one.sha256, one.images.split(evaluation.BATCH), one.name)
+            continue
         for sampler in samplers:
             how = drawing(profile.sampling, sampler, guidance)
-            seen = evaluation.see(how.samples(one.network, one.prediction, labels), judge, train.levels)
-            found = [evaluation.compare(seen, reference, how) for reference in references]
-            rows += [_row(one.name, one.sha256, each) for each in found]
-            print(f"{one.name}, {sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
+            judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)
     return pd.DataFrame(rows)
 
 
