@@ -100,15 +100,6 @@ def test_some_images_keep_what_must_be_said_of_them(profile: profiles.Profile) -
     assert experiments.some(whole, len(whole) + 1).sha256 == whole.sha256
 
 
-@pytest.mark.parametrize("lines", [4, 7, 8, 16, 61])
-def test_a_loss_that_halves_each_quarter_is_still_falling_by_half(lines: int) -> None:
-    history = [{"loss": 3 * 0.5 ** (line / (lines // 4))} for line in range(lines)]
-    assert experiments.still_falling(history) == pytest.approx(0.5)
-    assert experiments.still_falling([{"loss": 2.0}] * lines) == 0
-    with pytest.raises(ValueError, match="log of 3 lines has no last quarter"):
-        experiments.still_falling(history[:3])
-
-
 def test_unknown_names_list_the_choices(profile: profiles.Profile) -> None:
     with pytest.raises(ValueError, match=r"no weighting 'nonesuch'.*sigmoid, edm"):
         experiments.weighting(profile, "nonesuch")

@@ -8,12 +8,11 @@ differences between weightings are differences of paired runs.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -250,25 +249,6 @@ def repeats(profile: profiles.Profile, confidence: float = 0.95) -> str:
 def some(images: data.ImageData, count: int) -> data.ImageData:
     """The first ``count`` images of a split, or all where there are no more; its name and caution stay."""
     return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
-
-
-def still_falling(history: Sequence[Mapping[str, float]]) -> float:
-    """By how much the smoothed loss fell over the last quarter of training, relative to what it was.
-
-    1 − (mean over the last eighth of the log) / (mean over the eighth that ends where the last quarter begins).  It
-    is about 0 once a run has converged.
-
-    Args:
-        history: lines of a log, at equal distances, each with its ``loss``.
-
-    Raises:
-        ValueError: for a log of fewer than four lines.
-    """
-    quarter, eighth = len(history) // 4, max(1, len(history) // 8)
-    if quarter < 1:
-        raise ValueError(f"a log of {len(history)} lines has no last quarter; log at least 4 times: lower log_every.")
-    loss = [line["loss"] for line in history]
-    return 1 - mean(loss[-eighth:]) / mean(loss[:-quarter][-eighth:])
 
 
 def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:

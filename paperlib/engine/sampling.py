@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -41,23 +40,7 @@ EVERYWHERE = (-math.inf, math.inf)
 """All levels of log-SNR."""
 
 
-class Sampler(Protocol):
-    """What the samplers of :data:`SAMPLERS` have in common."""
-
-    def __call__(
-        self,
-        denoise: Denoiser,
-        z: Tensor,
-        levels: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """x, the shape of ``z``."""
-        ...
-
-
-# What a sampler starts from ------------------------------------------------------------------------------------------
+# Denoiser and levels -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +256,7 @@ def heun(
     gamma = min(churn / len(levels), math.sqrt(2) - 1)
     for t, s in pairwise(estimate.levels):
         if gamma > 0 and churn_range[0] <= t.logsnr <= churn_range[1]:
-            raised = t.noisier(1 + gamma)
+            raised = _Level.of(t.index, t.logsnr - 2 * math.log(1 + gamma))
             added = churn_noise * math.sqrt(raised.sigma_ve**2 - t.sigma_ve**2)
             z, t = raised.alpha * (z / t.alpha + added * _noise(z, generator)), raised
         kept = s.sigma / t.sigma
@@ -284,10 +267,11 @@ def heun(
     return estimate(z, estimate.levels[-1])
 
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+"""By name; all are called as :func:`ddpm` is, some take more."""
 
 
-def get(name: str) -> Sampler:
+def get(name: str) -> Callable[..., Tensor]:
     """A sampler by its name in :data:`SAMPLERS`.
 
     Raises:
@@ -349,10 +333,6 @@ class _Level:
     @property
     def sigma_ve(self) -> float:
         return self.sigma / self.alpha
-
-    def noisier(self, factor: float) -> "_Level":
-        """The level at which σ/α is ``factor`` times what it is here."""
-        return _Level.of(self.index, self.logsnr - 2 * math.log(factor))
 
 
 class _Estimates:
