@@ -249,7 +249,7 @@ def evaluate(
         _row("real images", "", evaluation.floor(other, reference, count))
         for other, reference in zip((train, test), references, strict=True)
     ]
-    labels = train.labels[torch.arange(count) % len(train)]
+    labels = _labels(train, count)
 
     def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
         seen = evaluation.see(samples, judge, train.levels)
@@ -265,6 +265,11 @@ def evaluate(
             how = drawing(profile.sampling, sampler, guidance)
             judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)
     return pd.DataFrame(rows)
+
+
+def _labels(train: ImageData, count: int) -> Tensor:
+    """The classes of as many samples: those of the training split, again and again."""
+    return train.labels[torch.arange(count) % len(train)]
 
 
 def _row(name: str, sha256: str, found: evaluation.Evaluation) -> dict[str, Any]:
@@ -407,11 +412,10 @@ def reference(data: profiles.Data, split: Split) -> Reference:
 def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]:
     """By each sampler of the profile: Fréchet and kernel distance to both splits; precision and recall of the test."""
     settings, train = one.profile.sampling, one.data("train")
-    wanted = train.labels[torch.arange(settings.count) % len(train)]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in settings.samplers:
-        batches = drawing(settings, sampler).samples(network, one.prediction, wanted)
-        seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
+        samples = drawing(settings, sampler).samples(network, one.prediction, _labels(train, settings.count))
+        seen = evaluation.see(samples, judge, train.levels).features
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():
             found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}
