@@ -399,28 +399,24 @@ def flow_density(
 
 
 def _divergence(output: Tensor, z: Tensor, probe: Tensor | None) -> Tensor:
-    """∇·output of each example, shape (B,), float64."""
-    if probe is not None:
-        return (_gradient(output, z, probe.to(output)) * probe).flatten(1).sum(1)
-    outputs, total = output.flatten(1), torch.zeros(len(z), dtype=torch.float64, device=z.device)
-    for index in range(outputs.shape[1]):
-        total += _gradient(outputs[:, index], z, torch.ones_like(outputs[:, 0])).flatten(1)[:, index]
-    return total
-
-
-def _gradient(output: Tensor, z: Tensor, weight: Tensor) -> Tensor:
-    """∇_z of Σ weight·output, the shape of z, float64.
+    """∇·output of each example, (B,), float64: Σ e·∇(output·e) over the unit vectors e, or for one ``probe`` e.
 
     Raises:
         ValueError: when no gradient reaches z.
     """
-    found = torch.autograd.grad(output, z, weight, retain_graph=True, allow_unused=True) if output.requires_grad else ()
-    if not found or found[0] is None:
-        raise ValueError(
-            "the likelihood by the flow needs the gradient of the network's output by z, and there is none: the "
-            "network must not run under torch.no_grad() or detach z. The ELBO (image_elbo) needs no gradient."
-        )
-    return found[0].double()
+    along = torch.eye(z[0].numel()).reshape(-1, *z.shape[1:]) if probe is None else probe[None]
+    total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+    for e in along.to(output):
+        weight, gradient = e.expand_as(output), None
+        if output.requires_grad:
+            (gradient,) = torch.autograd.grad(output, z, weight, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "the likelihood by the flow needs the gradient of the network's output by z, and there is none: the "
+                "network must not run under torch.no_grad() or detach z. The ELBO (image_elbo) needs no gradient."
+            )
+        total += (gradient * weight).double().flatten(1).sum(1)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
