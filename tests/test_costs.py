@@ -99,7 +99,7 @@ def test_one_entry_is_a_data_set_for_loading_profiles_and_costs(
     profile = profiles.load("small")
     assert profile.data.load("train").image_shape == (2, 8, 8)
     assert costs.network(profile).image_shape == (2, 8, 8)
-    assert costs.row(profile).parameters > 0
+    assert costs.row(profile)["parameters"] > 0
 
 
 # The table of the profiles -------------------------------------------------------------------------------------------
