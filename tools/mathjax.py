@@ -1,4 +1,4 @@
-"""``python -m tools.mathjax``: MathJax for the site, from its npm package into ``docs/_static``, so that pages need no network.
+"""``python -m tools.mathjax``: MathJax for the site, from its npm package, so that pages need no network.
 
 The package is taken by version and held to the integrity that the registry states for it; one file of it is kept, the
 one that draws SVG and needs no fonts.
