@@ -17,7 +17,7 @@ A module is imported when it is first asked for.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "adaptive",
     "auditing",

@@ -49,8 +49,11 @@ def test_every_change_is_noticed(result: Path) -> None:
     ]
 
 
-def test_commit_and_dirt(checkout: Path) -> None:
+def test_commit_and_dirt(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
     assert provenance.revision(checkout) == {"commit": None, "dirty": None}
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123abc")
+    assert provenance.revision(checkout) == {"commit": "0123abc", "dirty": None}
     identity = {
         "GIT_AUTHOR_NAME": "a",
         "GIT_AUTHOR_EMAIL": "a@b",

@@ -28,6 +28,10 @@ PACKAGES = [
 """Packages whose versions a manifest states; all others follow from the hash of the lock."""
 
 
+COMMIT_VARIABLE = "PAPERLIB_COMMIT"
+"""What an image without git was built from."""
+
+
 def hashes(directory: Path) -> dict[str, str]:
     """SHA-256 of every file under ``directory`` by its relative path, the manifest left out."""
     found = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
@@ -75,10 +79,15 @@ def surroundings() -> dict[str, Any]:
 
 
 def revision(checkout: Path) -> dict[str, Any]:
-    """The commit of a checkout and whether anything but results differs from it; None for both outside git."""
+    """The commit of a checkout and whether anything but results differs from it.
+
+    Outside git: what ``$PAPERLIB_COMMIT`` says, as an image was built with it, and nothing of differences.
+    """
     commit = _git(checkout, "rev-parse", "HEAD")
+    if not commit:
+        return {"commit": os.environ.get(COMMIT_VARIABLE) or None, "dirty": None}
     changes = _git(checkout, "status", "--porcelain", "--", ".", ":(exclude)results")
-    return {"commit": commit or None, "dirty": bool(changes) if commit else None}
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def _git(checkout: Path, *arguments: str) -> str:
