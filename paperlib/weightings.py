@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Literal
 
@@ -302,12 +302,23 @@ class ELBO(Weighting):
         return torch.zeros_like(logsnr)
 
 
-@dataclass(frozen=True)
-class IDDPM(Weighting):
-    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Table 1, IDDPM; Nichol & Dhariwal 2021; peak at 0)"""
+class OfCosine(Weighting):
+    """A weight h(λ) of the ε error under the cosine schedule, w = sech(λ/2) h(λ); a subclass states h."""
+
+    @abstractmethod
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        """log h(λ), the shape of ``logsnr``."""
 
     def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2)
+        return log_sech(logsnr / 2) + self.log_eps(logsnr)
+
+
+@dataclass(frozen=True)
+class IDDPM(OfCosine):
+    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Table 1, IDDPM; Nichol & Dhariwal 2021; peak at 0)"""
+
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return torch.zeros_like(logsnr)
 
 
 @dataclass(frozen=True)
@@ -335,7 +346,7 @@ class EDM(Weighting):
         """λ* at which w is largest: the fixed point of the derivative, by bisection around the best grid point."""
         mean, std = -2 * self.p_mean, 2 * self.p_std
         grid = torch.linspace(mean - 2 * std**2, mean + std**2, 4097, dtype=torch.float64)
-        best, step = grid[self.log(grid).argmax()].item(), (grid[1] - grid[0]).item()
+        best, step = grid[EDM.log(self, grid).argmax()].item(), (grid[1] - grid[0]).item()
         low, high = best - step, best + step
         for _ in range(80):
             middle = (low + high) / 2
@@ -346,17 +357,17 @@ class EDM(Weighting):
 
 @dataclass(frozen=True)
 class VCosine(Weighting):
-    r"""v-MSE under the cosine schedule, :math:`w = e^{-\lambda/2}`.  (Table 1, v-prediction; Salimans & Ho 2022)"""
+    r"""v-MSE under the cosine schedule and flow matching with uniform t on the OT path: :math:`w = e^{-\lambda/2}`.
+
+    (Table 1, v-prediction; Salimans & Ho 2022.)  (Table 1, flow matching; Lipman et al. 2023; monotone)
+    """
 
     def log(self, logsnr: Tensor) -> Tensor:
         return -logsnr / 2
 
 
-class FlowMatchingOT(VCosine):
-    r"""Flow matching with the OT path, uniform t: again :math:`w = e^{-\lambda/2}`.
-
-    (Table 1, flow matching; Lipman et al. 2023; monotone)
-    """
+FlowMatchingOT = VCosine
+"""Flow matching's name for it."""
 
 
 @dataclass(frozen=True)
@@ -371,7 +382,7 @@ class InDI(Weighting):
 
 
 @dataclass(frozen=True)
-class P2(Weighting):
+class P2(OfCosine):
     r"""Perception-prioritised: :math:`w = sech(\lambda/2)/(k + e^\lambda)^\gamma`, cosine schedule.
 
     (Table 1, P2; Choi et al. 2022; γ ≥ 0, and 0 is the plain ε error)
@@ -380,13 +391,12 @@ class P2(Weighting):
     gamma: NotNegative = 1.0
     k: Positive = 1.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        floor = torch.full_like(logsnr, math.log(self.k))
-        return log_sech(logsnr / 2) - self.gamma * torch.logaddexp(floor, logsnr)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -self.gamma * torch.logaddexp(torch.full_like(logsnr, math.log(self.k)), logsnr)
 
 
 @dataclass(frozen=True)
-class MinSNR(Weighting):
+class MinSNR(OfCosine):
     r"""x-MSE · min(SNR, γ) under the cosine schedule: :math:`w = sech(\lambda/2)\min(1, \gamma e^{-\lambda})`.
 
     (Table 1, Min-SNR; Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
@@ -394,8 +404,8 @@ class MinSNR(Weighting):
 
     gamma: Positive = 5.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) + (math.log(self.gamma) - logsnr).clamp(max=0)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return (math.log(self.gamma) - logsnr).clamp(max=0)
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -419,7 +429,7 @@ class Sigmoid(Weighting):
 
 
 @dataclass(frozen=True)
-class EDMMonotonic(Weighting):
+class EDMMonotonic(EDM):
     """EDM's weighting, held at its maximum for λ below the peak λ* (−3.3078 with the defaults).
 
     (Section 5, EDM-monotonic; monotone)
@@ -429,39 +439,31 @@ class EDMMonotonic(Weighting):
             the one, it would still rise to the other.
     """
 
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    sigma_data: float = 0.5
-
     def __post_init__(self) -> None:
-        if not self.edm.is_monotonic(self.edm.peak, -2 * self.p_mean):  # above its mean it falls
+        super().__post_init__()
+        if not self.is_monotonic(self.peak, -2 * self.p_mean):  # above its mean it falls
             raise ValueError(
                 f"with p_mean={self.p_mean}, p_std={self.p_std} and sigma_data={self.sigma_data} EDM's weighting has "
                 f"two peaks and cannot be made monotone by holding it below the higher one; change sigma_data."
             )
 
-    @cached_property
-    def edm(self) -> EDM:
-        """The weighting that is held."""
-        return EDM(self.p_mean, self.p_std, self.sigma_data)
-
     def log(self, logsnr: Tensor) -> Tensor:
-        return self.edm.log(logsnr.clamp(min=self.edm.peak))
+        return super().log(logsnr.clamp(min=self.peak))
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        return (self.edm.peak,)
+        return (self.peak,)
 
 
 # Beyond the paper ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class XCosine(Weighting):
+class XCosine(OfCosine):
     r"""x-MSE under the cosine schedule, :math:`w = e^{-\lambda} sech(\lambda/2)`.  (monotone)"""
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return -logsnr + log_sech(logsnr / 2)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -logsnr
 
 
 @dataclass(frozen=True)
@@ -479,18 +481,18 @@ class SD3LogitNormal(Weighting):
 
 
 @dataclass(frozen=True)
-class SD3CosMap(Weighting):
+class SD3CosMap(OfCosine):
     r"""Flow matching, t from "cosmap": :math:`w = sech(\lambda/2)(1 + e^{-\lambda/2})^2`.  (Esser et al. 2024)
 
     Cosmap's density of t, 2/(π − 2πt + 2πt²), is that of the cosine schedule seen in flow matching's time.
     """
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) - 2 * F.logsigmoid(logsnr / 2)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -2 * F.logsigmoid(logsnr / 2)
 
 
 @dataclass(frozen=True)
-class SoftMinSNR(Weighting):
+class SoftMinSNR(OfCosine):
     r"""x-MSE · γ SNR/(SNR + γ), cosine schedule: :math:`w = sech(\lambda/2)\,\gamma/(e^\lambda + \gamma)`.
 
     (Crowson et al. 2024, *Hourglass Diffusion Transformers*.)
@@ -498,34 +500,20 @@ class SoftMinSNR(Weighting):
 
     gamma: Positive = 4.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) + F.logsigmoid(math.log(self.gamma) - logsnr)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return F.logsigmoid(math.log(self.gamma) - logsnr)
 
 
 @dataclass(frozen=True)
-class Debiased(Weighting):
+class Debiased(OfCosine):
     r"""ε-MSE/√SNR, cosine schedule, :math:`w = sech(\lambda/2)\,e^{-\lambda/2}`.  (Yu et al. 2024; monotone)"""
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) - logsnr / 2
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -logsnr / 2
 
 
-@dataclass(frozen=True)
-class EDM2(EDM):
-    """EDM's weighting with the levels of EDM2, P_mean = −0.4 and P_std = 1.0.  (Karras et al. 2024)"""
-
-    p_mean: float = -0.4
-    p_std: Positive = 1.0
-
-
-@dataclass(frozen=True)
-class SiD2(Sigmoid):
-    """Sigmoid weighting of *Simpler Diffusion*, whose bias falls as the resolution grows: pass yours.
-
-    (Hoogeboom et al. 2024)
-    """
-
-    bias: float = 0.0
+EDM2 = partial(EDM, p_mean=-0.4, p_std=1.0)
+"""EDM's weighting with the levels of EDM2.  (Karras et al. 2024)"""
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -562,7 +550,7 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "soft_min_snr": SoftMinSNR,
         "debiased": Debiased,
         "edm2": EDM2,
-        "sid2": SiD2,
+        "sid2": partial(Sigmoid, bias=0.0),  # whose bias falls as the resolution grows (Hoogeboom et al. 2024)
     },
     changes={"image_size": Weighting.for_image_size, "shifted": Weighting.shifted},
 )
