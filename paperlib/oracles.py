@@ -1,16 +1,13 @@
 r"""Oracles: data whose optimal denoiser is known exactly, behind the interface of a network.
 
-An oracle is called as ``oracle(z, logsnr)`` and returns its prediction of ε, so every loss, bound and sampler takes it
-where it would take a network (with ``predictions.EPS``).  It also knows its denoiser, its score and its density,
+An oracle is called as ``oracle(z, logsnr)`` and returns its prediction of ε, as a network of ``predictions.EPS``.  It
+also knows its denoiser, its score and its density,
 
 .. math:: \hat x = E[x \mid z_\lambda], \qquad \hat\epsilon = (z - \alpha\hat x)/\sigma, \qquad
-          \nabla_z \log q(z_\lambda) = -\hat\epsilon/\sigma,
+          \nabla_z \log q(z_\lambda) = -\hat\epsilon/\sigma.
 
-for three kinds of data: :class:`Gaussian` (everything in closed form), :class:`GaussianMixture`, and
-:class:`Empirical`, a finite set of images.
-
-A model need not fit its data to be of use.  Given x from anywhere, an oracle of *other* data is still the exact time
-reversal of a forward chain, so that (Section 3, the inequality: it is an equality here)
+Given x from anywhere, an oracle of *other* data is still the exact time reversal of a forward chain, so that
+(Section 3, the inequality: it is an equality here)
 
 .. math:: L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1})) = KL(q(z_t \mid x) \,\|\, p(z_t)),
 
@@ -265,9 +262,9 @@ class Empirical(Oracle):
               \propto \exp\left(\frac{\alpha\, z \cdot x_i - \tfrac12 \alpha^2 \|x_i\|^2}{\sigma^2}\right),
               \qquad \hat x = \sum_i r_i x_i,
 
-    taken by matrix products over chunks of the set, a piece of the batch at a time: memory is 256×N for the posterior
-    and chunk×D for the images, never B×N×D.  The set is kept in its own dtype (float32 is enough) and every product is
-    accumulated in float64, because at high log-SNR the exponents are differences of large numbers.
+    taken over chunks of the set, a piece of the batch at a time: memory is 256×N for the posterior and chunk×D for the
+    images, never B×N×D.  Products are accumulated in float64: at high log-SNR the exponents are differences of large
+    numbers.
 
     Args:
         images: shape (N, *), finite, floating point.
@@ -332,7 +329,7 @@ class Empirical(Oracle):
         return torch.cat([take(*piece) for piece in pieces])
 
     def posterior_entropy(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        """Entropy of which image it was, in nats, shape (B,); I(x; z_λ) = log N − its mean, for N distinct images."""
+        """Entropy of which image it was, in nats, shape (B,)."""
 
         def entropy(z: Tensor, level: Tensor) -> Tensor:
             log_r = self.log_posterior(z, level)
@@ -353,10 +350,7 @@ class Empirical(Oracle):
         return mean.reshape(z.shape).to(z.dtype)
 
     def posterior_error(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        r"""E[‖ε − ε̂‖² | z] = :math:`e^\lambda\, tr\, Cov(x \mid z)`, shape (B,), float64.
-
-        The mean over z is that of ‖ε − ε̂‖²; what is left of its variance is that of z alone.
-        """
+        r"""E[‖ε − ε̂‖² | z] = :math:`e^\lambda\, tr\, Cov(x \mid z)`, shape (B,), float64."""
 
         def variance(z: Tensor, level: Tensor) -> Tensor:
             posterior = self._logits(z, level).softmax(1)
@@ -379,7 +373,7 @@ class Empirical(Oracle):
 
 @dataclass(frozen=True, eq=False)
 class ShrunkGaussian:
-    r"""A denoiser that is the posterior mean of nothing, κ times the ε̂ of a Gaussian; what it generates is known.
+    r"""A denoiser that is the posterior mean of nothing, κ times the ε̂ of a Gaussian; κ = 1 leaves it as it is.
 
     In VE scaling, y = z/α and :math:`\nu = e^{-\lambda}`, the reverse process of a model with ε̂ is
     :math:`dy = -\sqrt\nu\,\hat\epsilon\,d\lambda + \sqrt\nu\,dW`.  With κ times the optimal ε̂ of N(m, s) it is linear,
@@ -390,10 +384,6 @@ class ShrunkGaussian:
               a = \frac1{2\kappa - 1},
 
     if it starts from the marginal of the data at λ_min.  (Section 3, the inequality: it is strict here)
-
-    Args:
-        oracle: whose prediction is shrunk.
-        factor: κ; 1 leaves the oracle as it is.
     """
 
     oracle: Gaussian

@@ -4,14 +4,9 @@ r"""Weightings w(λ): what a diffusion loss pays attention to.
           E_\epsilon\|\hat\epsilon(z_\lambda; \lambda) - \epsilon\|^2 \, d\lambda.
 
 w multiplies the error of **ε**, whatever the network predicts, and matters up to a constant (Section 2, Equation 4 and
-Table 1 of the paper).  A weighting states log w(λ); everything else follows from that.
-
-Where w is non-increasing in λ ("monotone"), the loss is the ELBO of data with Gaussian noise added, the noise level
-being drawn from a distribution (Section 3), the Stieltjes measure of −w:
-
-.. math:: p_w = -\frac{dw}{w(\lambda_{min})}, \qquad P(\lambda = \lambda_{max}) = w(\lambda_{max}) / w(\lambda_{min}),
-
-a density where w is smooth and a point mass where it steps: :mod:`paperlib.augmentation`.
+Table 1 of the paper).  A weighting states log w(λ); everything else follows from that.  Where w is non-increasing in λ
+("monotone"), the loss is the ELBO of data with Gaussian noise added (Section 3), at the noise levels of
+:mod:`paperlib.augmentation`.
 """
 
 import math
@@ -33,6 +28,7 @@ from paperlib.checks import (
     at_least_float32,
     numbers,
     outside,
+    require_no_nan,
     require_parameters,
 )
 from paperlib.quadrature import both_sides
@@ -62,12 +58,12 @@ class Weighting(ABC):
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """Where w is known to have steps or kinks, in nats; steps that are not stated are searched for."""
+        """Where w is known to have steps or kinks, in nats."""
         return ()
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The range of log-SNR that w was made for: that of its schedule, or of its table; None for a formula."""
+        """The range of log-SNR of its schedule or its table; None for a formula."""
         return None
 
     def log_error(self, logsnr: Tensor) -> Tensor:
@@ -77,7 +73,7 @@ class Weighting(ABC):
     def is_monotonic(
         self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> bool:
-        """Whether w is non-increasing in λ: whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
+        """Whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
         return self.monotonicity(logsnr_min, logsnr_max, tolerance=tolerance) == "monotone"
 
     def monotonicity(
@@ -88,8 +84,7 @@ class Weighting(ABC):
         (Table 1, column monotone)
 
         Args:
-            logsnr_min: lower end of the range; None for that of :attr:`ends`.
-            logsnr_max: upper end of the range; None for that of :attr:`ends`.
+            logsnr_min, logsnr_max: the range, in nats; None for that of :attr:`ends`.
             tolerance: how much log w may rise in all from one level to any later one.
 
         Returns:
@@ -108,10 +103,7 @@ class Weighting(ABC):
             logsnr_max = self.ends[1] if logsnr_max is None else logsnr_max
         grid = both_sides(logsnr_min, logsnr_max, 8192, self.breaks)
         log_w = self.log(grid)
-        if log_w.isnan().any():
-            raise ValueError(
-                f"{self} is NaN at log-SNR {grid[log_w.isnan()][0].item():g}; log w is -inf where w is zero."
-            )
+        require_no_nan(str(self), log_w, grid)
 
         def rises(band: Tensor) -> bool:
             """Whether no non-increasing function stays within ``band`` of log w; infinities compare."""
@@ -122,7 +114,7 @@ class Weighting(ABC):
         return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
     def shifted(self, shift: float) -> "Weighting":
-        """w(λ − shift); for d×d images larger than 64, shift = 2 log(64/d)."""
+        """w(λ − shift), in nats."""
         return Shifted(self, shift)
 
     def for_image_size(self, size: int) -> "Weighting":
@@ -158,7 +150,7 @@ class Shifted(Weighting):
 
 @dataclass(frozen=True)
 class Custom(Weighting):
-    """A weighting from a function of log-SNR that returns log w.  It is tried once, on levels from −20 to 20.
+    """A weighting from a function of log-SNR that returns log w, tried once on levels from −20 to 20.
 
     Args:
         log_weight: log w(λ), the shape of λ; −∞ where w is zero.
@@ -181,10 +173,7 @@ class Custom(Weighting):
             raise TypeError(f"log_weight must return a floating-point tensor, got {getattr(value, 'dtype', value)!r}.")
         if value.shape != levels.shape:
             raise ValueError(f"log_weight must keep the shape of its levels, {len(levels)}; got {tuple(value.shape)}.")
-        if value.isnan().any():
-            raise ValueError(
-                f"log_weight is NaN at log-SNR {levels[value.isnan()][0].item():g}; return -inf where w is zero."
-            )
+        require_no_nan("log_weight", value, levels)
         finite = value[value.isfinite()]
         if len(finite) == 0:
             raise ValueError("log_weight is infinite at every log-SNR from -20 to 20.")
@@ -248,7 +237,7 @@ class Tabulated(Weighting):
 
 @dataclass(frozen=True)
 class Binned(Weighting):
-    """A weighting that is constant in bins, as that of an adaptive schedule or a histogram is; zero outside.
+    """A weighting that is constant in bins, zero outside.
 
     Args:
         edges: of the bins in ascending order, in nats, one more than bins; a sequence or a tensor.
@@ -482,10 +471,7 @@ class SD3LogitNormal(Weighting):
 
 @dataclass(frozen=True)
 class SD3CosMap(OfCosine):
-    r"""Flow matching, t from "cosmap": :math:`w = sech(\lambda/2)(1 + e^{-\lambda/2})^2`.  (Esser et al. 2024)
-
-    Cosmap's density of t, 2/(π − 2πt + 2πt²), is that of the cosine schedule seen in flow matching's time.
-    """
+    r"""Flow matching, t from "cosmap": :math:`w = sech(\lambda/2)(1 + e^{-\lambda/2})^2`.  (Esser et al. 2024)"""
 
     def log_eps(self, logsnr: Tensor) -> Tensor:
         return -2 * F.logsigmoid(logsnr / 2)
@@ -565,7 +551,7 @@ register, get = WEIGHTINGS.register, WEIGHTINGS.make
 
 
 def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
-    """The density of :class:`Augmentation`: all of p_w but its point masses, at clean data and at steps of w."""
+    """The density of :class:`Augmentation`: all of p_w but its point masses, on clean data and at steps of w."""
     return Augmentation(weighting, logsnr_min, logsnr_max).density(logsnr)
 
 
