@@ -272,8 +272,9 @@ def test_bad_arguments_are_named() -> None:
         oracles.GaussianMixture(torch.tensor([0.5, 0.4]), torch.zeros(2, 2), eye.float().expand(2, 2, 2))
     with pytest.raises(ValueError, match="covariance has a negative eigenvalue"):
         oracles.GaussianMixture(torch.ones(1), torch.zeros(1, 2), -torch.eye(2)[None])
-    with pytest.raises(ValueError, match=r"means has shape \(K, D\)"):
-        oracles.GaussianMixture(torch.ones(1), torch.zeros(2), eye.float()[None])
+    for means, covariances in ((torch.zeros(2), eye[None]), (torch.zeros(2, 2), eye.expand(2, 2, 2))):
+        with pytest.raises(ValueError, match=r"means has shape \(K, D\)"):
+            oracles.GaussianMixture(torch.ones(1), means, covariances.float())
     with pytest.raises(ValueError, match="covariance must be symmetric"):
         oracles.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"NaN or infinite"):
