@@ -108,7 +108,7 @@ def require_finite(name: str, value: Tensor) -> None:
 def require_no_nan(name: str, log_weight: Tensor, logsnr: Tensor) -> None:
     """Refuse a log w that is NaN at any of the levels, (N,) each."""
     if (nan := log_weight.isnan()).any():
-        raise ValueError(f"{name} is NaN at log-SNR {logsnr[nan][0].item():g}; log w is -inf where w is zero.")
+        raise ValueError(f"{name} is NaN at log-SNR {logsnr[nan][0].item():g}; return -inf where w is zero.")
 
 
 def require_finite_at(name: str, value: Tensor, logsnr: Tensor) -> None:
