@@ -8,8 +8,8 @@ and its parameters, ``{"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}``.
     @weightings.register("mine")
     class Mine(Weighting): ...
 
-and can then be said wherever the others can.  A package does the same for every process, the command line included, by
-an entry point of the group ``paperlib`` that names the module with that line: an unknown name makes them be imported.
+and can then be said wherever the others can.  A package does so by an entry point of the group ``paperlib`` that names
+the module with that line: an unknown name makes them be imported.
 """
 
 import inspect
