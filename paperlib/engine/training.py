@@ -191,7 +191,7 @@ class Trainer:
         batch = next(self.batches)
         x = scale(batch.images, self.data.levels, self.dtype)
         draws = Draws.of(config.seed, self.step, config.batch_size, at_least_float32(self.dtype)).to(device)
-        t, flip, drop = draws.t[mine], draws.flip[mine], draws.drop[mine]
+        t, flip, drop = (drawn[mine] for drawn in draws)
         eps = noise(config.seed, self.step, self.examples, x.shape[1:], device=device, dtype=self.dtype)
         seed_dropout(config.seed, self.step, self.group.rank, device)
         if config.horizontal_flip:
