@@ -51,8 +51,10 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    named = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    tensors = {name: _rounded(tensor, dtype) for name, tensor in named.items()}
+    tensors = {}
+    for name, tensor in (weights.state_dict() if isinstance(weights, nn.Module) else weights).items():
+        rounded = dtype if tensor.is_floating_point() else None
+        tensors[name] = tensor.detach().contiguous().to("cpu", rounded or tensor.dtype)
     digest = tensors_sha256(tensors)
     whole = {**card, "weights_sha256": digest}
     text = json.dumps(whole | {"card_sha256": card_sha256(whole)}, ensure_ascii=False, sort_keys=True)
@@ -64,11 +66,6 @@ def card_sha256(card: Mapping[str, Any]) -> str:
     """Hash of a card but for this entry of its own."""
     content = {name: value for name, value in card.items() if name != "card_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().contiguous().cpu()
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -111,7 +108,9 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
         raise damaged(path, "the weights that its card describes (their hash differs)")
     found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
     _require_fit(path, found, wanted)
-    _assign(network, tensors)
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            parameter.copy_(_share(tensors[name], parameter))
     return card
 
 
@@ -173,18 +172,14 @@ def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted:
             )
 
 
-@torch.no_grad()
-def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put whole tensors into a network, of which each process may hold a share only."""
-    for name, wanted in network.state_dict().items():
-        wanted.copy_(_share(tensors[name], wanted) if hasattr(wanted, "full_tensor") else tensors[name])
-
-
 def _share(tensor: Tensor, like: Any) -> Tensor:
-    """The part of ``tensor`` that this process holds of ``like``; every process cuts out its own."""
-    from torch.distributed.tensor import distribute_tensor
+    """What this process holds of a tensor: the whole, or its part where the one that it is ``like`` is sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    return distribute_tensor(tensor.to(like.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
+    if not isinstance(like, DTensor):
+        return tensor
+    placed = tensor.to(like.device, like.dtype)
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)  # cut out by everyone
 
 
 # The card for people -------------------------------------------------------------------------------------------------
