@@ -151,10 +151,8 @@ class Trainer:
             images, labels = data.images.to(group.device), data.labels.to(group.device)
             data = replace(data, images=images, labels=labels, digest=data.sha256)
         self.data, self.examples = data, range(group.rank * share, (group.rank + 1) * share)  # of the global batch
-        # A network that is to be sharded moves block by block, when that happens.
-        self.engine: Single = make(
-            network if make.name == "fsdp" else network.to(group.device), group, config.precision
-        )
+        placed = network if make.name == "fsdp" else network.to(group.device)  # a sharded one moves block by block
+        self.engine: Single = make(placed, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
         if self.adaptive is not None:  # what it learned elsewhere is no part of the run
             old = self.adaptive
@@ -187,25 +185,23 @@ class Trainer:
         Raises:
             TrainingDivergedError: when loss or gradient is not finite; the weights are those before the step.
         """
-        config, device, mine = self.config, self.group.device, slice(self.examples.start, self.examples.stop)
-        batch = next(self.batches)
-        x = scale(batch.images, self.data.levels, self.dtype)
+        config, device, batch = self.config, self.group.device, next(self.batches)
         draws = Draws.of(config.seed, self.step, config.batch_size, at_least_float32(self.dtype)).to(device)
-        t, flip, drop = (drawn[mine] for drawn in draws)
-        eps = noise(config.seed, self.step, self.examples, x.shape[1:], device=device, dtype=self.dtype)
         seed_dropout(config.seed, self.step, self.group.rank, device)
-        if config.horizontal_flip:
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-        classes = self.network.num_classes
-        label = batch.labels.masked_fill(drop < config.label_dropout, classes) if classes else None
-
         self.optimiser.zero_grad(set_to_none=True)
         done: list[LossParts] = []
-        for first in range(0, len(x), self.micro_batch):
-            some = slice(first, first + self.micro_batch)
-            with self.engine.accumulating(last=some.stop == len(x)):
-                told = None if label is None else label[some]
-                parts = self.loss(self.engine.predict, x[some], t=t[some], eps=eps[some], label=told)
+        for start in range(0, len(batch), self.micro_batch):
+            here = slice(start, start + self.micro_batch)
+            place = self.examples[here]  # in the global batch
+            t, flip, drop = (drawn[place.start : place.stop] for drawn in draws)
+            x, label = scale(batch.images[here], self.data.levels, self.dtype), None
+            if config.horizontal_flip:
+                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            if null := self.network.num_classes:
+                label = batch.labels[here].masked_fill(drop < config.label_dropout, null)
+            eps = noise(config.seed, self.step, place, x.shape[1:], device=device, dtype=self.dtype)
+            with self.engine.accumulating(last=here.stop == len(batch)):
+                parts = self.loss(self.engine.predict, x, t=t, eps=eps, label=label)
                 (parts.mean() / (config.accumulate * self.scale)).backward()
             done.append(parts)
         parts = _joined(done)
@@ -226,10 +222,10 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """The images of this process, from the step that is next."""
-        seed, size, mine = self.config.seed, self.config.batch_size, slice(self.examples.start, self.examples.stop)
-        steps = range(self.step, self.config.steps)
-        indices = (batch_indices(seed, step, size, len(self.data))[mine] for step in steps)
-        return batches(self.data, indices, self.group.device, self.config.workers)
+        config, mine = self.config, slice(self.examples.start, self.examples.stop)
+        steps = range(self.step, config.steps)
+        indices = (batch_indices(config.seed, step, config.batch_size, len(self.data))[mine] for step in steps)
+        return batches(self.data, indices, self.group.device, config.workers)
 
     def _agree(self, loss: Tensor, grad_norm: Tensor) -> tuple[float, float, int]:
         """Mean loss (nats), norm of the gradient before clipping, and the signal to stop by (0 for none).
@@ -371,12 +367,13 @@ def train(
     return TrainResult(network.eval(), history, final_card["seconds"], directory / WEIGHTS, final_card)
 
 
-def finished_card(directory: Path, key: RunKey) -> dict[str, Any] | None:
+def finished_card(directory: str | Path, key: RunKey) -> dict[str, Any] | None:
     """The card of a finished run; None where there is none, or only one of another configuration.
 
     Raises:
         DamagedFileError: when one of its files is damaged or gone, naming it.
     """
+    directory = Path(directory)
     if not (directory / WEIGHTS).is_file():
         return None
     card = weights.read_card(directory / WEIGHTS)
