@@ -88,7 +88,8 @@ class TrainingConfig:
         for name in ("checkpoint_every", "keep_states", "log_every"):
             require_positive(name, getattr(self, name))
         for name in ("weight_decay", "warmup_steps", "seed", "workers"):
-            require_positive(name, getattr(self, name), or_zero=True)
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)!r}.")
         for name in ("ema_decays", "betas", "label_dropout"):
             value = getattr(self, name)
             if not all(0 <= share < 1 for share in ([value] if isinstance(value, float | int) else value)):
