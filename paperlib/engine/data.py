@@ -297,7 +297,8 @@ class DataSet:
         read: ``read(split, root)`` makes the images; options of :func:`load` come by their names.
         image_shape: (C, H, W).
         num_classes: number of classes; 0 for images without labels.
-        sigma_data: standard deviation of the scaled data, as networks and F-prediction are told.
+        sigma_data: standard deviation of the scaled data, as networks and F-prediction are told; it holds, whatever
+            the images that are read say of themselves.
     """
 
     read: Callable[..., ImageData]
