@@ -79,13 +79,15 @@ class Job:
 
 
 def plan(profile: profiles.Profile, notebook: str, threads: int | None = None) -> Job:
-    """The job of one notebook of a profile, its parameters checked against the notebook's own.
+    """The job of one notebook, its parameters checked against its own, which hold where the profile does not name it.
 
     Raises:
         ValueError: for an unknown notebook, one that is not in step with its .py, and for parameters that its cell does
             not declare.
     """
     _require_in_step(notebooks.path(notebook))
+    if notebook not in profile.notebooks:
+        profile = profile.model_copy(update={"notebooks": {**profile.notebooks, notebook: profiles.Notebook()}})
     values = parameters.check(notebooks.path(notebook), dict(profile.notebook(notebook)))
     section = profile.section(notebook)
     return Job(profile, notebook, values, paths.local(profile.name, notebook), threads or section.threads)

@@ -14,12 +14,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 from tabulate import tabulate
@@ -28,7 +26,7 @@ from paperlib import files
 from paperlib.companion import claims, notebooks, paths, profiles, provenance, sources
 from paperlib.companion.claims import Verdict
 from paperlib.engine import training
-from paperlib.engine.interruption import STOPPING
+from paperlib.engine.interruption import Interrupted, StopSignals
 
 READS = ("claims.yaml",)
 """Files of the checkout that whoever imports this module depends on (:func:`sources.reads`)."""
@@ -135,11 +133,19 @@ def _snakemake(profile: profiles.Profile, cores: int, targets: list[str], lock: 
             start_new_session=True,
             pass_fds=[lock.fileno()],
         )
-        with _passing_on(process):
+        with StopSignals(patient=True, tell=lambda: _end(process)) as signals:
             code = process.wait()
+    if signals.received:
+        raise Interrupted("stopped; what was finished is kept, and the same command goes on.", signals.received)
     if code and not any(paths.failed(profile.name, name).is_dir() for name in profile.notebooks):
         print(log.read_text(encoding="utf-8"), file=sys.stderr)
     return code
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask the whole session of a process to end."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 def _forget_missing(profile: profiles.Profile) -> None:
@@ -159,29 +165,6 @@ def finished(profile: str, notebook: str) -> bool:
 
 class BusyError(RuntimeError):
     """Another process is at the same work."""
-
-
-@contextmanager
-def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the whole session of a process, whose end is waited for before they are raised here."""
-    received: list[int] = []
-
-    def tell(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-
-    alone = threading.current_thread() is threading.main_thread()  # handlers are the main thread's
-    before = {number: signal.signal(number, tell) for number in STOPPING} if alone else {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        stopped = KeyboardInterrupt("stopped; what was finished is kept, and the same command goes on.")
-        stopped.signal = received[0]  # type: ignore[attr-defined]
-        raise stopped
 
 
 @contextmanager
