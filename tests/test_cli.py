@@ -28,7 +28,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["reproduce", "small", "--only", "09_none"], "no notebook '09_none'; choose one of 01_first, 02_second"),
         (["run", "09_none", "--profile", "small"], "unknown notebook '09_none'; choose one of 01_first, 02_second"),
         (["run", "01_first", "--profile", "small", "-p", "pionts=3"], "no parameter 'pionts'"),
-        (["run", "01_first", "--profile", "small", "-p", "points=many"], "'points' must be int, got 'many'"),
+        (["run", "01_first", "--profile", "small", "-p", "points=many"], "'points' must be int, got 'many' (str)"),
         (["claims", "--profile", "large"], "unknown profile 'large'"),
         (["verify", "large"], "unknown profile 'large'"),
         (["train", "large"], "unknown profile 'large'"),

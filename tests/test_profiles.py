@@ -124,6 +124,9 @@ def test_some_notebook_waits_for_the_training(checkout: Path) -> None:
     path = checkout / "profiles" / "small.yaml"
     text = path.read_text()
     path.write_text(text + "launch: {threads: 1}\n")
+    with pytest.raises(ValueError, match=r"launch\.before: missing"):
+        profiles.load("small")
+    path.write_text(text + "launch: {before: 07_train}\n")
     with pytest.raises(ValueError, match=r"'07_train' is to wait for the training.*01_first, 02_second"):
         profiles.load("small")
     path.write_text(text + "launch: {before: 02_second}\n")

@@ -65,18 +65,19 @@ class Row:
 
 def row(profile: profiles.Profile) -> Row:
     """The costs of one profile."""
-    recipe, launch = profile.training.recipe, profile.launch or profiles.Launch()
-    processes, images = max(1, launch.gpus), recipe.steps * recipe.batch_size
+    recipe, launch = profile.training.recipe, profile.launch
+    gpus, images = launch.gpus if launch else 0, recipe.steps * recipe.batch_size
+    processes = max(1, gpus)
     cost = costs.network_cost(network(profile))
     micro_batch = -(-recipe.batch_size // (processes * recipe.accumulate))
     held = costs.training_bytes(
         cost,
         micro_batch,
         averages=len(recipe.ema_decays),
-        shards=processes if launch.engine == "fsdp" else 1,
+        shards=processes if launch and launch.engine == "fsdp" else 1,
         activation_bytes=2 if recipe.precision == "bf16" else 4,
     )
-    days = costs.H100.days(costs.training_flops(cost, images)) if launch.gpus else None
+    days = costs.H100.days(costs.training_flops(cost, images)) if gpus else None
     return Row(
         profile=profile.name,
         network=profile.model.name,
@@ -86,9 +87,9 @@ def row(profile: profiles.Profile) -> Row:
         images=images / 1e6,
         micro_batch=micro_batch,
         memory=held / 1e9,
-        gpus=launch.gpus,
+        gpus=gpus,
         gpu_days=days,
-        days=None if days is None else days / launch.gpus,
+        days=None if days is None else days / gpus,
         dollars=None if days is None else days * 24 * DOLLARS_AN_HOUR,
         runs=sum(len(seeds) for seeds in experiments.arms(profile).values()),
     )

@@ -46,10 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
     reproduce.add_argument("--strict", action="store_true", help="fail too where a number is outside its interval")
 
-    run = _command(commands, "run", _run, "run one notebook with other parameters, into results/interactive")
-    run.add_argument("notebook")
+    run = _command(commands, "run", _run, "run one notebook, with other parameters if you like, into a folder")
+    run.add_argument("notebook", help="its name, or the number it begins with")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--profile", default="tiny")
+    run.add_argument("--output", type=Path, metavar="DIR", help="where the result goes (default: results/interactive)")
+    run.add_argument("--threads", type=_positive, help="threads of the notebook (default: the profile's)")
+    run.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)  # the workflow's
 
     train = _command(commands, "train", _train, "train the networks of a profile, or one of them")
     sample = _command(commands, "sample", _sample, "draw samples of a trained network")
@@ -141,11 +144,17 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from paperlib.companion import profiles, runner
+    from paperlib import files
+    from paperlib.companion import notebooks, paths, profiles, runner
 
     profile = profiles.load(options.profile)
-    given = runner.plan(profile, options.notebook)
-    runner.run(runner.with_parameters(given, options.parameter))
+    name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
+    target = options.output or paths.interactive(profile.name, name)
+    job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    result = runner.run(job)
+    if options.stamp:
+        files.write_text(options.stamp, notebooks.fingerprint(result) + "\n")
     return 0
 
 

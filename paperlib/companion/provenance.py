@@ -3,16 +3,11 @@
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
-import threading
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import psutil
 import torch
 
 from paperlib import files
@@ -108,50 +103,3 @@ def cpu() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class PeakMemory:
-    """Largest resident memory, in bytes, of this process and its children (the kernel) while the block runs.
-
-    The sum over processes is sampled four times a second; the largest single child, which the system records itself,
-    is a lower bound to it.
-    """
-
-    def __init__(self, interval: float = 0.25) -> None:
-        self.bytes = 0
-        self._interval = interval
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "PeakMemory":
-        self._before = _largest_child()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        largest = _largest_child()
-        if largest > self._before:
-            self.bytes = max(self.bytes, largest)
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while True:
-            self.bytes = max(self.bytes, sum(map(_resident, [process, *process.children(recursive=True)])))
-            if self._over.wait(self._interval):
-                return
-
-
-def _largest_child() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0

@@ -25,13 +25,13 @@ from typing import IO, Any
 from tabulate import tabulate
 
 from paperlib import files
-from paperlib.companion import claims, notebooks, paths, profiles, provenance, sources
+from paperlib.companion import claims, notebooks, paths, profiles, provenance
 from paperlib.companion.claims import Verdict
 from paperlib.engine import training
 from paperlib.engine.interruption import STOPPING
 
 READS = ("claims.yaml",)
-"""Files of the checkout that whoever imports this module depends on (:func:`sources.reads`)."""
+"""Files of the checkout that whoever imports this module depends on (:func:`notebooks.reads`)."""
 
 
 def stamp(profile: str, notebook: str) -> str:
@@ -60,10 +60,10 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     path = notebooks.path(notebook)
     library = notebooks.library_files(path)
     stated = [claim.model_dump() for claim in claims.load().values() if claim.notebook == notebook]
-    read = [file for pattern in sources.reads(library) for file in sorted(paths.root().glob(pattern))]
+    read = [file for pattern in notebooks.reads(library) for file in sorted(paths.root().glob(pattern))]
     return {
         "cells": notebooks.source_digest(path),
-        "library": sources.digest(library),
+        "library": notebooks.digest(library),
         "values": _digest({"parameters": profile.notebook(notebook), "shared": profile.shared}),
         "claims": _digest({"claims": stated}),
         "files": _digest({paths.shown(file): provenance.sha256(file) for file in [paths.lock(), *read]}),
