@@ -20,7 +20,7 @@ import jupytext
 import nbformat
 import psutil
 import pytest
-from helpers import NotebookWriter, listing
+from helpers import NotebookWriter, listing, record
 
 from paperlib import files
 from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
@@ -518,7 +518,7 @@ def test_a_failed_claim_fails_the_run(workplace: Path) -> None:
     for name, verdict in (("01_first", "PASS"), ("02_second", "VACUOUS")):
         folder = paths.local("small", name)
         (folder / "claims").mkdir(parents=True)
-        (folder / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": verdict}))
+        (folder / "claims" / "C1.json").write_text(record("C1", verdict))
         provenance.write(folder, {"seconds": 1.0})
         stamp = workplace / workflow.stamp("small", name)
         stamp.parent.mkdir(parents=True)

@@ -54,7 +54,7 @@ def _problems(row: workflow.Row) -> list[str]:
         return [f"{row.notebook}: {row.state}"]
     failed = [f"{row.notebook}: a claim failed"] if row.failed else []
     dirty = [f"{row.notebook}: made from uncommitted changes"] if provenance.read(row.folder).get("dirty") else []
-    return [*failed, *dirty, *provenance.verify(row.folder)]
+    return [*failed, *dirty, *provenance.problems(row.folder)]
 
 
 def _light(result: Path, target: Path, executed: bool) -> None:

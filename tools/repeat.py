@@ -75,7 +75,7 @@ def intervals(folders: list[Path], profile: str) -> dict[str, Any]:
     results = [folder / "results" / "local" / profile for folder in folders]
     names = list(profiles.load(profile).notebooks)
     finished = {name: [(one / name / paths.MANIFEST).is_file() for one in results] for name in names}
-    found = [compare.data(one, names) for one in results]
+    found = [compare.data({name: one / name for name in names}) for one in results]
     spreads: dict[str, dict[str, float | None]] = {}
     for file in sorted(set.intersection(*(set(one) for one in found))):
         runs = [compare.columns(one[file]) for one in found]
