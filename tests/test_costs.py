@@ -104,7 +104,7 @@ def test_one_entry_is_a_data_set_for_loading_profiles_and_costs(
     profile = profiles.load("small")
     assert profile.data.load("train").image_shape == (2, 8, 8)
     assert profile_costs.network(profile).image_shape == (2, 8, 8)
-    assert profile_costs.row(profile).parameters > 0
+    assert profile_costs.row(profile)["parameters"] > 0
 
 
 # The table of the profiles -------------------------------------------------------------------------------------------

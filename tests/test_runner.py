@@ -267,6 +267,36 @@ def test_a_results_folder_that_is_a_file_is_named(checkout: Path, write_notebook
     assert (checkout / "results").read_text() == "in the way"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "notebook"),
+    [
+        (".", ["notebooks/01_first.ipynb", "out.ipynb", "--cwd", "notebooks"]),
+        ("notebooks", ["01_first.ipynb", "o.ipynb"]),
+    ],
+)
+def test_papermill_alone_runs_a_notebook(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch, folder: str, notebook: list[str]
+) -> None:
+    """From the root and from notebooks/, without anything in the environment that says where the checkout is."""
+    monkeypatch.delenv("PAPERLIB_ROOT")
+    path = write_notebook("01_first", "import beside", "from paperlib import companion", USES_THE_RUN)
+    path.with_name("beside.py").touch()
+    command = [sys.executable, "-m", "papermill", *notebook, "-p", "points", "7"]
+    done = subprocess.run(command, cwd=checkout / folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = checkout / "results" / "interactive" / "small" / "01_first"
+    assert (result / "tables" / "points.csv").read_text() == "points\n7\n"
+    assert nbformat.read(checkout / folder / notebook[1], as_version=4).metadata.papermill.exception is None
+
+
+USES_THE_RUN = """\
+import pandas as pd
+
+run = companion.start("01_first", profile)
+run.table(pd.DataFrame({"points": [points]}), "points")"""
+
+
 # What a notebook uses ------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ its share of peak that training reaches, the price of an hour, stands beside the
 """
 
 import math
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,71 +27,53 @@ ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One profile: figures an image, a GPU, a run, and of all its runs.
-
-    Attributes:
-        profile: its name.
-        network: name of its network.
-        parameters: in millions.
-        gflops: of a forward pass, an image.
-        activations: kept for the backward pass, an image, MB in float32.
-        images: seen in one run, in millions.
-        micro_batch: images of one GPU at once.
-        memory: of one GPU in training, GB.
-        gpus: GPUs of a run; 0 for a profile that wants none.
-        gpu_days: of one run; None without a GPU, as the next two.
-        days: of one run, on those GPUs.
-        dollars: of one run.
-        runs: runs of the profile, grid and ablation.
-    """
-
-    profile: str
-    network: str
-    parameters: float
-    gflops: float
-    activations: float
-    images: float
-    micro_batch: int
-    memory: float
-    gpus: int
-    gpu_days: float | None
-    days: float | None
-    dollars: float | None
-    runs: int
+COLUMNS = {
+    "profile": "profile",
+    "network": "network",
+    "parameters": "M parameters",
+    "gflops": "GFLOP forward, an image",
+    "activations": "MB kept, an image (float32)",
+    "images": "M images, a run",
+    "micro_batch": "images a GPU at once",
+    "memory": "GB of a GPU",
+    "gpus": "GPUs",
+    "gpu_days": "GPU-days, a run",
+    "days": "days, a run",
+    "dollars": "dollars, a run",
+    "runs": "runs",
+}
+"""The columns of the table, as the file calls them and as people read them.  A profile without GPUs has no days."""
 
 
-def row(profile: profiles.Profile) -> Row:
-    """The costs of one profile."""
+def row(profile: profiles.Profile) -> dict[str, Any]:
+    """The costs of one profile, by :data:`COLUMNS`."""
     recipe, launch = profile.training.recipe, profile.launch
     gpus, images = launch.gpus if launch else 0, recipe.steps * recipe.batch_size
-    processes = max(1, gpus)
     cost = costs.network_cost(network(profile))
-    micro_batch = -(-recipe.batch_size // (processes * recipe.accumulate))
+    micro_batch = -(-recipe.batch_size // (max(1, gpus) * recipe.accumulate))
     held = costs.training_bytes(
         cost,
         micro_batch,
         averages=len(recipe.ema_decays),
-        shards=processes if launch and launch.engine == "fsdp" else 1,
+        shards=gpus if launch and launch.engine == "fsdp" else 1,
         activation_bytes=2 if recipe.precision == "bf16" else 4,
     )
     days = costs.H100.days(costs.training_flops(cost, images)) if gpus else None
-    return Row(
-        profile=profile.name,
-        network=profile.model.name,
-        parameters=cost.parameters / 1e6,
-        gflops=cost.forward_flops / 1e9,
-        activations=cost.activation_bytes / 1e6,
-        images=images / 1e6,
-        micro_batch=micro_batch,
-        memory=held / 1e9,
-        gpus=gpus,
-        gpu_days=days,
-        days=None if days is None else days / gpus,
-        dollars=None if days is None else days * 24 * DOLLARS_AN_HOUR,
-        runs=sum(len(seeds) for seeds in experiments.arms(profile).values()),
-    )
+    return {
+        "profile": profile.name,
+        "network": profile.model.name,
+        "parameters": cost.parameters / 1e6,
+        "gflops": cost.forward_flops / 1e9,
+        "activations": cost.activation_bytes / 1e6,
+        "images": images / 1e6,
+        "micro_batch": micro_batch,
+        "memory": held / 1e9,
+        "gpus": gpus,
+        "gpu_days": days,
+        "days": days and days / gpus,
+        "dollars": days and days * 24 * DOLLARS_AN_HOUR,
+        "runs": sum(map(len, experiments.arms(profile).values())),
+    }
 
 
 def network(profile: profiles.Profile) -> models.ConditionedNetwork:
@@ -109,27 +90,12 @@ def network(profile: profiles.Profile) -> models.ConditionedNetwork:
         )
 
 
-COLUMNS = {
-    "parameters": "M parameters",
-    "gflops": "GFLOP forward, an image",
-    "activations": "MB kept, an image (float32)",
-    "images": "M images, a run",
-    "micro_batch": "images a GPU at once",
-    "memory": "GB of a GPU",
-    "gpus": "GPUs",
-    "gpu_days": "GPU-days, a run",
-    "days": "days, a run",
-    "dollars": "dollars, a run",
-}
-"""What the columns of the table are called that are not called as the fields of :class:`Row`."""
-
-
 def table() -> "pd.DataFrame":
     """A row for every profile of the checkout, the largest network last."""
     import pandas as pd
 
-    rows = sorted((row(profiles.load(name)) for name in profiles.names()), key=lambda one: one.parameters)
-    return pd.DataFrame([asdict(one) for one in rows])
+    rows = sorted((row(profiles.load(name)) for name in profiles.names()), key=lambda one: one["parameters"])
+    return pd.DataFrame(rows)
 
 
 def markdown(found: "pd.DataFrame") -> str:
@@ -147,16 +113,11 @@ def _text(value: Any) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def write(found: "pd.DataFrame") -> None:
-    """Put the table where documents read it: ``results/costs.csv`` and ``docs/costs.md``."""
+def main() -> None:
+    """Put the table where documents read it, ``results/costs.csv`` and ``docs/costs.md``, and show it."""
+    found = table()
     files.write_text(paths.root() / "results" / "costs.csv", found.to_csv(index=False, float_format="%.6g"))
     files.write_text(paths.root() / "docs" / "costs.md", markdown(found))
-
-
-def main() -> None:
-    """Write the table, and show it."""
-    found = table()
-    write(found)
     print(found.to_string(index=False, float_format="{:.3g}".format), ASSUMPTIONS, sep="\n\n")
 
 
