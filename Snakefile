@@ -70,4 +70,4 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
         priority: -position
         shell:
             '"${{PAPERLIB_PYTHON:-python}}" -m paperlib run {params.notebook} --profile {params.profile}'
-            " --threads {threads} --output {params.result:q} --stamp {output:q} 2>&1"  # stderr is Snakemake's log
+            " --threads {threads} --output {params.result:q} --stamp {output:q}"

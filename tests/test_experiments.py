@@ -29,7 +29,7 @@ def profile(checkout: Path) -> profiles.Profile:
         "recipe: {steps: 3, batch_size: 4, ema_decays: [0.9, 0.5]}}\n"
     )
     path.write_text(text.replace("sampling:", pictures + "sampling:"))
-    (checkout / "notebooks" / "07_train.py").touch()
+    (checkout / "notebooks" / "07_train.ipynb").touch()
     return profiles.load("small")
 
 
@@ -151,7 +151,7 @@ def test_what_is_finished_is_not_trained_again_whoever_trained_it(
 def publish(run: Run, one: experiments.Experiment) -> Path:
     """Put a run among those that came with the checkout, and remove it from where it was trained."""
     experiments.train_once(run, one)
-    published = paths.published_runs("small") / one.name
+    published = paths.published("small", "07_train") / "runs" / one.name
     published.parent.mkdir(parents=True, exist_ok=True)
     (run.directory / "runs" / one.name).rename(published)
     shutil.rmtree(one.folder)

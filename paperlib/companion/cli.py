@@ -155,6 +155,8 @@ def _run(options: argparse.Namespace) -> int:
     target = options.output or paths.interactive(profile.name, name)
     job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    if options.stamp:
+        sys.stderr = sys.stdout  # what goes wrong is said on the screen: standard error is Snakemake's log
     result = runner.run(job)
     if options.stamp:
         files.write_text(options.stamp, notebooks.fingerprint(result) + "\n")

@@ -234,6 +234,7 @@ class Comparison:
     def html(self) -> str:
         """A page that needs nothing else: settings, claims, and every column that is not identical, the worst first."""
         settings = tabulate([[what, *both] for what, both in self.settings.items()], ["", *self.sides], tablefmt="html")
+        settings = settings if self.settings else "<p>In nothing that their manifests state.</p>"
         shown = sorted(self.differences, key=lambda one: -STATES.index(one.state))
         rows = [[WORDS[one.state], one.file, one.column, one.largest] for one in shown if one.state != "identical"]
         counts = ", ".join(f"{len(found)} {WORDS[state]}" for state, found in self.files.items())
