@@ -94,7 +94,7 @@ class Screen:
 
     def _watch(self) -> None:
         process = psutil.Process()
-        while not self._over.is_set():
+        while True:
             taken = 0
             for one in (process, *process.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
@@ -103,4 +103,5 @@ class Screen:
             if time.monotonic() - self._spoke >= self._patience:
                 running = clock(time.monotonic() - self._cell_started)
                 self.say(f"cell {self.cell}/{self.cells}  {self.title} … running for {running}")
-            self._over.wait(0.25)
+            if self._over.wait(0.25):
+                return
