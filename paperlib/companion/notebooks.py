@@ -43,7 +43,7 @@ def path(name: str) -> Path:
 
 def fingerprint(directory: Path) -> str:
     """What a result amounts to: a digest of its output hashes, whatever its times and machine."""
-    return _sha256(json.dumps(provenance.read(directory)["outputs"], sort_keys=True))
+    return sha256(json.dumps(provenance.read(directory)["outputs"], sort_keys=True))
 
 
 def cells(notebook: Path) -> list[tuple[str, str]]:
@@ -127,7 +127,7 @@ def _literal(text: str, annotation: str) -> Any:
 
 def source_digest(notebook: Path) -> str:
     """SHA-256 of the sources and kinds of a notebook's cells; outputs and counts do not matter."""
-    return _sha256(json.dumps(cells(notebook)))
+    return sha256(json.dumps(cells(notebook)))
 
 
 def library_files(notebook: Path) -> list[Path]:
@@ -172,7 +172,7 @@ def _files(folder: Path, parts: list[str]) -> set[Path]:
 
 def digest(files: Iterable[Path]) -> str:
     """SHA-256 over the code of Python files, docstrings and comments left out."""
-    return _sha256("".join(file.name + _code(file.read_text(encoding="utf-8")) for file in sorted(files)))
+    return sha256("".join(file.name + _code(file.read_text(encoding="utf-8")) for file in sorted(files)))
 
 
 @cache
@@ -195,5 +195,6 @@ def reads(files: Iterable[Path]) -> list[str]:
     return sorted(found)
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """SHA-256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -7,7 +7,7 @@ type, an impossible value, an unknown weighting is refused with file and line.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -84,14 +84,9 @@ def _known(lookup: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _registered(what: str, registry: Iterable[str]) -> AfterValidator:
-    """Accept a name that is in ``registry``."""
-
-    def lookup(name: str) -> None:
-        if name not in registry:
-            raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(registry)}.")
-
-    return _known(lookup)
+def _require_data_set(name: str) -> None:
+    if name not in data.DATASETS:
+        raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(data.DATASETS)}.")
 
 
 _load = lru_cache(maxsize=4)(data.load)
@@ -102,7 +97,7 @@ PredictionName = Annotated[str, _known(predictions.get)]
 class Data(Section):
     """The data set.  ``root`` is the folder of those that are not packaged."""
 
-    name: Annotated[str, _registered("data set", data.DATASETS)]
+    name: Annotated[str, _known(_require_data_set)]
     root: Path | None = Field(default=None, strict=False)
 
     def load(self, split: data.Split) -> data.ImageData:

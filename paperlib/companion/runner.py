@@ -106,18 +106,17 @@ def _require_in_step(path: Path) -> None:
     """Refuse a notebook whose paired .py was edited, or the other way round: the edit would not run."""
     if not (text := path.with_suffix(".py")).is_file():
         return
-    pair = [[(kind, source.rstrip()) for kind, source in cells] for cells in (notebooks.cells(path), _percent(text))]
-    if pair[0] != pair[1]:
-        number = next((n for n, both in enumerate(zip(*pair, strict=False), 1) if both[0] != both[1]), len(pair[0]) + 1)
+    one, other = (
+        [(cell.cell_type, cell.source.rstrip()) for cell in jupytext.read(file).cells] for file in (path, text)
+    )
+    if one != other:
+        number = next(
+            (n for n, both in enumerate(zip(one, other, strict=False), 1) if both[0] != both[1]), len(one) + 1
+        )
         raise ValueError(
             f"{path.name} and {text.name} differ, first in cell {number}; keep the one you edited with "
             f"jupytext --sync {paths.shown(path)}"
         )
-
-
-def _percent(text: Path) -> list[tuple[str, str]]:
-    """Kind and source of the cells of a .py in the percent format."""
-    return [(cell.cell_type, cell.source) for cell in jupytext.read(text).cells]
 
 
 def run(job: Job) -> Path:

@@ -5,7 +5,6 @@ by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of it
 """
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -76,7 +75,7 @@ def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
 
 
 def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return notebooks.sha256(json.dumps(values, sort_keys=True))
 
 
 def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, strict: bool = False) -> int:
