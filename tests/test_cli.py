@@ -90,7 +90,8 @@ def test_a_folder_that_is_no_result_is_not_replaced(
     mine = checkout / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
-    for target in (mine, mine / "letter.txt"):
+    (checkout / "results").mkdir()
+    for target in (mine, mine / "letter.txt", checkout / "results"):
         assert cli.main(["run", "01_first", "--profile", "small", "--output", str(target)]) == 1
         assert "is no result, which a new one may replace" in capsys.readouterr().err
     assert (mine / "letter.txt").read_text() == "dear"

@@ -29,7 +29,7 @@ def profile(checkout: Path) -> profiles.Profile:
         "recipe: {steps: 3, batch_size: 4, ema_decays: [0.9, 0.5]}}\n"
     )
     path.write_text(text.replace("sampling:", pictures + "sampling:"))
-    (checkout / "notebooks" / "07_train.ipynb").touch()
+    (checkout / "notebooks" / "07_train.py").touch()
     return profiles.load("small")
 
 

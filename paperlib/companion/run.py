@@ -15,7 +15,7 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from paperlib import files
-from paperlib.companion import claims, notebooks, paths, profiles
+from paperlib.companion import claims, paths, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,10 @@ def start(notebook: str, profile: str) -> Run:
     """
     from paperlib.companion import figures  # with Matplotlib, which the command line does not need
 
-    profiles.path(profile), notebooks.path(notebook)  # which refuse what is unknown
+    profiles.path(profile)  # which refuses an unknown one
+    known = sorted({path.stem for path in (paths.root() / "notebooks").glob("[0-9]*")})
+    if notebook not in known:
+        raise ValueError(f"unknown notebook {notebook!r}; choose one of {', '.join(known) or '(there are none)'}.")
     directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))
     with files.explained(directory):
         directory.mkdir(parents=True, exist_ok=True)

@@ -96,8 +96,8 @@ def plan(
     _require_in_step(notebooks.path(notebook))
     values = notebooks.parameters(notebooks.path(notebook), profile.notebook(notebook), assignments)
     target = destination or paths.local(profile.name, notebook)
-    ours = target.is_relative_to(paths.root() / "results") or (target / paths.MANIFEST).is_file()
-    if target.exists() and not ours:
+    ours = target in (home(profile.name, notebook) for home in (paths.local, paths.interactive))
+    if target.exists() and not (ours or (target / paths.MANIFEST).is_file()):
         raise ValueError(f"{target} is there and is no result, which a new one may replace; name another folder.")
     return Job(profile, notebook, values, target, threads or profile.section(notebook).threads)
 
