@@ -162,6 +162,21 @@ def test_an_empty_file_is_refused(checkout: Path) -> None:
         profiles.load("small")
 
 
+@pytest.mark.parametrize(
+    "text", ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1"]
+)
+def test_what_yaml_itself_refuses_is_an_error_of_the_file(checkout: Path, text: str) -> None:
+    (checkout / "profiles" / "small.yaml").write_text(text)
+    with pytest.raises(documents.DocumentError, match=r"small\.yaml:\d+: not valid YAML: "):
+        profiles.load("small")
+
+
+def test_bytes_that_are_no_text_are_an_error_of_the_file(checkout: Path) -> None:
+    (checkout / "profiles" / "small.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(documents.DocumentError, match=r"small\.yaml:1: not valid YAML: "):
+        profiles.load("small")
+
+
 def test_every_profile_of_the_checkout_is_right(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
     for name in profiles.names():

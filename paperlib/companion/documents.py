@@ -24,6 +24,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
             if key.value in lines:
                 problem = f"{key.value!r} is already given in line {lines[key.value]}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -38,17 +40,18 @@ def load(path: Path, model: type[T]) -> T:
         FileNotFoundError: when there is no such file.
         DocumentError: naming file and line of everything that is wrong.
     """
-    loader = _Loader(path.read_text(encoding="utf-8"))
+    tree = None
     try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
         tree = loader.get_single_node()
         data = None if tree is None else loader.construct_document(tree)
         return TypeAdapter(model).validate_python(data)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DocumentError(f"{path}:{line}: not valid YAML: {error.problem}.") from None
     except ValidationError as error:
         problems = [f"{path}:{_line(tree, one['loc'])}: {_explain(one)}" for one in error.errors()]
         raise DocumentError("\n".join(problems)) from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of impossible dates and of bytes that are no text
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        raise DocumentError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {what}.") from None
 
 
 def explained(error: ValidationError) -> str:
