@@ -40,8 +40,13 @@ def examine() -> list[Finding]:
         Finding("Python", platform.python_version(), recent, "use Python 3.11 or newer"),
         Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Finding("processor", "; ".join([f"{provenance.cpu()}, {provenance.cores()} cores", *gpus])),
-        Finding("memory", _free(memory), memory > 3 * 2**30, "free some: the notebooks take up to 3 GB"),
-        Finding("disk", _free(disk), disk > NEEDED_DISK, f"free some: results and caches take {_free(NEEDED_DISK)}"),
+        Finding("memory", f"{_size(memory)} free", memory > 3 * 2**30, "free some: the notebooks take up to 3 GB"),
+        Finding(
+            "disk",
+            f"{_size(disk)} free",
+            disk > NEEDED_DISK,
+            f"free some: results and caches take {_size(NEEDED_DISK)}",
+        ),
         Finding(
             "checkout",
             f"{folder}: {written or 'can be written'}",
@@ -57,7 +62,7 @@ def examine() -> list[Finding]:
     ]
 
 
-def _free(size: int) -> str:
+def _size(size: int) -> str:
     return f"{size / 2**30:.1f} GB"
 
 
