@@ -3,9 +3,9 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 Three tiers, imports pointing down only:
 
 * **theory** (`process`, `quadrature`, `schedules`, `tables`, `adaptive`, `weightings`, `predictions`, `loss_weights`,
-  `objectives`, `recipes`, `oracles`, `elbo`, `auditing`): pure functions and small values, float64-safe, needing torch
-  alone;
-* **practice** (`models`, `engine`): networks, training, sampling, metrics;
+  `objectives`, `recipes`, `oracles`, `elbo`): pure functions and small values, float64-safe, needing torch alone;
+* **practice** (`models`, `engine`, `auditing`): networks, training, sampling, metrics; what a loss optimises, which
+  needs the others for trained networks alone;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
 Throughout, :math:`\lambda` (always ``logsnr``) is :math:`\log(\alpha^2/\sigma^2)`, natural logarithm, and the noisy

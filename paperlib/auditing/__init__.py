@@ -6,12 +6,13 @@ is from monotone, where its draws and its loss lie, and of which noisy data it i
 * a recipe by name (:data:`paperlib.recipes.RECIPES`), a description (prediction, schedule, loss weight), a weighting;
 * a scheduler of diffusers, its ``scheduler_config.json``, or the folder of a saved pipeline
   (:mod:`paperlib.auditing.schedulers`);
-* any function ``loss(model, x, generator)``, which is *measured* (:mod:`paperlib.auditing.probe`).
+* any function ``loss(model, x, generator)``, which is *measured* (:mod:`paperlib.auditing.probe`);
+* with ``data=…``, a trained network or a file of weights: what its errors come to (:mod:`paperlib.auditing.trained`).
 """
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paperlib import objectives, recipes, weightings
 from paperlib.auditing import probe, result, schedulers
@@ -20,27 +21,37 @@ from paperlib.objectives import PublishedLoss
 from paperlib.recipes import Recipe
 from paperlib.weightings import Weighting
 
+if TYPE_CHECKING:  # which needs the engine
+    from paperlib.auditing.trained import NetworkAudit
+
 __all__ = ["Audit", "BelowPeak", "audit"]
 
 
-def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: Any) -> Audit:
+def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: Any) -> "Audit | NetworkAudit":
     """What ``what`` optimises.
 
     Args:
         what: a recipe's name, a dictionary as :func:`paperlib.objectives.get` takes it, a loss, recipe or weighting of
             this library; a scheduler of diffusers, its configuration file or folder; or a function
-            ``loss(model, x, generator)``.
+            ``loss(model, x, generator)``; with ``data=…`` a network, or the path of its weights.
         name: what to call it; by default its own name.
         expect: what it was meant to be, in any of these forms but a function: the ratio of the two is reported.
         options: ``logsnr_min`` and ``logsnr_max`` for a weighting without a range of its own; those of
             :func:`paperlib.auditing.schedulers.loss` for a scheduler; those of :func:`paperlib.auditing.probe.measure`
-            for a function.
+            for a function; those of :func:`paperlib.auditing.trained.audit` for a network.
 
     Raises:
         TypeError: for what is none of these.
         ValueError: for what cannot be read, and where no curve can be shown: levels that do not ascend, weights that
             are NaN or infinite, a loss that does not draw its noise from the generator.
     """
+    if "data" in options:
+        from paperlib.auditing import trained
+
+        if expect is not None:
+            raise ValueError("expect compares weightings of losses; a trained network is compared with oracle=….")
+        options |= {} if name is None else {"name": name}
+        return (trained.of_weights if isinstance(what, str | PathLike) else trained.audit)(what, **options)
     if isinstance(what, Mapping) and "name" in what and name is None:
         name = str(what["name"])
     meant = None if expect is None else _formula(expect)

@@ -369,18 +369,20 @@ def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen:
     levels, gains = levels[inside], gains[inside]
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
-    edges = _edges(levels)
+    edges, share = _edges(levels)
     kept = (levels >= edges[0]) & (levels <= edges[-1])
-    place = torch.bucketize(levels[kept], edges[1:-1])
-    count = torch.bincount(place, minlength=len(edges) - 1).double()
+    place, share, gains = torch.bucketize(levels[kept], edges[1:-1]), share[kept], gains[kept]
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
-    mean = torch.bincount(place, gains[kept], minlength=len(count)) / count
-    spread = torch.bincount(place, gains[kept] ** 2, minlength=len(count)) / count / mean**2
+    count, mean, spread = (
+        torch.bincount(place, share * gains**power, minlength=len(logsnr)).double() for power in (0, 1, 2)
+    )
+    mean, spread = mean / count, spread * count / mean**2
     w = mean * count / width / total
     w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
     falls = bool((w.diff() <= 0).all())
     rises = bool((w - band > (w + band).cummin(0).values).any())
-    peak = int(w.argmax())
+    peak, likely = int(w.argmax()), (w + band >= (w - band).max()).nonzero().flatten()
+    within = edges[likely[0]].item(), edges[likely[-1] + 1].item()
     found = Audit(
         name=name,
         logsnr=logsnr,
@@ -399,19 +401,25 @@ def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen:
         notes=tuple(notes),
     )
     draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
-    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss))
+    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
 
 
-def _edges(levels: Tensor) -> Tensor:
-    """Edges of bins: between the steps of a table, as many in each; else equal, but for those that hold too little."""
+def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of bins, and how much of each draw lies within them.
+
+    Between the steps of a table, as many in each: half of its first and of its last step lies outside.  Else equal
+    bins, but for those that hold too little.
+    """
     ordered = levels.sort().values
     steps = ordered[torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)]
     if len(steps) < 2:
         raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
     if len(steps) < len(levels) / 50:
-        between = (steps[1:] + steps[:-1]) / 2
-        ends = torch.stack([2 * steps[0] - between[0], 2 * steps[-1] - between[-1]])
-        return torch.cat([ends[:1], between[:: math.ceil(len(steps) / 2 / BINS)], ends[1:]]).unique()
+        every = math.ceil(len(steps) / 2 / BINS)
+        between = ((steps[1:] + steps[:-1]) / 2)[every - 1 : 1 - every or None : every]
+        outer = (levels <= steps[0] + 1e-7) | (levels >= steps[-1] - 1e-7)
+        levels.clamp_(steps[0], steps[-1])
+        return torch.cat([steps[:1], between, steps[-1:]]), torch.where(outer, 0.5, 1.0).to(levels)
     rare = len(levels) // 10_000
     edges = torch.linspace(ordered[rare].item(), ordered[-1 - rare].item(), BINS + 1, dtype=torch.float64)
     below = torch.searchsorted(ordered, edges)
@@ -420,7 +428,7 @@ def _edges(levels: Tensor) -> Tensor:
         if below[i] - below[kept[-1]] >= LEAST:
             kept.append(i)
     kept[-1] = BINS
-    return edges[kept]
+    return edges[kept], torch.ones_like(levels)
 
 
 def _convention(seen: Seen) -> str:

@@ -99,7 +99,7 @@ def _plain_words(found: Audit) -> str:
         return "This loss is the ELBO of data with Gaussian noise added; how much noise, p_w says."
     if found.below_peak is None or found.monotonic is None:
         return "Whether this loss is the ELBO of noisy data, the measurement does not decide."
-    level, draws, loss = found.below_peak
+    level, draws, loss, _ = found.below_peak
     where = "" if draws is None else f"{draws:.1%} of the draws and "
     return (
         f"This loss is the ELBO of no noisy data: its weight falls towards the noisy end below λ = {level:.2f}, where "

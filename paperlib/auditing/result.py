@@ -38,11 +38,13 @@ class BelowPeak(NamedTuple):
         logsnr: the peak, in nats.
         draws: share of the draws; None where the density of the draws is not known.
         loss: share of the loss of the reference model.
+        within: where a measured peak may lie, by the band of w and the width of its bins, in nats; None for a formula.
     """
 
     logsnr: float
     draws: float | None
     loss: float
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +156,11 @@ class Audit:
             return "monotone: the ELBO of data with Gaussian noise added"
         if self.below_peak is None:
             return "monotone or not: the measurement does not decide it"
-        peak, draws, loss = self.below_peak
+        peak, draws, loss, within = self.below_peak
         shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
         decided = "not monotone" if self.monotonic is False else "not decided"
-        return f"{decided}: peak at λ = {peak:.3f}, below it {' and '.join(shares)}"
+        where = f"{peak:.3f}" if within is None else "{:.2f} … {:.2f}".format(*within)
+        return f"{decided}: peak at λ = {where}, below it {' and '.join(shares)}"
 
     def _row(self, values: Tensor) -> str:
         """A row of blocks from the noisiest level to the cleanest, the highest being full."""
@@ -302,8 +305,8 @@ def of_weighting(
 
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     """``found`` beside what was meant: w over ``expected``, both averaged over what each level stands for."""
-    inner = (torch.arange(32, dtype=torch.float64) + 0.5) / 32 - 0.5
-    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 32).mean(1)
+    inner = (torch.arange(256, dtype=torch.float64) + 0.5) / 256 - 0.5
+    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256).mean(1)
     ratio = torch.where(wanted > 0, found.weighting / wanted, math.nan)
     scale = ratio.nanmedian()
     if scale.isnan():
