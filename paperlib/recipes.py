@@ -31,12 +31,14 @@ class Recipe:
         formula: w(λ) up to a constant.
         source: the repository and file that it was read in, or the paper.
         unknown: what is not known, or not said by the loss alone.
+        learned_uncertainty: whether the error is divided by e^u as well, u learned (:mod:`paperlib.loss_weights`).
     """
 
     loss: PublishedLoss
     formula: str
     source: str
     unknown: str = ""
+    learned_uncertainty: bool = False
 
 
 def peak(loss: PublishedLoss) -> float | None:
@@ -59,9 +61,10 @@ def _recipe(
     *,
     loss_weight: str | Mapping[str, Any] | None = None,
     unknown: str = "",
+    learned_uncertainty: bool = False,
 ) -> Recipe:
     said = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
-    return Recipe(objectives.get(said), formula, source, unknown)
+    return Recipe(objectives.get(said), formula, source, unknown, learned_uncertainty)
 
 
 def _logit_normal(mean: float, shift: float = 1.0) -> dict[str, Any]:
@@ -158,6 +161,7 @@ RECIPES: Registry[Recipe] = Registry(
             "N(λ; 0.8, 2²)(e^−λ + ¼), before the learned u(σ)",
             "NVlabs/edm2 train_edm2.py and training_loop.py, ImageNet-512 latents",
             unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
+            learned_uncertainty=True,
         ),
         "edm2_pixel": _recipe(
             "F",
@@ -165,6 +169,7 @@ RECIPES: Registry[Recipe] = Registry(
             "N(λ; 1.6, 3.2²)(e^−λ + ¼), before the learned u(σ)",
             "NVlabs/edm2 train_edm2.py and training_loop.py, ImageNet-64 pixels",
             unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
+            learned_uncertainty=True,
         ),
         "flow_matching_cifar10": _recipe(
             "flow",

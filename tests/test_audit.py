@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,13 @@ import paperlib
 from paperlib import recipes, schedules, weightings
 from paperlib.auditing import Audit, audit, report, result
 from paperlib.companion import cli
+from paperlib.engine import data
+from paperlib.engine.likelihood import Mean, image_elbo
+from paperlib.models import weights
 from paperlib.objectives import PublishedLoss
+from paperlib.oracles import Gaussian, ShrunkGaussian
 from paperlib.quadrature import both_sides
+from paperlib.schedules import LinearLogSNR
 from paperlib.tables import StepTable
 from paperlib.weightings import Custom
 
@@ -340,6 +346,45 @@ def test_a_target_that_does_not_fit() -> None:
     assert "the target does not fit" in str(found)
 
 
+@pytest.mark.parametrize("name", ["target_of_flipped_data", "target_of_other_channels"])
+def test_a_target_of_other_data(name: str) -> None:
+    """On data of one point there is nothing to see."""
+    found = audit(getattr(published, name), draws=8192)
+    assert found.quadratic
+    assert found.stationary is False
+    assert "The target is made of other data than z" in str(found)
+    assert "along" in str(found)
+
+
+def test_a_learned_uncertainty_is_told() -> None:
+    """What it leads to is the density of the draws over the error, whatever weight there is."""
+    found = audit(published.edm2, draws=DRAWS, output=lambda out, u: (out, u), expect="edm2_latent")
+    assert found.agrees
+    assert found.stationary
+    assert found.learns
+    assert "learned uncertainty: the error is divided by e^u" in str(found)
+    described = audit("edm2_latent")
+    for one in (found, described):
+        settled = torch.exp(-0.5 * ((one.logsnr - 0.8) / 2) ** 2) / result.reference_error(one.logsnr)
+        assert one.settled is not None
+        off = (one.settled * settled.max() / settled - 1).abs()
+        assert (off[one.draws > 0.2 * one.draws.max()] < (0.15 if one is found else 1e-2)).all()  # type: ignore[operator]
+    assert audit("edm").settled is None
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_an_uncertainty_inside_the_loss(divides: bool) -> None:
+    loss = published.Kendall(divides)
+    with torch.no_grad():
+        loss.log_variance.copy_(torch.linspace(-1, 1, 10))
+    before = loss.log_variance.detach().clone()
+    found = audit(loss, draws=8192)
+    assert found.learns is divides
+    assert torch.equal(loss.log_variance, before)
+    assert loss.log_variance.grad is None
+    assert ("which does not divide the error" in str(found)) is not divides
+
+
 @pytest.mark.parametrize(("name", "costs"), [("huber", 2.0), ("stopped_weight", 1.0)])
 def test_what_is_no_squared_error(name: str, costs: float) -> None:
     found = audit(getattr(published, name), draws=DRAWS)
@@ -418,6 +463,79 @@ def test_schedules_stay_as_they_are() -> None:
     assert audit(said).name == "mine"
     assert said == {**SAID, "name": "mine"}
     assert schedules.get(said["schedule"]) == schedules.Cosine(-12, 12)
+
+
+# Trained networks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_network_by_closed_forms() -> None:
+    """The exact denoiser of a Gaussian, and one that is shrunk, whose excess is (1 − κ)² D/(1 + e^λ s)."""
+    dim, variance, ends = 16, 0.25, {"logsnr_min": -8.0, "logsnr_max": 8.0}
+    oracle = Gaussian.isotropic(dim, variance)
+    x = oracle.sample(2000, torch.Generator().manual_seed(1))
+    shrunk = ShrunkGaussian(oracle, 0.8)
+    found = audit(shrunk, data=x, prediction="eps", oracle=oracle, images=2000, draws=24, **ends)
+    exact = audit(oracle, data=x, prediction="eps", images=2000, draws=24, **ends)
+
+    def signal(level: Tensor) -> Tensor:
+        return variance * level.exp()
+
+    fine = torch.linspace(-8, 8, 24 * 64 + 1, dtype=torch.float64)
+    fine = (fine[1:] + fine[:-1]) / 2
+    u = signal(fine)
+    for (error, spread), expected in (
+        (exact.error(), u / (1 + u)),
+        (found.error(), u / (1 + u) + 0.04 / (1 + u)),
+        (found.error(found.gap), 0.04 / (1 + u)),
+    ):
+        assert ((error - expected.reshape(24, 64).mean(1)).abs() < 4 * spread + 1e-12).all()
+    start = 0.5 * dim * torch.log1p(signal(fine[:1] * 0 - 8)).item()
+    for name, weighting in weightings.TABLE_1.items():
+        rate = weighting(fine) / weighting(torch.tensor(-8.0, dtype=torch.float64)) * dim * u / (1 + u)
+        path = exact.weighted[name].path_kl
+        prior = exact.bound.terms.prior_kl.mean().item()
+        assert path.value == pytest.approx(prior + (0.5 * rate.mean() * 16).item(), abs=4 * path.standard_error)
+        assert exact.weighted[name].monotonic is weighting.is_monotonic(-8, 8)
+    assert start < 0.01
+    nats = exact.bounds[8.0].value * dim * math.log(2)  # a bound on the entropy of x, tight for many nats
+    entropy = oracle.entropy(torch.tensor([60.0], dtype=torch.float64)).item()
+    assert nats == pytest.approx(entropy, abs=4 * exact.bounds[8.0].standard_error * dim + 0.05)
+    square = (dim**2 + 2 * dim) * (u / (1 + u)) ** 2
+    mean = (dim * u / (1 + u)).mean() * 16
+    p = exact.weighted["ELBO"]
+    saving = (16 * 16 * square.mean() - mean**2) / ((square.sqrt().mean() * 16) ** 2 - mean**2)
+    assert p.saving == pytest.approx(saving.item(), rel=0.05)
+    heights = torch.tensor(p.schedule.heights) / (square.sqrt() / (16 * square.sqrt().mean())).reshape(24, 64).mean(1)
+    assert heights == pytest.approx(torch.ones(24), rel=0.1)
+
+
+def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path, repository: Path) -> None:
+    """−ELBO is that of the likelihood; a card says what the network predicts, and the schedule it was trained by."""
+    file = repository / "results/tiny/07_train/runs/sigmoid-seed0/weights.safetensors"
+    assert cli.main(["audit", "--weights", str(file), "--data", "digits", "--html", str(tmp_path / "a.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "V on 256 of digits/test" in shown
+    assert "E_pw[L] of Sigmoid(bias=2.0)" in shown
+    assert "levels drawn by Cosine(logsnr_min=-10.0, logsnr_max=10.0" in shown
+    assert "two standard errors" in (tmp_path / "a.html").read_text()
+    network, prediction = weights.load(file)
+    images = data.load("digits", "test")
+    some = replace(images, images=images.images[:32], labels=images.labels[:32], digest=None)
+    found = audit(network, data=images, prediction=prediction, images=32, draws=8, logsnr_min=-10, logsnr_max=10)
+    same = image_elbo(network, prediction, some, LinearLogSNR(-10, 10), draws=8)
+    assert found.bounds[10.0].value == same.bits.value
+    assert found.bounds[6.0].value == Mean.bits(same.terms_until(6.0, some).total, 64).value
+    assert json.loads(json.dumps(found.json(), allow_nan=False))["bits_per_dim"][0][1] == same.bits.value
+    made: dict[str, Any] = {}
+    exec(found.code().split("\nlogsnr")[0], made)
+    assert made["schedule"].ends == (-10, 10)
+    for wrong in ([], ["--data", "digits"]):
+        assert cli.main(["audit", *(wrong or ["--weights", str(file)])]) == 1
+        assert "give both" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="oracle="):
+        audit(network, data="digits", prediction=prediction, expect="edm")
+    with pytest.raises(TypeError, match="ImageData"):
+        audit(network, data=3, prediction=prediction)
 
 
 # The report ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ is from monotone, where its draws and its loss lie, and of which noisy data it i
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ def _described(what: str | Recipe | PublishedLoss | Mapping[str, Any], name: str
         notes: tuple[str, ...] = (f"read in {recipe.source}; w(λ) = {recipe.formula}",)
         notes += (f"not known: {recipe.unknown}",) if recipe.unknown else ()
         said = {"recipe": what} if isinstance(what, str) else {}
-        return result.of_loss(recipe.loss, name or (what if isinstance(what, str) else recipe.source), said, notes)
+        found = result.of_loss(recipe.loss, name or (what if isinstance(what, str) else recipe.source), said, notes)
+        return replace(found, learns=recipe.learned_uncertainty or None)
     said = {} if isinstance(what, PublishedLoss) else {key: value for key, value in what.items() if key != "name"}
     loss = objectives.get(said or what)
     return result.of_loss(loss, name or _called(loss), said)

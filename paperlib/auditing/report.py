@@ -10,12 +10,17 @@ import math
 from collections.abc import Sequence
 from html import escape
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from paperlib import process
 from paperlib.auditing.result import Audit
+
+if TYPE_CHECKING:  # which needs the engine
+    from paperlib.auditing.trained import NetworkAudit
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 760, 220, 46, 74
 """Of a picture, and what its axes take of it, in pixels."""
@@ -35,16 +40,17 @@ STYLE = """<style>
 </style>"""
 
 
-def page(audits: Sequence[Audit]) -> str:
-    """One page of all of them: side by side first, then each."""
+def page(audits: "Sequence[Audit | NetworkAudit]") -> str:
+    """One page of all of them: the weightings side by side first, then each."""
     beside = ""
-    if len(audits) > 1:
+    losses = [found for found in audits if isinstance(found, Audit)]
+    if len(losses) > 1:
         curves = [
-            (found.logsnr, found.weighting, f"hsl({360 * i // len(audits)} 70% 50%)") for i, found in enumerate(audits)
+            (found.logsnr, found.weighting, f"hsl({360 * i // len(losses)} 70% 50%)") for i, found in enumerate(losses)
         ]
         names = ", ".join(
             f'<span style="color:{curve[2]}">{escape(found.name)}</span>'
-            for found, curve in zip(audits, curves, strict=True)
+            for found, curve in zip(losses, curves, strict=True)
         )
         beside = (
             f'<div class="audit"><h1>Side by side</h1>{_figure(curves, f"w(λ) over its largest value: {names}.")}</div>'
@@ -53,13 +59,42 @@ def page(audits: Sequence[Audit]) -> str:
     return PAGE.format(title=escape(f"What does {title} optimise?"), body=STYLE + beside + "".join(map(_body, audits)))
 
 
-def section(found: Audit) -> str:
+def section(found: "Audit | NetworkAudit") -> str:
     """One audit, for a notebook."""
     return STYLE + _body(found)
 
 
-def _body(found: Audit) -> str:
+def _body(found: "Audit | NetworkAudit") -> str:
+    parts = _of_loss(found) if isinstance(found, Audit) else _of_network(found)
+    whole = [f"<h1>{escape(found.name)}</h1>", *parts, f"<pre>{escape(found.summary())}</pre>", _copied(found.code())]
+    return f'<article class="audit">{"".join(whole)}</article>'
+
+
+def _copied(code: str) -> str:
+    """Code with a button that copies it."""
+    button = '<button onclick="navigator.clipboard.writeText(this.nextElementSibling.textContent)">copy</button>'
+    return f"<div><p>As code:</p>{button}<pre><code>{escape(code)}</code></pre></div>"
+
+
+def _of_network(found: "NetworkAudit") -> list[str]:
+    curves, text = [], f"E‖ε̂ − ε‖² a dimension, over {{:.3g}}, on {found.images:,} of {found.data or 'the examples'}"
+    for error, spread, colour in [
+        (*found.error(), "var(--a)"),
+        *([(*found.error(found.gap), "var(--b)")] if found.gap else []),
+    ]:
+        curves += [(found.logsnr, error + sign * 2 * spread, "var(--c)") for sign in (-1, 1)]
+        curves += [(found.logsnr, error, colour)]
+    largest = max(values.max().item() for _, values, _ in curves)
+    text = text.format(largest) + ", with two standard errors" + ("; above the oracle in orange." if found.gap else ".")
+    return [_figure([(level, values / largest, colour) for level, values, colour in curves], escape(text))]
+
+
+def _of_loss(found: Audit) -> list[str]:
     w = [(found.logsnr, found.weighting, "var(--a)")]
+    settled = ""
+    if found.settled is not None:
+        w += [(found.logsnr, found.settled, "var(--b)")]
+        settled = " In orange where it goes as the uncertainty is learned."
     if found.band is not None:
         w += [(found.logsnr, (found.weighting + sign * found.band).clamp(min=0), "var(--c)") for sign in (-1, 1)]
     peak = found.augmentation_density.abs().max().clamp(min=1e-12)
@@ -67,10 +102,12 @@ def _body(found: Audit) -> str:
     if found.draws is not None:
         levels += [(found.logsnr, found.draws / found.draws.max(), "var(--a)")]
     parts = [
-        f"<h1>{escape(found.name)}</h1><p><strong>{escape(_plain_words(found))}</strong></p>",
+        f"<p><strong>{escape(_plain_words(found))}</strong></p>",
         "".join(f"<p>{escape(note[0].upper() + note[1:])}</p>" for note in found.notes),
         _figure(
-            w, "w(λ), the weight of the ε error, over its largest value; the band, where it was measured, in grey."
+            w,
+            "w(λ), the weight of the ε error, over its largest value; the band, where it was measured, in grey."
+            + settled,
         ),
         _figure(
             [(found.logsnr, found.augmentation_density / peak, "var(--a)")],
@@ -88,8 +125,7 @@ def _body(found: Audit) -> str:
         both = [(found.logsnr, found.nearest, "var(--b)"), (found.logsnr, found.majorant, "var(--a)")]
         text = "Made monotone: the smallest w that is nowhere below (blue), and the nearest one (orange)."
         parts.append(_figure(both, text))
-    parts.append(f"<pre>{escape(found.summary())}</pre><p>As code:</p><pre><code>{escape(_code(found))}</code></pre>")
-    return f'<article class="audit">{"".join(parts)}</article>'
+    return parts
 
 
 def _plain_words(found: Audit) -> str:
@@ -105,14 +141,6 @@ def _plain_words(found: Audit) -> str:
         f"This loss is the ELBO of no noisy data: its weight falls towards the noisy end below λ = {level:.2f}, where "
         f"{where}{loss:.1%} of the loss of a reference model lie."
     )
-
-
-def _code(found: Audit) -> str:
-    said = dict(found.said)
-    known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
-    if len(known) > 1000:
-        known = "found = paperlib.audit(scheduler)"
-    return f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss"
 
 
 def _figure(curves: Sequence[tuple[Tensor, Tensor, str]], caption: str) -> str:
@@ -159,15 +187,17 @@ def quantiles(found: Audit, at: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> 
 
 def _photographs(found: Audit) -> str:
     """Two photographs as the loss sees them, z/(α + σ), at the quantiles of p_w."""
-    if find_spec("sklearn") is None or find_spec("PIL") is None:
+    package = find_spec("sklearn")  # found, not imported, which takes longer than all the rest
+    if package is None or package.origin is None or find_spec("PIL") is None:
         return "<p>Photographs at these levels need scikit-learn and Pillow.</p>"
+    import numpy as np
     from PIL import Image
-    from sklearn.datasets import load_sample_image
 
+    folder = Path(package.origin).parent / "datasets" / "images"
     signed = "" if found.monotonic else "the positive part of "
     pictures = []
     for name in ("china.jpg", "flower.jpg"):
-        x = torch.from_numpy(load_sample_image(name)[::4, ::4].copy()).double() / 127.5 - 1
+        x = torch.from_numpy(np.asarray(Image.open(folder / name))[::4, ::4].copy()).double() / 127.5 - 1
         eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         for level in quantiles(found):
             logsnr = torch.tensor(level, dtype=torch.float64)

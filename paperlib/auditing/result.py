@@ -66,6 +66,7 @@ class Audit:
         stationary: whether the exact model of a usual prediction is stationary; None where that was not measured.
         quadratic: whether the loss is a squared error; None where that was not measured.
         isotropic: whether errors of every shape count alike; None where that was not measured.
+        learns: whether it divides by a learned uncertainty (:attr:`settled`); None where nothing is learned.
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
         ratio: w over the expected one, its median one; NaN where the expected one is zero.
@@ -88,6 +89,7 @@ class Audit:
     stationary: bool | None = None
     quadratic: bool | None = None
     isotropic: bool | None = None
+    learns: bool | None = None
     prediction: str | None = None
     expected: str | None = None
     ratio: Tensor | None = None
@@ -123,6 +125,14 @@ class Audit:
             return None
         ratio = torch.where(self.draws > 0, self.effort**2 / self.draws, 0.0)
         return (ratio * self.width).sum().item() if ratio.isfinite().all() else None
+
+    @property
+    def settled(self) -> Tensor | None:
+        """Where w goes as an uncertainty is learned, p(λ)/E(λ) of the reference model, its largest one; else None."""
+        if not self.learns or self.draws is None:
+            return None
+        weighting = self.draws / reference_error(self.logsnr)
+        return weighting / weighting.max()
 
     @cached_property
     def majorant(self) -> Tensor:
@@ -183,6 +193,8 @@ class Audit:
             rows["draws by λ"] = self._row(self.draws)
         if self.prediction is not None:
             rows["prediction"] = self.prediction
+        if self.settled is not None:
+            rows["w settled*"] = self._row(self.settled)
         if found:
             rows["exact model"] = ", ".join(f"{name}: {value}" for name, value in found.items())
         if self.ratio is not None:
@@ -226,12 +238,21 @@ class Audit:
             "stationary": self.stationary,
             "quadratic": self.quadratic,
             "isotropic": self.isotropic,
+            "settled": _plain(self.settled),
             "prediction": self.prediction,
             "expected": self.expected,
             "ratio": _plain(self.ratio),
             "agrees": self.agrees,
             "notes": list(self.notes),
         }
+
+    def code(self) -> str:
+        """What makes this audit again, and the monotone weighting."""
+        said = dict(self.said)
+        known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
+        if len(known) > 1000:
+            known = "found = paperlib.audit(scheduler)"
+        return f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss"
 
     def _repr_html_(self) -> str:
         from paperlib.auditing import report
