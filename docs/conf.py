@@ -18,6 +18,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
 html_title = project
+html_extra_path = ["_extra"]  # tools/moving.py makes it
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}

@@ -2,6 +2,10 @@
 
 import json
 import math
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -27,6 +31,7 @@ from paperlib.quadrature import both_sides
 from paperlib.schedules import LinearLogSNR
 from paperlib.tables import StepTable
 from paperlib.weightings import Custom
+from tools import moving as page_that_moves
 
 DRAWS = 300_000
 """Few: bands of a few per cent where most of the draws are."""
@@ -91,6 +96,26 @@ def test_a_step_of_w_is_a_point_mass() -> None:
     assert found.atoms == ((pytest.approx(0, abs=1e-9), pytest.approx(0.75)),)
     assert found.clean_mass == pytest.approx(0.25)
     assert found.monotonic
+
+
+@pytest.mark.parametrize("recipe", ["edm", "sd3", "ddpm"])
+def test_the_correction_makes_any_loss_monotone(recipe: str) -> None:
+    """It multiplies the loss weight, whatever that was, and the objective is the majorant."""
+    loss = recipes.get(recipe).loss
+    factor = audit(recipe).correction()
+    c = Custom(lambda level: loss.c.log(level) + factor.log(level.clamp(*factor.ends)) - 2, breaks=factor.breaks)
+    corrected = audit(PublishedLoss(loss.prediction, loss.schedule, c))
+    below = corrected.logsnr < recipes.peak(loss) - 0.05
+    w = corrected.weighting[below]
+    assert (w / w.max()).min() > 0.99, "flat below the peak"
+    rows = audit(recipe).corrections()
+    assert len(rows) == 5
+    for level, sigma, t, value in rows:
+        assert sigma == pytest.approx(math.exp(-level / 2))
+        assert t / (1 - t) == pytest.approx(sigma)
+        peak = torch.tensor([recipes.peak(loss), level], dtype=torch.float64)
+        expected = loss.weighting(peak)
+        assert value == pytest.approx((expected[0] / expected[1]).item(), rel=1e-3)
 
 
 def test_what_was_meant() -> None:
@@ -268,6 +293,54 @@ def test_files_that_are_no_configuration(tmp_path: Path, name: str, content: str
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=says):
         audit(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["VPSchedule", "RectifiedSchedule", "VESchedule", "CosineSchedule"])
+def test_a_schedule_of_azula(kind: str) -> None:
+    """Its levels, times uniform, are what its own noising draws: the density is that of the levels."""
+    from azula import noise
+
+    schedule = getattr(noise, kind)()
+    with pytest.raises(ValueError, match="say prediction="):
+        audit(schedule)
+    found = audit(schedule, prediction="eps")
+    assert found.name == kind
+    alpha, sigma = schedule(torch.rand(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    levels = 2 * (alpha / sigma).log()
+    edges = torch.linspace(*found.ends, 9, dtype=torch.float64)
+    share = torch.histogram(levels, edges).hist / len(levels)
+    assert found.draws is not None
+    place = torch.bucketize(found.logsnr, edges[1:-1])
+    expected = torch.bincount(place, found.draws * found.width, minlength=8)
+    assert ((share - expected).abs() < 2e-3 + 0.02 * expected).all()
+    assert audit(schedule, prediction="eps", expect=found).agrees
+
+
+def test_a_schedule_of_flow_matching() -> None:
+    """An object that gives α and σ of t, data at t = 1; the velocity unless something else is said."""
+
+    class CondOTScheduler:
+        __module__ = "flow_matching.path.scheduler.scheduler"
+
+        def __call__(self, t: Tensor) -> Any:
+            return SimpleNamespace(alpha_t=t, sigma_t=1 - t)
+
+    found = audit(CondOTScheduler(), expect="rectified_flow")
+    assert found.agrees
+    assert found.prediction == "Flow"
+
+
+def test_anything_can_be_expected(tmp_path: Path) -> None:
+    import diffusers
+
+    scheduler = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert audit("stable_diffusion", expect=scheduler).agrees
+    scheduler.save_pretrained(tmp_path)
+    assert audit("stable_diffusion", expect=tmp_path).agrees
+    assert audit("stable_diffusion", expect=audit(scheduler)).agrees
+    assert audit("stable_diffusion", expect=diffusers.DDPMScheduler()).agrees is False
+    assert audit("rectified_flow", expect=measured("rectified_flow")).expected == "rectified_flow"
+    assert audit("edm", expect=measured("rectified_flow")).agrees is False
 
 
 def test_edm_schedulers_need_a_schedule() -> None:
@@ -581,6 +654,90 @@ def test_the_photographs_lie_at_the_quantiles() -> None:
     found = audit(weightings.Sigmoid(2.0))
     expected = [2 + math.log(p / (1 - p)) for p in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert report.quantiles(found) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_page_of_every_recipe() -> None:
+    assert len(report.page([audit(name) for name in recipes.RECIPES])) < 1_000_000
+
+
+def test_a_picture_does_not_import_scikit_learn() -> None:
+    """Which takes longer than everything else; its photographs are read as files."""
+    code = "import sys, paperlib; paperlib.audit('sd3')._repr_html_(); print('sklearn' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert shown.stdout.strip() == "False"
+
+
+def test_code_is_copied_and_runs() -> None:
+    text = report.page([audit("edm")])
+    assert 'onclick="navigator.clipboard.writeText(this.nextElementSibling.textContent)"' in text
+    assert "multiply the loss of each example" in text
+    made: dict[str, Any] = {}
+    exec(audit("edm").code(), made)
+    assert made["weighting"].is_monotonic()
+    assert made["factor"](torch.tensor(0.0, dtype=torch.float64)) == 1
+
+
+# The page that moves -------------------------------------------------------------------------------------------------
+
+
+def browser() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def moving() -> str:
+    return page_that_moves.page()
+
+
+def test_the_page_that_moves_is_small(moving: str) -> None:
+    assert len(moving.encode()) < 400_000
+    assert "http" not in moving
+    assert "NaN" not in moving
+
+
+@pytest.mark.skipif(browser() is None, reason="no browser")
+@pytest.mark.parametrize(
+    ("address", "event", "verdict"),
+    [
+        ("sigmoid=-1.5", "", "sigmoid, k = -1.5: monotone"),
+        ("recipe=edm", "k=3", "sigmoid, k = 3: monotone"),
+        ("sigmoid=0", "recipe=edm", "edm: not monotone: peak at λ = -3.308, below it 0.9% of the draws"),
+        ("loss=v,cosine", "", "v,cosine: monotone"),
+        ("loss=v,cosine", "schedule=laplace", "v,laplace: not monotone"),
+    ],
+)
+def test_the_page_that_moves(moving: str, tmp_path: Path, address: str, event: str, verdict: str) -> None:
+    """Its address and its controls, in a browser; the curves are those of formulas."""
+    file = tmp_path / "page.html"
+    name, _, value = event.partition("=")
+    script = f"at('{name}').value = '{value}'; at('{name}').dispatchEvent(new Event('input'));" if event else ""
+    file.write_text(moving.replace("</script>", script + "</script>"), encoding="utf-8")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom")
+    command = [browser() or "", *flags, f"--user-data-dir={tmp_path / 'user'}", f"file://{file}#{address}"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert f'<strong id="verdict">{verdict}' in shown
+
+    def curve(name: str) -> Tensor:
+        points = re.search(rf'<polyline id="{name}" points="([^"]*)"', shown)
+        assert points
+        heights = [float(point.split(",")[1]) for point in points[1].split()]
+        return (165 - torch.tensor(heights, dtype=torch.float64)) / 150
+
+    level = page_that_moves.LEVELS
+    w = weightings.EDM()(level)
+    if verdict.startswith("sigmoid"):
+        k = -1.5 if "-1.5" in verdict else 3
+        w = torch.sigmoid(k - level)
+        density = torch.sigmoid(k - level) * torch.sigmoid(level - k)
+        torch.testing.assert_close(curve("density"), density / density.max(), atol=5e-3, rtol=0)
+        effort = w * result.reference_error(level)
+        torch.testing.assert_close(curve("effort"), effort / effort.max(), atol=1e-2, rtol=0)
+    elif verdict.startswith("v,cosine"):
+        w = torch.exp(-(level + 20) / 2)
+    elif verdict.startswith("v,laplace"):
+        w = torch.exp(-2 * level.abs()) * (1 + torch.exp(-level))
+    torch.testing.assert_close(curve("w"), w / (1 if verdict.startswith("v,cosine") else w.max()), atol=2e-2, rtol=0)
+    assert shown.count("data:image/jpeg;base64,") >= 3
 
 
 def test_in_a_notebook() -> None:

@@ -4,8 +4,8 @@
 is from monotone, where its draws and its loss lie, and of which noisy data it is the ELBO.  *Anything* is
 
 * a recipe by name (:data:`paperlib.recipes.RECIPES`), a description (prediction, schedule, loss weight), a weighting;
-* a scheduler of diffusers, its ``scheduler_config.json``, or the folder of a saved pipeline
-  (:mod:`paperlib.auditing.schedulers`);
+* a scheduler of diffusers, its ``scheduler_config.json``, or the folder of a saved pipeline; a schedule of azula or
+  flow_matching (:mod:`paperlib.auditing.schedulers`);
 * any function ``loss(model, x, generator)``, which is *measured* (:mod:`paperlib.auditing.probe`);
 * with ``data=…``, a trained network or a file of weights: what its errors come to (:mod:`paperlib.auditing.trained`).
 """
@@ -13,6 +13,7 @@ is from monotone, where its draws and its loss lie, and of which noisy data it i
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlib import objectives, recipes, weightings
@@ -33,10 +34,11 @@ def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: 
 
     Args:
         what: a recipe's name, a dictionary as :func:`paperlib.objectives.get` takes it, a loss, recipe or weighting of
-            this library; a scheduler of diffusers, its configuration file or folder; or a function
+            this library; a scheduler of diffusers, its configuration file or folder; a schedule of azula or
+            flow_matching; or a function
             ``loss(model, x, generator)``; with ``data=…`` a network, or the path of its weights.
         name: what to call it; by default its own name.
-        expect: what it was meant to be, in any of these forms but a function: the ratio of the two is reported.
+        expect: what it was meant to be, in any of these forms, or an audit: the ratio of the two is reported.
         options: ``logsnr_min`` and ``logsnr_max`` for a weighting without a range of its own; those of
             :func:`paperlib.auditing.schedulers.loss` for a scheduler; those of :func:`paperlib.auditing.probe.measure`
             for a function; those of :func:`paperlib.auditing.trained.audit` for a network.
@@ -104,6 +106,12 @@ def _called(loss: PublishedLoss) -> str:
 
 def _formula(expect: Any) -> tuple[str, Weighting]:
     """Name and weighting of what was meant."""
+    if (isinstance(expect, str | PathLike) and Path(expect).exists()) or schedulers.is_scheduler(expect):
+        scheduled, described, _ = schedulers.loss(expect)
+        return described["name"], scheduled.weighting
+    if isinstance(expect, Audit) or (callable(expect) and not isinstance(expect, Weighting | PublishedLoss | Recipe)):
+        found = expect if isinstance(expect, Audit) else _audit(expect, None, {})
+        return found.name, weightings.Binned(found.edges.tolist(), found.weighting.tolist())
     if isinstance(expect, Weighting):
         return ("the expected w" if isinstance(expect, weightings.Custom) else str(expect)), expect
     if isinstance(expect, str) and expect in recipes.RECIPES:

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor
 
 from paperlib import process
-from paperlib.auditing.result import Audit
+from paperlib.auditing.result import SHOWN, Audit
 
 if TYPE_CHECKING:  # which needs the engine
     from paperlib.auditing.trained import NetworkAudit
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 760, 220, 46, 74
 """Of a picture, and what its axes take of it, in pixels."""
-SHOWN = 14.0
-"""|λ| up to which pictures go; beyond, nothing is learned of an image."""
+POINTS = 150
+"""Of a curve, about."""
+FEW = 5
+"""Audits up to which a page has every detail; with more, one small photograph."""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -36,6 +38,7 @@ STYLE = """<style>
 @media (prefers-color-scheme: dark) { .audit { --a: #56b4e9; --b: #e69f00; } }
 .audit svg { width: 100%; height: auto; } .audit svg text { fill: currentColor; font-size: 11px; }
 .audit figure { margin: 1rem 0; break-inside: avoid; } .audit pre { overflow-x: auto; }
+.audit td, .audit th { padding: 0 1rem; text-align: right; font-variant-numeric: tabular-nums; }
 .audit img { width: 9rem; max-width: 30%; } .audit figcaption { font-size: .9rem; }
 </style>"""
 
@@ -56,7 +59,9 @@ def page(audits: "Sequence[Audit | NetworkAudit]") -> str:
             f'<div class="audit"><h1>Side by side</h1>{_figure(curves, f"w(λ) over its largest value: {names}.")}</div>'
         )
     title = ", ".join(found.name for found in audits)
-    return PAGE.format(title=escape(f"What does {title} optimise?"), body=STYLE + beside + "".join(map(_body, audits)))
+    coarse = 1 if len(audits) <= FEW else 3
+    bodies = "".join(_body(found, coarse) for found in audits)
+    return PAGE.format(title=escape(f"What does {title} optimise?"), body=STYLE + beside + bodies)
 
 
 def section(found: "Audit | NetworkAudit") -> str:
@@ -64,8 +69,8 @@ def section(found: "Audit | NetworkAudit") -> str:
     return STYLE + _body(found)
 
 
-def _body(found: "Audit | NetworkAudit") -> str:
-    parts = _of_loss(found) if isinstance(found, Audit) else _of_network(found)
+def _body(found: "Audit | NetworkAudit", coarse: int = 1) -> str:
+    parts = _of_loss(found, coarse) if isinstance(found, Audit) else _of_network(found)
     whole = [f"<h1>{escape(found.name)}</h1>", *parts, f"<pre>{escape(found.summary())}</pre>", _copied(found.code())]
     return f'<article class="audit">{"".join(whole)}</article>'
 
@@ -89,7 +94,7 @@ def _of_network(found: "NetworkAudit") -> list[str]:
     return [_figure([(level, values / largest, colour) for level, values, colour in curves], escape(text))]
 
 
-def _of_loss(found: Audit) -> list[str]:
+def _of_loss(found: Audit, coarse: int) -> list[str]:
     w = [(found.logsnr, found.weighting, "var(--a)")]
     settled = ""
     if found.settled is not None:
@@ -114,7 +119,7 @@ def _of_loss(found: Audit) -> list[str]:
             "p_w, the noise levels in whose ELBO the loss can be read, over its largest size. Below zero it is none: "
             f"negative mass {found.negative_mass:.3g}, clean data {found.clean_mass:.2g}, in units of max w.",
         ),
-        _photographs(found),
+        _photographs(found, coarse),
         _figure(levels, "Where the draws lie (blue, if known) and where the loss of a reference model lies (orange)."),
     ]
     if found.ratio is not None:
@@ -122,9 +127,20 @@ def _of_loss(found: Audit) -> list[str]:
         text = f"w over that of {found.expected}, over its largest: flat where they are the same objective."
         parts.append(_figure([(found.logsnr, ratio / ratio.max(), "var(--a)")], escape(text)))
     if not found.monotonic:
+        slope = (-torch.gradient(found.majorant, spacing=(found.logsnr,))[0]).clamp(min=0)
+        shapes = [(found.logsnr, slope / slope.max().clamp(min=1e-12), "var(--a)")]
         both = [(found.logsnr, found.nearest, "var(--b)"), (found.logsnr, found.majorant, "var(--a)")]
         text = "Made monotone: the smallest w that is nowhere below (blue), and the nearest one (orange)."
         parts.append(_figure(both, text))
+        parts.append(_figure(shapes, "p_w of the blue one, over its largest value: nowhere below zero."))
+    if corrections := found.corrections():
+        cells = "".join(
+            f"<tr>{''.join(f'<td>{value:.3g}</td>' for value in row)}</tr>" for row in reversed(corrections)
+        )
+        parts.append(
+            "<p>To train with the blue one, multiply the loss of each example, whatever it predicts and however it is "
+            f"weighed, by</p><table><tr><th>λ</th><th>σ (VE)</th><th>flow t</th><th>factor</th></tr>{cells}</table>"
+        )
     return parts
 
 
@@ -167,7 +183,7 @@ def _figure(curves: Sequence[tuple[Tensor, Tensor, str]], caption: str) -> str:
         ]
     for levels, values, colour in curves:
         inside = ((levels >= low) & (levels <= high)).nonzero().flatten()
-        inside = inside[:: max(1, len(inside) // 400)]
+        inside = inside[:: max(1, len(inside) // POINTS)]
         points = " ".join(f"{x(levels[i].item()):.1f},{y(values[i].item()):.1f}" for i in inside.tolist())
         lines.append(f'<polyline points="{points}" fill="none" style="stroke:{colour}" stroke-width="1.8"/>')
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT + BOTTOM}" role="img">{"".join(lines)}</svg>'
@@ -185,28 +201,43 @@ def quantiles(found: Audit, at: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> 
     return levels[place].tolist()
 
 
-def _photographs(found: Audit) -> str:
-    """Two photographs as the loss sees them, z/(α + σ), at the quantiles of p_w."""
+def photograph(name: str, level: float, every: int = 4) -> str:
+    """A photograph of scikit-learn's, every so many pixels of it, as a loss sees it at log-SNR ``level``: z/(α + σ).
+
+    Returns:
+        The address of a JPEG that holds the picture itself.
+
+    Raises:
+        ModuleNotFoundError: without scikit-learn, Pillow or NumPy.
+    """
     package = find_spec("sklearn")  # found, not imported, which takes longer than all the rest
-    if package is None or package.origin is None or find_spec("PIL") is None:
-        return "<p>Photographs at these levels need scikit-learn and Pillow.</p>"
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("photographs come with scikit-learn: pip install scikit-learn.", name="sklearn")
     import numpy as np
     from PIL import Image
 
-    folder = Path(package.origin).parent / "datasets" / "images"
+    file = Path(package.origin).parent / "datasets" / "images" / name
+    x = torch.from_numpy(np.asarray(Image.open(file))[::every, ::every].copy()).double() / 127.5 - 1
+    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logsnr = torch.tensor(level, dtype=torch.float64)
+    z = process.to_flow(process.diffuse(x, eps, logsnr), logsnr)
+    held = io.BytesIO()
+    Image.fromarray(((z.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()).save(held, "JPEG", quality=70)
+    return f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def _photographs(found: Audit, coarse: int) -> str:
+    """Photographs at the quantiles of p_w."""
+    levels = quantiles(found)
+    try:
+        pictures = [
+            f'<img alt="{name} at λ = {level:.2f}" src="{photograph(name, level, 4 * coarse)}"> '
+            for name in ("china.jpg", "flower.jpg")[: 2 if coarse == 1 else 1]
+            for level in levels
+        ]
+    except ModuleNotFoundError:
+        return "<p>Photographs at these levels need scikit-learn and Pillow.</p>"
     signed = "" if found.monotonic else "the positive part of "
-    pictures = []
-    for name in ("china.jpg", "flower.jpg"):
-        x = torch.from_numpy(np.asarray(Image.open(folder / name))[::4, ::4].copy()).double() / 127.5 - 1
-        eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        for level in quantiles(found):
-            logsnr = torch.tensor(level, dtype=torch.float64)
-            z = process.to_flow(process.diffuse(x, eps, logsnr), logsnr)
-            pixels = ((z.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-            held = io.BytesIO()
-            Image.fromarray(pixels).save(held, "JPEG", quality=70)
-            data = base64.b64encode(held.getvalue()).decode()
-            pictures.append(f'<img alt="{name} at λ = {level:.2f}" src="data:image/jpeg;base64,{data}"> ')
-    shown = ", ".join(f"{level:.1f}" for level in quantiles(found))
+    shown = ", ".join(f"{level:.1f}" for level in levels)
     caption = f"What it looks at: 10, 30, 50, 70 and 90 % of {signed}p_w lie below λ = {shown}."
     return f"<figure>{''.join(pictures)}<figcaption>{caption}</figcaption></figure>"

@@ -27,6 +27,8 @@ from paperlib.weightings import Augmentation, Tabulated, Weighting
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
+SHOWN = 14.0
+"""|λ| up to which pictures and tables go; beyond, nothing is learned of an image."""
 FORMAT = 1
 """Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
 
@@ -100,8 +102,12 @@ class Audit:
     @property
     def ends(self) -> tuple[float, float]:
         """The range of levels, in nats."""
-        first, last = (self.logsnr[end].item() for end in (0, -1))
-        return first - self.width[0].item() / 2, last + self.width[-1].item() / 2
+        return self.edges[0].item(), self.edges[-1].item()
+
+    @property
+    def edges(self) -> Tensor:
+        """Between what the levels stand for, in nats, (N + 1,)."""
+        return torch.cat([self.logsnr - self.width / 2, self.logsnr[-1:] + self.width[-1:] / 2])
 
     @property
     def negative_mass(self) -> float:
@@ -157,6 +163,26 @@ class Audit:
         kept = self.majorant > 0
         return Tabulated(self.logsnr[kept].tolist(), self.majorant[kept].tolist())
 
+    def correction(self) -> Tabulated:
+        """The factor :attr:`majorant`/w, one above the peak: what the loss of an example is to be multiplied by.
+
+        It is the same whatever the network predicts, however its levels are drawn, and whatever the loss is weighed by.
+        """
+        kept = self.weighting > 0
+        return Tabulated(self.logsnr[kept].tolist(), (self.majorant / self.weighting)[kept].tolist())
+
+    def corrections(self) -> list[tuple[float, float, float, float]]:
+        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at some levels below the peak, rising."""
+        if self.below_peak is None:
+            return []
+        low, high = max(self.ends[0], -SHOWN), self.below_peak.logsnr
+        levels = torch.linspace(min(low, high), high, 7, dtype=torch.float64)[1:-1]
+        factors = self.correction()(levels).tolist()
+        return [
+            (level, math.exp(-level / 2), 1 / (1 + math.exp(level / 2)), factor)
+            for level, factor in zip(levels.tolist(), factors, strict=True)
+        ]
+
     @property
     def verdict(self) -> str:
         """One line: monotone, not, or not decided, and how far."""
@@ -203,6 +229,11 @@ class Audit:
                 f"{self.expected}: {'as measured' if self.agrees else 'ANOTHER OBJECTIVE'}, "
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
+        if corrections := self.corrections():
+            more = (self.majorant - self.weighting) * reference_error(self.logsnr) * self.width
+            cost = more.sum() / (self.weighting * reference_error(self.logsnr) * self.width).sum()
+            levels, factors = (", ".join(f"{row[i]:.3g}" for row in reversed(corrections)) for i in (0, 3))
+            rows["monotone by"] = f"the loss times {factors} at λ = {levels}; {cost:+.1%} of the loss*"
         if self.saving is not None and self.saving > 1.05:
             rows["variance"] = f"draws in proportion to the loss* would need {self.saving:.2g}× fewer samples"
         lines = [self.name, *(f"  {name:<12} {text}" for name, text in rows.items())]
@@ -252,7 +283,10 @@ class Audit:
         known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
         if len(known) > 1000:
             known = "found = paperlib.audit(scheduler)"
-        return f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss"
+        return (
+            f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss\n"
+            "factor = found.correction()  # or your own loss of each example, times factor(logsnr)"
+        )
 
     def _repr_html_(self) -> str:
         from paperlib.auditing import report
