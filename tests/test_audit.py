@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import re
 import shutil
 import subprocess
@@ -609,6 +610,58 @@ def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path,
         audit(network, data="digits", prediction=prediction, expect="edm")
     with pytest.raises(TypeError, match="ImageData"):
         audit(network, data=3, prediction=prediction)
+
+
+class OfTime:
+    """A schedule as azula's are."""
+
+    __module__ = "azula.noise"
+
+    def __init__(self, scales: Callable[[Tensor], Any]) -> None:
+        self.scales = scales
+
+    def __call__(self, t: Tensor) -> Any:
+        return self.scales(t)
+
+
+@pytest.mark.parametrize(
+    ("scales", "says"),
+    [
+        (lambda t: None, "expected α and σ of t, got NoneType"),
+        (lambda t: (1 + 0 * t, 1 + 0 * t), "decrease from step to step"),
+        (lambda t: (1 - t, (6 * t).sin().abs() + 0.1), "decrease from step to step"),
+        (lambda t: (1 - t, (t - 0.5).clamp(min=0)), "has λ = inf at t = "),
+        (lambda t: (1 - t, (t - 0.5).sqrt()), "has λ = nan at t = "),
+    ],
+)
+def test_functions_of_time_that_are_no_schedule(scales: Callable[[Tensor], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        audit(OfTime(scales), prediction="eps")
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "says"),
+    [
+        (lambda z, level: SimpleNamespace(sample=z), {}, "take the tensor alone"),
+        (lambda z, level: z[:, :2], {}, r"output has shape \(8, 2\), but z has \(8, 4\)"),
+        (lambda z, level: torch.where(level[:, None] > 3, math.nan, 0.0) * z, {}, "NaN or infinite for .* at log-SNR"),
+        (lambda z, level: z, {"data": "mnist"}, "unknown data set 'mnist'"),
+        (lambda z, level: z, {"data": "digits/valid"}, "unknown split 'valid'"),
+        (lambda z, level: z, {"data": torch.ones(8, 4) / 0}, "NaN or infinite; clean the data"),
+        (lambda z, level: z, {"data": torch.ones(8, 4).long()}, "must be a floating-point tensor"),
+        (lambda z, level: z, {"logsnr_min": 4.0, "logsnr_max": -4.0}, "must be below logsnr_max"),
+        (lambda z, level: z, {"prediction": "velocity"}, "unknown prediction 'velocity'"),
+    ],
+)
+def test_networks_that_cannot_be_audited_are_told(network: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=says):
+        audit(network, **{"data": torch.randn(8, 4), "prediction": "eps"} | options)
+
+
+def test_a_file_that_is_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"weight": 1}))
+    with pytest.raises(ValueError, match="is not weights with a card"):
+        audit(tmp_path / "a.pt", data="digits")
 
 
 # The report ----------------------------------------------------------------------------------------------------------

@@ -177,7 +177,8 @@ class Probe:
     def __init__(self, loss: Loss, shape: tuple[int, ...], batch: int, output: Callable[..., Any]) -> None:
         self.loss, self.shape, self.batch, self.output = loss, shape, batch, output
         self.dtype = torch.float64
-        self.returns_u = len(inspect.signature(output).parameters) == 2
+        needed = [one for one in inspect.signature(output).parameters.values() if one.default is one.empty]
+        self.returns_u = len(needed) == 2
         self.own: list[Tensor] = []  # parameters of the loss itself, which a call finds
 
     def call(self, value: float | Tensor, seed: int, at: Callable[[Tensor], Tensor], u: float = 0.0) -> Called:
@@ -263,7 +264,10 @@ def measure(
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}") from error
+        raise ValueError(
+            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}. Say shape=… where it takes other "
+            f"data, output=… where your model returns something else than a tensor of the shape of z."
+        ) from error
     first = wide.seen(seed)
     if not torch.equal(first.dark, wide.seen(seed).dark):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")

@@ -253,26 +253,26 @@ class Audit:
             "format": FORMAT,
             "name": self.name,
             "logsnr": self.logsnr.tolist(),
-            "weighting": _plain(self.weighting),
-            "band": _plain(self.band),
-            "draws": _plain(self.draws),
+            "weighting": plain(self.weighting),
+            "band": plain(self.band),
+            "draws": plain(self.draws),
             "monotonic": self.monotonic,
-            "augmentation_density": _plain(self.augmentation_density),
+            "augmentation_density": plain(self.augmentation_density),
             "atoms": [list(atom) for atom in self.atoms],
             "clean_mass": self.clean_mass,
             "negative_mass": self.negative_mass,
             "below_peak": peak and peak._asdict(),
-            "effort": _plain(self.effort),
+            "effort": plain(self.effort),
             "saving": self.saving,
             "majorant": self.majorant.tolist(),
             "nearest": self.nearest.tolist(),
             "stationary": self.stationary,
             "quadratic": self.quadratic,
             "isotropic": self.isotropic,
-            "settled": _plain(self.settled),
+            "settled": plain(self.settled),
             "prediction": self.prediction,
             "expected": self.expected,
-            "ratio": _plain(self.ratio),
+            "ratio": plain(self.ratio),
             "agrees": self.agrees,
             "notes": list(self.notes),
         }
@@ -389,5 +389,6 @@ def _normalised(values: Tensor, width: Tensor) -> Tensor:
     return values / (values * width).sum()
 
 
-def _plain(values: Tensor | None) -> list[float | None] | None:
+def plain(values: Tensor | None) -> list[float | None] | None:
+    """As a list, None for what is not finite."""
     return None if values is None else [value if math.isfinite(value) else None for value in values.tolist()]

@@ -96,6 +96,8 @@ def _of_function(
         raise ValueError(f"{name} is no schedule: expected α and σ of t, got {type(found).__name__}.")
     alpha, sigma = (part.double().flatten() for part in ((found.alpha_t, found.sigma_t) if flow else found))
     levels = 2 * (alpha / sigma).log()
+    if (bad := ~levels.isfinite()).any():
+        raise ValueError(f"{name} has λ = {levels[bad][0].item()} at t = {t[bad][0].item():.3g}, where it is finite.")
     if prediction is None and not flow:
         raise ValueError(f"{name} does not say what the network predicts; say prediction=…, such as 'x' or 'eps'.")
     levels = levels if levels[0] > levels[-1] else levels.flip(0)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from paperlib import predictions, schedules, weightings
+from paperlib.auditing.result import plain
 from paperlib.engine import data as datasets
 from paperlib.engine.data import ImageData
 from paperlib.engine.likelihood import ImageElbo, LevelBins, Mean, image_elbo, real_elbo
@@ -148,7 +149,7 @@ class NetworkAudit:
             "data": self.data,
             "images": self.images,
             "edges": self.levels.edges.tolist(),
-            **{name: None if row is None else row.tolist() for name, row in rows.items()},
+            **{name: plain(row) for name, row in rows.items()},
             "bits_per_dim": [[level, *_finite(bits)] for level, bits in self.bounds.items()],
             "weighted": {
                 name: {
@@ -241,7 +242,7 @@ def audit(
     """
     if isinstance(data, str):
         base, _, split = data.partition("/")
-        data = datasets.load(base, "train" if split == "train" else "test")
+        data = datasets.load(base, split or "test")  # type: ignore[arg-type]  # which raises for another split
     if not isinstance(data, ImageData | Tensor):
         raise TypeError(f"data are ImageData, a tensor (N, *) or the name of a data set, got {type(data).__name__}.")
     prediction = predictions.get(prediction)
