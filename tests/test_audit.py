@@ -579,8 +579,8 @@ def test_a_network_by_closed_forms() -> None:
     p = exact.weighted["ELBO"]
     saving = (16 * 16 * square.mean() - mean**2) / ((square.sqrt().mean() * 16) ** 2 - mean**2)
     assert p.saving == pytest.approx(saving.item(), rel=0.05)
-    heights = torch.tensor(p.schedule.heights) / (square.sqrt() / (16 * square.sqrt().mean())).reshape(24, 64).mean(1)
-    assert heights == pytest.approx(torch.ones(24), rel=0.1)
+    best = 0.99 * square.sqrt() / (16 * square.sqrt().mean()) + 0.01 / 16
+    assert list(p.schedule.heights) == pytest.approx(best.reshape(24, 64).mean(1).tolist(), rel=0.1)
 
 
 def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path, repository: Path) -> None:
@@ -709,6 +709,7 @@ def test_the_photographs_lie_at_the_quantiles() -> None:
     assert report.quantiles(found) == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_page_of_every_recipe() -> None:
     assert len(report.page([audit(name) for name in recipes.RECIPES])) < 1_000_000
 
@@ -742,12 +743,14 @@ def moving() -> str:
     return page_that_moves.page()
 
 
+@pytest.mark.slow
 def test_the_page_that_moves_is_small(moving: str) -> None:
     assert len(moving.encode()) < 400_000
     assert "http" not in moving
     assert "NaN" not in moving
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(browser() is None, reason="no browser")
 @pytest.mark.parametrize(
     ("address", "event", "verdict"),

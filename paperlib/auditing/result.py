@@ -269,6 +269,7 @@ class Audit:
             "stationary": self.stationary,
             "quadratic": self.quadratic,
             "isotropic": self.isotropic,
+            "learns": self.learns,
             "settled": plain(self.settled),
             "prediction": self.prediction,
             "expected": self.expected,

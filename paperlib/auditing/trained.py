@@ -37,6 +37,8 @@ from paperlib.weightings import Augmentation, Weighting
 
 BINS = 24
 """Bins of the errors and of a suggested schedule, of equal width in λ."""
+FLOOR = 0.01
+"""Share of a suggested schedule that is spread evenly, so that no level is left out."""
 CUTS = (0.0, 2.0, 4.0, 6.0)
 """How many nats below the upper end the bounds decode from."""
 
@@ -49,7 +51,7 @@ class Weighted:
         path_kl: E_{p_w}[L(λ; x)], in nats an example; where w is not monotone p_w is signed.
         monotonic: whether it is an expectation, w being non-increasing on the range.
         saving: how many times fewer draws the best density of levels needs than the schedule of training.
-        schedule: that density, in :data:`BINS` bins.
+        schedule: that density, in :data:`BINS` bins, with :data:`FLOOR` of it spread evenly.
     """
 
     path_kl: Mean
@@ -102,7 +104,7 @@ class NetworkAudit:
     def code(self) -> str:
         """The suggested schedule, as code."""
         best = self.weighted[self.main].schedule
-        edges, heights = ([float(f"{value:.4g}") for value in row] for row in (best.edges, best.heights))
+        edges, heights = ([float(f"{round(value, 6):.4g}") for value in row] for row in (best.edges, best.heights))
         return (
             "from paperlib import schedules\n\n"
             f'schedule = schedules.get({{"name": "histogram", "edges": {edges}, "heights": {heights}}})\n'
@@ -136,7 +138,7 @@ class NetworkAudit:
         return "\n".join([*lines, f"  * fewer than levels drawn by {self.trained_by}"])
 
     def __str__(self) -> str:
-        return self.summary()
+        return f"{self.summary()}\n\n{self.code()}"
 
     def json(self) -> dict[str, Any]:
         """Everything as plain values; NaN is None."""
@@ -306,6 +308,6 @@ def _weighted(found: ImageElbo, weighting: Weighting, trained_by: NoiseSchedule)
     least = (width * square.sqrt()).sum() ** 2 - (width * mean).sum() ** 2
     share = -trained_by.time(edges.clamp(*trained_by.ends)).diff()
     used = (width**2 * square / share).sum() - (width * mean).sum() ** 2
-    heights = square.sqrt().clamp(min=1e-6 * square.max().sqrt())
-    best = Histogram(edges=edges, heights=heights / (heights * width).sum())
+    heights = square.sqrt() / (square.sqrt() * width).sum()
+    best = Histogram(edges=edges, heights=(1 - FLOOR) * heights + FLOOR / (high - low))
     return Weighted(path_kl, weighting.is_monotonic(low, high), (used / least).item(), best)
