@@ -40,6 +40,8 @@ ERROR = 0.1
 """Size of a known error of the output, per dimension."""
 TOLERANCE = 0.01
 """Relative gradient at the exact model, or disagreement of two weights, that counts as none."""
+OTHER = 10**9
+"""Added to a seed for data that share nothing with the noise of the loss."""
 BATCH = 8192
 BINS = 100
 DEVIATIONS = 3.5
@@ -381,8 +383,8 @@ def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) ->
     """Directions along which the gradient at the exact denoiser of x ~ N(m, ¼) lies more than by chance."""
     shape = seen.dark.shape
     channels = torch.linspace(-0.5, 0.75, shape[1], dtype=torch.float64).reshape(-1, *[1] * (len(shape) - 2))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    x = (channels + noise.roll(1, 0) / 2).expand(shape)
+    own = torch.Generator().manual_seed(seed + OTHER)
+    x = channels + torch.randn(shape, generator=own, dtype=torch.float64) / 2
     a, b = (_expand(level, seen.dark) for level in (seen.a, seen.b.clamp(min=1e-30)))
     z = a * x + seen.dark
     x_hat = channels + a / (a**2 + 4 * b**2) * (z - a * channels)
