@@ -331,7 +331,7 @@ def test_a_schedule_of_flow_matching() -> None:
     assert found.prediction == "Flow"
 
 
-def test_anything_can_be_expected(tmp_path: Path) -> None:
+def test_anything_can_be_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import diffusers
 
     scheduler = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
@@ -342,6 +342,9 @@ def test_anything_can_be_expected(tmp_path: Path) -> None:
     assert audit("stable_diffusion", expect=diffusers.DDPMScheduler()).agrees is False
     assert audit("rectified_flow", expect=measured("rectified_flow")).expected == "rectified_flow"
     assert audit("edm", expect=measured("rectified_flow")).agrees is False
+    (tmp_path / "edm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert audit("edm", expect="edm").agrees, "a name is a name, whatever lies in the folder"
 
 
 def test_edm_schedulers_need_a_schedule() -> None:
@@ -571,6 +574,11 @@ def test_a_network_by_closed_forms() -> None:
         assert path.value == pytest.approx(prior + (0.5 * rate.mean() * 16).item(), abs=4 * path.standard_error)
         assert exact.weighted[name].monotonic is weighting.is_monotonic(-8, 8)
     assert start < 0.01
+    assert list(exact.bounds) == [8, 6, 4, 2]
+    for top, bits in exact.bounds.items():
+        path = 0.5 * dim * (u / (1 + u))[fine < top].sum().item() * 16 / len(fine)
+        nats = prior + path + 0.5 * dim * (math.log(2 * math.pi) + 1 - top)
+        assert bits.value * dim * math.log(2) == pytest.approx(nats, abs=4 * bits.standard_error * dim)
     nats = exact.bounds[8.0].value * dim * math.log(2)  # a bound on the entropy of x, tight for many nats
     entropy = oracle.entropy(torch.tensor([60.0], dtype=torch.float64)).item()
     assert nats == pytest.approx(entropy, abs=4 * exact.bounds[8.0].standard_error * dim + 0.05)

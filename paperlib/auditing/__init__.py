@@ -106,7 +106,12 @@ def _called(loss: PublishedLoss) -> str:
 
 def _formula(expect: Any) -> tuple[str, Weighting]:
     """Name and weighting of what was meant."""
-    if (isinstance(expect, str | PathLike) and Path(expect).exists()) or schedulers.is_scheduler(expect):
+    said = isinstance(expect, str) and expect in {
+        *recipes.RECIPES,
+        *weightings.WEIGHTINGS,
+    }  # whatever lies in the folder
+    file = isinstance(expect, str | PathLike) and not said and Path(expect).exists()
+    if file or schedulers.is_scheduler(expect):
         scheduled, described, _ = schedulers.loss(expect)
         return described["name"], scheduled.weighting
     if isinstance(expect, Audit) or (callable(expect) and not isinstance(expect, Weighting | PublishedLoss | Recipe)):

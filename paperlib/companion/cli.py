@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("--scheduler", type=Path, help="a scheduler_config.json of diffusers, or a pipeline's folder")
     auditing.add_argument("--weights", type=Path, help="a trained network, on the images of --data")
     auditing.add_argument("--data", metavar="NAME", help="such as digits or cifar10/train; else the test split")
-    auditing.add_argument("--expect", metavar="NAME", help="a recipe that it was meant to be")
+    auditing.add_argument(
+        "--expect", metavar="NAME", help="what it was meant to be: a recipe, a weighting, a scheduler's file"
+    )
     auditing.add_argument("--json", action="store_true", help="everything as data, instead of a summary")
     auditing.add_argument("--html", type=Path, metavar="FILE", help="a report with pictures, one file")
 
