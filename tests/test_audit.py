@@ -340,6 +340,7 @@ def test_anything_can_be_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert audit("stable_diffusion", expect=tmp_path).agrees
     assert audit("stable_diffusion", expect=audit(scheduler)).agrees
     assert audit("stable_diffusion", expect=diffusers.DDPMScheduler()).agrees is False
+    assert audit("edm", expect=audit("edm")).agrees
     assert audit("rectified_flow", expect=measured("rectified_flow")).expected == "rectified_flow"
     assert audit("edm", expect=measured("rectified_flow")).agrees is False
     (tmp_path / "edm").mkdir()
