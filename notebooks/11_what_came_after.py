@@ -66,15 +66,15 @@ grid = torch.linspace(low, high, points, dtype=f64)
 
 # %%
 reported = {
-    "edm": ("FID 1.36 at ImageNet 64 × 64, stochastic sampler", "https://arxiv.org/abs/2206.00364"),
-    "rectified_flow": ("SiT: FID 2.06 and 2.62 at ImageNet 256 and 512", "https://arxiv.org/abs/2401.08740"),
+    "edm": ("FID 1.36 at ImageNet 64 × 64, stochastic sampler", "arXiv:2206.00364"),
+    "rectified_flow": ("SiT: FID 2.06 and 2.62 at ImageNet 256 and 512", "arXiv:2401.08740"),
     "rectified_flow_shift_3": ("", ""),
-    "sd3": ("ranked first of 61 formulations, text to image", "https://arxiv.org/abs/2403.03206"),
+    "sd3": ("ranked first of 61 formulations, text to image", "arXiv:2403.03206"),
     "flux_4096": ("", ""),
-    "edm2_latent": ("FID 1.81 at ImageNet 512", "https://arxiv.org/abs/2312.02696"),
-    "edm2_pixel": ("", "https://arxiv.org/abs/2312.02696"),
-    "sid2": ("FID 1.5 at ImageNet 512, in pixels", "https://arxiv.org/abs/2410.19324"),
-    "laplace": ("better than cosine for each prediction, ImageNet", "https://arxiv.org/abs/2407.03297"),
+    "edm2_latent": ("FID 1.81 at ImageNet 512", "arXiv:2312.02696"),
+    "edm2_pixel": ("", "arXiv:2312.02696"),
+    "sid2": ("FID 1.5 at ImageNet 512, in pixels", "arXiv:2410.19324"),
+    "laplace": ("better than cosine for each prediction, ImageNet", "arXiv:2407.03297"),
 }
 audits = {name: paperlib.audit(name) for name in reported}
 
@@ -104,9 +104,8 @@ run.table(
     "part), share of draws and of a reference model's loss below the peak, negative mass of p_w in units of max w; "
     "what was reported with it, from abstracts, and where. –: nothing was read, or it is an option of a training code.",
 )
-table.set_index("recipe").drop(columns="where").style.format(
-    {"draws below": "{:.1%}", "loss below": "{:.1%}", "negative mass": "{:.3f}"}
-)
+shares = {column: table[column].map("{:.1%}".format) for column in ("draws below", "loss below")}
+table.assign(**shares).set_index("recipe").round({"negative mass": 3})
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 fig, axes = plt.subplots(2, len(audits), figsize=(figures.WIDTH, 2.9), sharex=True, sharey="row")
@@ -379,7 +378,7 @@ run.figure(
 #
 # Shi & Titsias ([arXiv 2511.19664](https://arxiv.org/abs/2511.19664)) read a reweighted loss as an average of bounds on
 # the *clean* data. Stop the model's reverse process at level $\lambda$ and finish with the **optimal decoder**
-# $q(x|z_\lambda)$, the data's own posterior:
+# $q(x|z_\lambda)$, the data's own posterior. In our notation, and derived here:
 #
 # $$B_\lambda(x)=E_{q(z_\lambda|x)}\log q(x\mid z_\lambda)-L(\lambda;x)\;\le\;\log p^{(\lambda)}(x),\qquad
 # p^{(\lambda)}(x)=\int q(x\mid z)\,p_\lambda(z)\,dz. \tag{11.2}$$

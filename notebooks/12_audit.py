@@ -32,14 +32,19 @@ draws: int = 400000
 seed: int = 0
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
+import warnings
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 import paperlib
 from paperlib import companion, weightings
 from paperlib.companion import figures
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # tqdm's, that there are no widgets
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
 run = companion.start("12_audit", profile)
 
