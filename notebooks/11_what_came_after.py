@@ -195,9 +195,8 @@ for schedule, divided in ((dual, False), (fed_back, True)):
 # is taken for what multiplies the $\epsilon$ error; and an adaptive schedule that is fed with losses already divided by
 # its density, as in a public implementation.
 
+
 # %% tags=["duality"]
-
-
 def relative(w):
     """A weighting up to its constant factor: over its mean under p."""
     return w / (w * p.density(centre)).sum()
@@ -494,9 +493,8 @@ def errors_on(images):
 
 of = {"training images": errors_on(train), "other images": errors_on(test)}
 
+
 # %% tags=["optimal-loss"]
-
-
 def above(best, other):
     """How far the first error lies above the second, in standard errors of their difference."""
     return draw.mean(best - other) / draw.standard_error(best - other)

@@ -78,9 +78,8 @@ print(described)
 # Is that what training with it does? A script draws a step, looks up its $\sigma$ and noises; measure that. The slip:
 # the times are shifted by 3 once more, though the scheduler's table has the shift already.
 
+
 # %%
-
-
 def flow_script(shift):
     """Flow matching on the scheduler's table, its steps drawn uniformly, then shifted."""
 
@@ -119,9 +118,8 @@ claim.falsify_below(miss(twice), 1, "a shift that is applied twice")
 # loss is one that can be read as a weighting at all: an exact model must be *stationary*, twice the error must cost
 # four times (*quadratic*), and errors of every shape must cost the same (*isotropic*).
 
+
 # %%
-
-
 def min_snr_script(weight):
     """v-prediction under a cosine schedule, as a training script has it."""
 
@@ -192,9 +190,8 @@ run.figure(
 # $\hat x=z-\sigma\hat v$ and leaves the target at noise minus data: the exact model is not stationary, for any usual
 # prediction. And a Huber loss is no weighted squared error.
 
+
 # %%
-
-
 def flow_loss(distance, as_denoiser=False):
     """Uniform t; with ``as_denoiser`` the output becomes x̂ while the target stays a velocity."""
 
