@@ -269,7 +269,7 @@ claim.falsify(density[held], (density[edm] * largest).where(grid > best, 0), "th
 #   between gets worse.
 # * **How far from monotone** matters more than whether: below its peak EDM has 0.9 % of its draws, DDPM 65 %.
 # * **It is an interpretation, not a ranking.** The theorem does not say which weighting makes the best pictures. The
-#   paper finds monotone ones on a par with the best others, and so, at small scale, does this companion (notebook 10).
+#   paper finds monotone ones on a par with the best others; what became of that at small scale is in notebook 10.
 #
 # ## 0.5 Your loss, in three lines
 #
