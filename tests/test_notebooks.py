@@ -26,7 +26,7 @@ def code(path: Path) -> list[NotebookNode]:
 
 def home(path: Path) -> str:
     """The profile at which it is committed: tiny, but for the ablation, whose networks are those of another."""
-    return "digits" if path.stem == "13_ablation" else "tiny"
+    return "digits" if path.stem == "10_ablation" else "tiny"
 
 
 def tags(cell: NotebookNode) -> list[str]:

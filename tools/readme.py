@@ -35,8 +35,8 @@ def notebooks(profile: profiles.Profile) -> str:
 
 
 def predictions(profile: profiles.Profile) -> str:
-    """What was expected of the ablation, and what came, as notebook 13 wrote it."""
-    return _table(profiles.load("digits"), "13_ablation", "predictions_and_verdicts")
+    """What was expected of the ablation, and what came, as notebook 10 wrote it."""
+    return _table(profiles.load("digits"), "10_ablation", "predictions_and_verdicts")
 
 
 def photographs(profile: profiles.Profile) -> str:
