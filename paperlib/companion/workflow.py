@@ -277,11 +277,14 @@ def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     Beside what the file states, an entry has ``verdict`` and ``remarks``; ``margin``, the factor by which the
     ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
     ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
+    ``unsupported`` names what the claim rests on and has fallen.
     """
-    known = claims.load().values()
-    folders = {claim.notebook: paths.result(profile.name, claim.notebook) for claim in known}
+    known = claims.load()
+    folders = {claim.notebook: paths.result(profile.name, claim.notebook) for claim in known.values()}
     found = {notebook: claims.records(folder) if folder else {} for notebook, folder in folders.items()}
-    return [_entry(claim, found[claim.notebook]) for claim in known]
+    entries = [_entry(claim, found[claim.notebook]) for claim in known.values()]
+    fallen = claims.unsupported(known, {entry["id"]: entry["verdict"] for entry in entries})
+    return [{**entry, "unsupported": fallen[entry["id"]]} for entry in entries]
 
 
 def published_ledger(first: str) -> list[dict[str, Any]]:
