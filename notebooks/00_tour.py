@@ -298,3 +298,14 @@ print(found)
 # | What came after the paper? | 11 |
 # | Audit my own objective | 12 |
 # | What does the paper report, and what of it was found here? | 13, 14 |
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

@@ -537,3 +537,14 @@ run.figure(
 # * The duality fixes $E$; in training $E$ falls, and weight or density follow it.
 # * Nothing here trains a network. Whether the error at a level goes with the quality of samples is asked of 225
 #   networks in notebook 10.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

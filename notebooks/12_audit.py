@@ -280,3 +280,14 @@ print(f"the loss of the reference model grows by {(added / before - 1).item():.1
 # * The audit says what a loss weighs, not whether that is good. A non-monotone weighting is no mistake.
 # * It measures what the code does to *its* models. Dropout of conditions, several outputs, or a second call of the
 #   network in the loss are outside of it, and it says when it cannot tell.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence
