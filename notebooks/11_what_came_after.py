@@ -252,7 +252,7 @@ run.figure(
 x = torch.tensor([0.9], dtype=f64)
 humps = oracles.GaussianMixture.isotropic(torch.tensor([[-1.0], [0.8]], dtype=f64), 0.1)
 models = [humps.displaced(shift[None]) for shift in torch.linspace(-1, 1, 9, dtype=f64)]
-noise = elbo.Noise.quadrature(dim=1, panels=12, order=8, limit=8.0)
+noise = elbo.Noise.quadrature(dim=1, panels=13, order=8)
 
 
 def as_published(loss, model):
@@ -319,7 +319,7 @@ claim.falsify(in_the_angle, ddim, "an Euler step in the angle", scale=1.0)
 
 # %%
 level = torch.linspace(-8, 8, 161, dtype=f64)
-inner = elbo.Noise.quadrature(dim=1, panels=4, order=8, limit=6.0)
+inner = elbo.Noise.quadrature(dim=1, panels=5, order=8)
 pairs = torch.cartesian_prod(torch.arange(2 * len(inner.eps)), torch.arange(len(noise.eps))).T
 of_data = torch.cat([mean + math.sqrt(0.1) * inner.eps for mean in (-1.0, 0.8)])[pairs[0]]  # x of each pair (x, ε)
 joint = elbo.Noise(noise.eps[pairs[1]], inner.weight.repeat(2)[pairs[0]] / 2 * noise.weight[pairs[1]])
