@@ -671,7 +671,7 @@ pd.DataFrame({"T": list(bounds), "L_T (nats)": [round(value, 4) for value in bou
 # * *"A non-monotone weighting won."* The logit-normal one of Stable Diffusion 3, in a comparison of 61. Nothing here
 #   forbids it: a signed combination of ELBOs can be a good objective. C8 says only that it is no likelihood.
 # * *Does the noise-augmented ELBO rank models on held-out data as the clean one does?* Nobody else has tested it that
-#   we know of; notebook 13 measures it, on digits.
+#   we know of; notebook 10 measures it, on digits.
 #
 # In this notebook the networks are exact, and so are the checks. A trained network obeys (4.4) by *definition* of its
 # reverse process; what it adds is the gap of 4.3, which cannot be seen from its loss.

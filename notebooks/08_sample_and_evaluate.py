@@ -288,7 +288,7 @@ assert set(differences.verdict) <= {"one seed, no verdict", "no difference seen"
 differences
 
 # %% [markdown]
-# The paper's claims about weightings and schedules (C11 to C13) are put to a test of their own in notebook 13, with
+# The paper's claims about weightings and schedules (C11 to C13) are put to a test of their own in notebook 10, with
 # more weightings, more seeds, and runs under several schedules.
 
 # %% [markdown]

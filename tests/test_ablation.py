@@ -23,9 +23,9 @@ FOUND = [
 
 @pytest.fixture
 def run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    (checkout / "notebooks" / "13_ablation.py").touch()
+    (checkout / "notebooks" / "10_ablation.py").touch()
     monkeypatch.setattr(measuring, "measure_all", lambda *_: FOUND)
-    return companion.start("13_ablation", "small")
+    return companion.start("10_ablation", "small")
 
 
 def planned() -> list[experiments.Experiment]:
@@ -45,12 +45,12 @@ def test_every_number_is_read_back_as_it_was_measured(run: Run) -> None:
 
 def test_a_reader_without_networks_reads_the_tables_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measuring.frames(run, planned(), HOW, processes=1)
-    finished = run.directory.parents[2] / "small" / "13_ablation"
+    finished = run.directory.parents[2] / "small" / "10_ablation"
     finished.parent.mkdir(parents=True)
     run.directory.rename(finished)
     provenance.write(finished, {})
     monkeypatch.setattr(measuring, "measure_all", pytest.fail)
-    again = measuring.frames(companion.start("13_ablation", "small"), planned(), HOW, processes=1)
+    again = measuring.frames(companion.start("10_ablation", "small"), planned(), HOW, processes=1)
     for name, table in first.items():
         pd.testing.assert_frame_equal(again[name], table)
 

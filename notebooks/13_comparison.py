@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 10 What the paper reports, and what was measured here
+# # 13 What the paper reports, and what was measured here
 #
 # **Question.** The paper reports FID and Inception Scores on ImageNet (Section 5, Tables 2 to 4). Which of its numbers
 # can be stated with a source, which of its claims can be tested at which scale, and what would it take to test the rest
@@ -34,11 +34,11 @@ import pandas as pd
 from paperlib import companion
 from paperlib.companion import workflow
 
-run = companion.start("10_comparison", profile)
+run = companion.start("13_comparison", profile)
 pd.set_option("display.max_colwidth", None)
 
 # %% [markdown]
-# ## 10.1 ImageNet 64×64: the comparison that carries the argument
+# ## 13.1 ImageNet 64×64: the comparison that carries the argument
 #
 # The paper's case for monotone weightings is a tie: with EDM's weighting held at its maximum, which makes the loss an
 # ELBO of noisy data, samples are as good as with EDM's own, which does not. Both reach the same FID. The full ablation
@@ -52,7 +52,7 @@ run.table(
 imagenet64[["model", "fid", "note"]].set_index("model")
 
 # %% [markdown]
-# ## 10.2 Table 4: the literature at 128, 256 and 512 pixels
+# ## 13.2 Table 4: the literature at 128, 256 and 512 pixels
 #
 # Generated from `results/paper/table4.csv`, where every number has a source and a mark. "Not verified": the paper has a
 # model there, and no public source that we found quotes its number. "–": nothing is claimed. The last row of each
@@ -86,7 +86,7 @@ assert at_scale.profile.is_unique
 at_scale.set_index("profile").round(1)
 
 # %% [markdown]
-# ## 10.3 Claim C14
+# ## 13.3 Claim C14
 #
 # When one of the ImageNet profiles has results, the claim is this comparison: our FID, from 50,000 samples in the
 # paper's protocol, within a tenth of the published one, relative. (That is the spread between published repeats of one
@@ -109,7 +109,7 @@ assert (apart > spread).all()
 print(f"guided and unguided FID differ by at least {apart.min():.0%} where both are known: resolutions {[*both.index]}")
 
 # %% [markdown]
-# ## 10.4 What was measured here
+# ## 13.4 What was measured here
 #
 # Weighting × sampler of every profile that has been run. The unit of each profile is in its caption: read it before the
 # numbers. Between profiles nothing may be compared, and none of these is a FID of the tables above.
@@ -126,7 +126,7 @@ shown.astype(object).fillna("one seed")
 
 # %% [markdown]
 # The paper's four empirical claims, side by side with what is published of them here. C11 to C13 are those of the
-# ablation (notebook 13), which one profile alone has runs for.
+# ablation (notebook 10), which one profile alone has runs for.
 
 # %%
 ledger = [entry for entry in workflow.published_ledger(profile) if entry["kind"] == "experiment"]
@@ -147,7 +147,7 @@ run.table(side_by_side, "claims", caption="The paper's empirical claims and what
 side_by_side
 
 # %% [markdown]
-# ## 10.5 Reproduced by others
+# ## 13.5 Reproduced by others
 #
 # Whoever runs a profile can have their row here: put the results folder of the run, as it is, below
 # `results/reproduced/<your name>/`. Commit, hardware, time and verdicts are read from its manifests, and files that no
@@ -159,7 +159,7 @@ run.table(others, "reproduced", caption="Runs of this companion by other people,
 print("none yet" if others.empty else others.to_string(index=False))
 
 # %% [markdown]
-# ## 10.6 What would falsify this, and what it does not show
+# ## 13.6 What would falsify this, and what it does not show
 #
 # * C14 would be falsified by a run at full scale in the stated protocol that misses the published FID by more than its
 #   spread. Nothing of it is tested here.

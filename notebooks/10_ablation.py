@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 13 The ablation in miniature
+# # 10 The ablation in miniature
 #
 # **Question.** The paper's 64×64 ablation (Table 2) trains one network under many weightings, predictions and noise
 # schedules. Three claims hang on it: that monotone weightings keep up with the best of the others (C12), that a learned
@@ -50,7 +50,7 @@ from paperlib import companion, elbo
 from paperlib.companion import experiments, figures, measuring, profiles
 from paperlib.engine import evaluation, features
 
-run = companion.start("13_ablation", profile)
+run = companion.start("10_ablation", profile)
 settings = profiles.load(profile)
 arms = experiments.arms(settings)
 planned = [one for seed in settings.training.seeds for runs in arms.values() for one in runs if one.seed == seed]
@@ -59,7 +59,7 @@ print(f"{len(planned)} runs: {len(labels)} weightings under the schedule that al
 print(f"further combinations of weighting, prediction and schedule; seeds {settings.training.seeds}")
 
 # %% [markdown]
-# ## 13.1 Every run, measured
+# ## 10.1 Every run, measured
 #
 # Each row of `measured.csv` is one network: distances of its samples by two samplers, the error of $\hat\epsilon$ on
 # training and test images at fixed levels of noise (`errors.csv`), the training loss by step (`losses.csv`), and the
@@ -101,7 +101,7 @@ for split in images:
 
 # %% [markdown]
 # **Test loss under any weighting**, whichever a network was trained with: $\tfrac12\int w\,e\,d\lambda$. Under a
-# monotone $w$ this is, up to a constant, the likelihood of noisy data: those columns are the *yardsticks* of 13.6.
+# monotone $w$ this is, up to a constant, the likelihood of noisy data: those columns are the *yardsticks* of 10.6.
 
 # %%
 low, high = planned[0].loss.schedule.ends
@@ -158,7 +158,7 @@ run.table(
 assert every.bits_test.between(0, np.log2(images["test"].levels) + 1).all()
 
 # %% [markdown]
-# ## 13.2 The floor, and thirteen weightings
+# ## 10.2 The floor, and thirteen weightings
 #
 # A distance means nothing without the one between two sets of real images: the floor. With 297 test images it is far
 # from zero, and it is the same for all.
@@ -267,7 +267,7 @@ claim.partial(
 )
 
 # %% [markdown]
-# ## 13.3 Likelihood against samples
+# ## 10.3 Likelihood against samples
 #
 # $\mathrm{sigmoid}(k-\lambda)$ asks for fine detail up to $\lambda\approx k$. A larger $k$ is nearer to $w=1$, the
 # clean likelihood; a smaller one spends its capacity on structure. If both matter and capacity is short, the points
@@ -316,7 +316,7 @@ claim.partial(
 )
 
 # %% [markdown]
-# ## 13.4 Loss by level of noise
+# ## 10.4 Loss by level of noise
 #
 # Where the difference comes from: the error of $\hat\epsilon$ on test images by level, over the mean of all weightings
 # of the same seed, and the levels that each loss had the adaptive schedule draw.
@@ -351,7 +351,7 @@ run.figure(
 assert np.isfinite(relative).all(axis=None)
 
 # %% [markdown]
-# ## 13.5 Table 2 in miniature: prediction × schedule × weighting × sampler
+# ## 10.5 Table 2 in miniature: prediction × schedule × weighting × sampler
 
 # %% tags=["nbval-ignore-output"]
 in_table = every[every.weighting.isin(settings.training.ablation[0].weightings)]
@@ -495,7 +495,7 @@ assert len(kinds_table) == len(kinds)
 kinds_table
 
 # %% [markdown]
-# ## 13.6 Does the noise-augmented ELBO rank models as the clean one does?
+# ## 10.6 Does the noise-augmented ELBO rank models as the clean one does?
 #
 # Under each monotone weighting every network has a test loss, the negative ELBO of noisy data up to a constant. These
 # are yardsticks; how alike do two of them rank the same networks? Spearman's correlation over all networks, with
@@ -568,7 +568,7 @@ run.figure(
 assert len(every) == len(measured)
 
 # %% [markdown]
-# ## 13.7 What was expected, and what came
+# ## 10.7 What was expected, and what came
 #
 # The predictions were committed before the runs; "failed" is a result like any other.
 
@@ -617,7 +617,7 @@ outcome
 # had called a par, and by more than nothing: the interval of P2 leaves out 1.
 
 # %% [markdown]
-# ## 13.8 What this supports, and what would falsify it
+# ## 10.8 What this supports, and what would falsify it
 #
 # * It supports statements about this network on these digits. Five seeds see a difference of a few per cent in steps or
 #   bits and of some ten per cent in distance; what is smaller passes for none.

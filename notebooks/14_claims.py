@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 12 The ledger of claims
+# # Appendix: the ledger
 #
 # Every claim of the paper, every erratum and every check of our own, with what came of it. The verdicts are read from
 # what the other notebooks recorded when they ran; nothing is decided here.
@@ -36,7 +36,7 @@ from paperlib import companion
 from paperlib.companion import figures, paths, profiles, workflow
 from paperlib.companion.claims import Verdict, factor
 
-run = companion.start("12_claims", profile)
+run = companion.start("14_claims", profile)
 settings = profiles.load(profile)
 pd.set_option("display.max_colwidth", None)
 pd.set_option("display.max_rows", None)
@@ -45,14 +45,14 @@ pd.set_option("display.max_rows", None)
 # Results of all other notebooks of the profile are needed; a missing one says how to make it.
 
 # %%
-for name in settings.section("12_claims").upstream:
+for name in settings.section("14_claims").upstream:
     run.upstream(name)
-ledger = pd.DataFrame(workflow.ledger(settings)).set_index("id").query("notebook != '12_claims'")
+ledger = pd.DataFrame(workflow.ledger(settings)).set_index("id").query("notebook != '14_claims'")
 ours = ledger.index.str.startswith("X")
 print(f"{len(ledger)} entries: {(~ours).sum()} claims and errata of the paper, {ours.sum()} checks of our own")
 
 # %% [markdown]
-# ## 12.1 The paper's claims
+# ## 14.1 The paper's claims
 
 # %%
 shown = ["statement", "place", "verdict", "notebook"]
@@ -71,7 +71,7 @@ for column in ("margin", "missed"):
 clarity[~ours].fillna("–")
 
 # %% [markdown]
-# ## 12.2 Checks of our own
+# ## 14.2 Checks of our own
 
 # %%
 ledger.loc[ours, shown]
@@ -108,7 +108,7 @@ assert (both.margin >= 1).all()
 assert (both.missed > 1).all()
 
 # %% [markdown]
-# ## 12.3 What was not run, or only in part
+# ## 14.3 What was not run, or only in part
 
 # %%
 open_claims = ledger[ledger.verdict.isin([Verdict.PARTIAL, Verdict.NOT_RUN, workflow.UNTESTED.verdict])]
@@ -117,7 +117,7 @@ for identifier, entry in open_claims.iterrows():
     print(f"{identifier} {entry.verdict}: {reasons}")
 
 # %% [markdown]
-# ## 12.4 Coverage of the paper's equations, tables and figures
+# ## 14.4 Coverage of the paper's equations, tables and figures
 #
 # Which places of the paper a function of the library and a cell of a notebook compute, collected from docstrings,
 # claims and captions (`docs/equations.md` has the whole index). The places are those that public sources quote or that
@@ -136,13 +136,13 @@ summary
 print("no cell computes:", "; ".join(places.place[~places.cell]) or "(none)")
 
 # %% [markdown]
-# ## 12.5 The ledger, checked
+# ## 14.5 The ledger, checked
 #
 # One check of the ledger itself: nothing in it has failed, and every entry that passed had a falsifier. The falsifier
 # of *that* puts a vacuous entry in.
 
 # %% tags=["ledger"]
-claim = run.claim("X12a")
+claim = run.claim("X14a")
 passed = ledger[ledger.verdict == Verdict.PASS]
 bad = [Verdict.FAIL, Verdict.VACUOUS]
 claim.check_true(not ledger.verdict.isin(bad).any(), "no entry failed, none is vacuous")
@@ -150,7 +150,7 @@ claim.check_true(passed.falsifiers.map(bool).all(), "every entry that passed had
 claim.falsify_true(not pd.Series([*ledger.verdict, "VACUOUS"]).isin(bad).any(), "the same with a vacuous entry put in")
 
 # %% [markdown]
-# ## 12.6 What this does not show
+# ## 14.6 What this does not show
 #
 # * That a claim passes means that its check, at its tolerance, found nothing against it, and that the check could have.
 #   It is no proof; the proofs are in the text of the notebooks.
