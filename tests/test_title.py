@@ -98,7 +98,10 @@ def test_transitions_are_those_of_the_sampler() -> None:
     model = chain(6)
     z, step = torch.full((200_000, 1), 0.3, dtype=F64), torch.full((200_000,), 2)
     seen: list[Tensor] = []
-    denoise = sampling.denoiser(model.network, model.prediction)
+
+    def denoise(z: Tensor, logsnr: Tensor) -> Tensor:
+        return model.prediction.to_x(model.network(z, logsnr), z, logsnr)
+
     with torch.no_grad():
         levels = torch.stack([model.levels[2], model.levels[1]])
         sampling.ddpm(
