@@ -157,7 +157,7 @@ print("no cell computes:", "; ".join(places.place[~places.cell]) or "(none)")
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 records = [
     json.loads(path.read_text(encoding="utf-8"))
-    for name in settings.section("12_claims").upstream
+    for name in settings.section("14_claims").upstream
     for path in sorted((run.upstream(name) / "claims").glob("*.json"))
 ]
 passed = [record for record in records if record["verdict"] == Verdict.PASS]
