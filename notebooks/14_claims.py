@@ -88,38 +88,7 @@ assert len(clarity[ours])
 clarity[ours].fillna("–")
 
 # %% [markdown]
-<<<<<<< HEAD:notebooks/14_claims.py
-# Margins against misses, one dot an entry. A good check stands far to the right *and* high up: it had room to spare,
-# and its broken version had none. Exact identities, held to rounding errors, do; statistical ones live near the corner,
-# because a standard error is all the precision they have.
-
-# %% tags=["nbval-ignore-output"]
-both = ledger.dropna(subset=["margin", "missed"])
-fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 3.4))
-for kind, shade in (("identity", figures.BLUE), ("statistic", figures.VERMILION), ("check", figures.GREY)):
-    part = both[both.kind == kind]
-    ax.loglog(part.margin, part.missed, "o", color=shade, label=kind, markersize=5)
-rest = both[~both.kind.isin(["identity", "statistic", "check"])]
-ax.loglog(rest.margin, rest.missed, "s", color=figures.GREEN, label="other", markersize=5)
-ax.axvline(1, color="black", linewidth=0.8)
-ax.axhline(1, color="black", linewidth=0.8)
-ax.set(xlabel="margin of the tightest check (limit / value)", ylabel="weakest falsifier misses by (value / limit)")
-ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-run.figure(
-    fig,
-    "clarity",
-    data=both[["kind", "margin", "missed"]].rename_axis("id").reset_index(),
-    caption="How clear the outcomes are. Right of the vertical line the check held, above the horizontal one its "
-    "falsifier failed. Entries without a scale (yes or no) are not drawn.",
-)
-assert (both.margin >= 1).all()
-assert (both.missed > 1).all()
-
-# %% [markdown]
 # ## 14.3 What was not run, or only in part
-=======
-# ## 12.3 What was not run, or only in part
->>>>>>> message:notebooks/12_claims.py
 
 # %%
 open_claims = ledger[ledger.verdict.isin([Verdict.PARTIAL, Verdict.NOT_RUN, workflow.UNTESTED.verdict])]
@@ -178,21 +147,12 @@ def sound(checks, falsifiers):
 
 
 # %% tags=["ledger"]
-<<<<<<< HEAD:notebooks/14_claims.py
 claim = run.claim("X14a")
-passed = ledger[ledger.verdict == Verdict.PASS]
-bad = [Verdict.FAIL, Verdict.VACUOUS]
-claim.check_true(not ledger.verdict.isin(bad).any(), "no entry failed, none is vacuous")
-claim.check_true(passed.falsifiers.map(bool).all(), "every entry that passed had a falsifier, which failed")
-claim.falsify_true(not pd.Series([*ledger.verdict, "VACUOUS"]).isin(bad).any(), "the same with a vacuous entry put in")
-=======
-claim = run.claim("X12a")
 claim.check_true(not ledger.verdict.isin([Verdict.FAIL, Verdict.VACUOUS]).any(), "no entry failed, none is vacuous")
 claim.check_true(all(sound(one["checks"], one["falsifiers"]) for one in passed), "every entry that passed, recounted")
 exchanged = [sound([*one["checks"], one["falsifiers"][0]], one["falsifiers"]) for one in passed]
 claim.falsify_true(any(exchanged), "some entry comes through with a falsifier among its checks")
 claim.falsify_true(any(sound(one["checks"], []) for one in passed), "some entry comes through without a falsifier")
->>>>>>> message:notebooks/12_claims.py
 
 # %% [markdown]
 # ## 14.6 What this does not show
