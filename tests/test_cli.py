@@ -114,14 +114,14 @@ def test_no_profile_shows_the_verdict_of_another(checkout: Path, capsys: pytest.
     (checkout / "claims.yaml").write_text(CLAIMS.replace("notebook: 02_second", "notebook: 03_third"))
     folder = checkout / "results" / "other" / "03_third"
     (folder / "claims").mkdir(parents=True)
-    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").partial("only there")
+    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").decide(claims.Verdict.HELD, "only there")
     provenance.write(folder, {})
     capsys.readouterr()
     assert cli.main(["claims", "--profile", "small", "--json"]) == 0
     assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)] == ["NOT RUN", "NOT RUN"]
-    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "PARTIAL"}
+    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "HELD"}
     published = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.published_ledger("small")}
-    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
+    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "HELD")}
 
 
 def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,11 +31,13 @@ Kind = Literal["identity", "inequality", "statistic", "experiment", "erratum", "
 
 
 class Verdict(StrEnum):
-    """What came of a claim, the worst first."""
+    """What came of a claim, the worst first; the middle three are those of an experiment."""
 
     FAIL = "FAIL"
     VACUOUS = "VACUOUS"
-    PARTIAL = "PARTIAL"
+    NOT_HELD = "NOT HELD"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    HELD = "HELD"
     NOT_RUN = "NOT RUN AT THIS SCALE"
     PASS = "PASS"
 
@@ -147,9 +149,10 @@ class Test:
         """A statement that would hold only if the assumption were not broken; it must be false."""
         self._record(self.falsifiers, Outcome(what, "", None, None, bool(condition)))
 
-    def partial(self, reason: str) -> None:
-        """Only part of the claim can be tested here; says which."""
-        self._remark(Verdict.PARTIAL, reason)
+    def decide(self, verdict: Verdict, reason: str) -> None:
+        """What thresholds stated before the runs make of an experiment, HELD, NOT HELD or INCONCLUSIVE, and why."""
+        self.remarks.clear()
+        self._remark(verdict, reason)
 
     def not_run(self, reason: str) -> None:
         """Nothing of the claim can be tested at this scale; says why."""
@@ -162,10 +165,8 @@ class Test:
             return Verdict.FAIL
         if any(outcome.holds for outcome in self.falsifiers.values()):
             return Verdict.VACUOUS
-        for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
-            if verdict.value in self.remarks:
-                return verdict
-        return Verdict.PASS if self.checks else Verdict.NOT_RUN
+        remarked = next(map(Verdict, self.remarks), None)
+        return remarked or (Verdict.PASS if self.checks else Verdict.NOT_RUN)
 
     def _agreement(self, lhs: Any, rhs: Any, what: str, tolerance: float | None, scale: Any) -> Outcome:
         limit = self.claim.tolerance if tolerance is None else tolerance
@@ -262,7 +263,7 @@ class Record:
         tightest: what that check compared.
         missed: value / limit of the falsifier that missed by least; infinite where all did.
         falsifiers: each falsifier by what it broke, with the factor by which it missed.
-        remarks: why a claim is PARTIAL or NOT RUN.
+        remarks: why a claim was decided as it was, or was not run.
     """
 
     verdict: str
