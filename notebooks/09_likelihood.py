@@ -462,7 +462,7 @@ assert np.isfinite(by_stop).all(axis=None)
 
 # %% [markdown]
 # One statement must hold on any machine: training taught something about images that were not seen. The falsifier is
-# the slip of sign of notebook 08: a trained network that is told $-\lambda$.
+# a slip of sign: a trained network that is told $-\lambda$, as by a code whose log-SNR is that of noise over data.
 
 # %% tags=["better-than-untrained"]
 blank = runs[0].network().eval()
