@@ -357,9 +357,7 @@ for (upper, lower), column in zip(axes.T, axes_shown, strict=True):
     upper.spines.bottom.set_visible(False)
     upper.tick_params(bottom=False)
 axes[1, 0].set_ylabel("Fréchet distance (not FID; Heun)")
-axes[1, 0].annotate(
-    f"real images: {floor:.2f}", (0.97, 0.02), xycoords="axes fraction", ha="right", fontsize=7, color="0.4"
-)
+axes[1, 0].annotate(f"real images: {floor:.2f}", (0.03, 0.02), xycoords="axes fraction", fontsize=7, color="0.4")
 run.figure(
     fig,
     "trade_off",
@@ -624,8 +622,10 @@ def p7(sampler):
 
 
 def spread_of(sampler, kind):
-    found = [ratio.value for (s, k, _), ratio in kinds.items() if (s, k) == (sampler, kind)]
-    return f"{min(found):.2f} … {max(found):.2f}"
+    found = [ratio for (s, k, _), ratio in kinds.items() if (s, k) == (sampler, kind)]
+    unclear = [said(r, 0.9, 1.1) for r in found if kind == "F" and verdict(r, 0.9, 1.1) == Verdict.INCONCLUSIVE]
+    values = [ratio.value for ratio in found]
+    return f"{min(values):.2f} … {max(values):.2f}" + "".join(f" ({one})" for one in unclear)
 
 
 conclude(
@@ -706,8 +706,8 @@ assert all(found.notna().all(axis=None) for found in maps.values())
 # from 2 the correlation *falls* with $k$. Each yardstick agrees with the bound that ends where its weight does. Of P9,
 # part is that bad networks are bad by every measure (left). Among networks that differ in nothing but their weighting
 # (right), the whole likelihood ranks samples upside down, the tightest bound does too, and of the noisy ones $k=1$ and,
-# weakly, $k=2$ rank them the right way. So the noisy ELBO is no stand-in for the clean one, and neither is one for
-# looking at samples.
+# weakly, $k=2$ rank them the right way. Best of all ranks the bound that decodes from 2 and leaves every detail to the
+# decoder. So the noisy ELBO is no stand-in for the clean one, and neither is one for looking at samples.
 #
 # Which level matters for samples? The error at a single level, ranked against the distance:
 
@@ -902,10 +902,12 @@ print(same_weights.round(2).to_string())
 # %% [markdown]
 # *Where the draws lie matters, their shape hardly.* A Laplace density in the place of EDM's normal one gives the
 # distance of the learned density. *The same weights drawn elsewhere are another training.* With $p\propto E$ nine draws
-# in ten fall where the weights ask for little: the distance more than doubles, which of all weightings only $w=1$ does,
+# in ten fall where the weights ask for little: the distance doubles and more, which of all weightings only $w=1$ does,
 # and the covariance of the gradient at the same weights is nearly six times as large. The objective is the same; the
-# variance of its estimate has. So two *losses* that draw their levels differently differ in variance as well as in
-# weighting, and to compare the weightings each must draw as its own loss asks.
+# variance of its estimate is not. Laplace's published density, its loss divided by it, never sees the ends of the range,
+# and is worse still; its authors do not divide, so that theirs is another weighting. So two *losses* that draw their
+# levels differently differ in variance as well as in weighting, and to compare the weightings each must draw as its own
+# loss asks.
 
 # %% [markdown]
 # ## 10.8 What was expected, and what came
