@@ -904,7 +904,7 @@ print(same_weights.round(2).to_string())
 # distance of the learned density. *The same weights drawn elsewhere are another training.* With $p\propto E$ nine draws
 # in ten fall where the weights ask for little: the distance doubles and more, which of all weightings only $w=1$ does,
 # and the covariance of the gradient at the same weights is nearly six times as large. The objective is the same; the
-# variance of its estimate is not. Laplace's published density, its loss divided by it, never sees the ends of the range,
+# variance of its estimate is not. Laplace's published density, its loss divided by it, never sees the ends,
 # and is worse still; its authors do not divide, so that theirs is another weighting. So two *losses* that draw their
 # levels differently differ in variance as well as in weighting, and to compare the weightings each must draw as its own
 # loss asks.

@@ -51,14 +51,14 @@ def findings(profile: profiles.Profile) -> str:
         f"* **A tie.** Distance of samples, {evidence.P1} (95 % over five seeds). The monotone one is a likelihood of "
         "noisy data, and that costs nothing.\n"
         f"* **What likelihood says.** Trained with w = 1, digits take {nats['elbo']:.1f} nats over the whole range, "
-        f"the next {nats.iloc[1]:.1f}; CIFAR-10 {bits['elbo']:.3f} bits a dimension, next {bits.iloc[1]:.3f}. The same "
-        f"networks sample worst: {distance['elbo']:.1f} against {distance.iloc[0]:.1f}, {worst_first['elbo']:.1f} against "
-        f"{worst_first.iloc[-1]:.1f}. Decoded from λ = 6, a tighter bound, the digits' network is number "
+        f"next {nats.iloc[1]:.1f}; CIFAR-10 {bits['elbo']:.3f} bits a dimension, next {bits.iloc[1]:.3f}. The same "
+        f"networks sample worst: {distance['elbo']:.1f} against {distance.iloc[0]:.1f}, {worst_first['elbo']:.1f} "
+        f"against {worst_first.iloc[-1]:.1f}. Decoded from λ = 6, a tighter bound, the digits' network is number "
         f"{stops['6'].rank()['elbo']:.0f} of {len(stops)}: who codes best depends on where decoding starts.\n"
         f"* **Which levels samples need.** Among {len(runs)} networks that differ in weighting alone, the error at "
         f"λ = {level.idxmax():.1f} ranks them as the distance does ({level.max():+.2f}), at {level.index[-1]:.0f} "
         f"the other way round ({level.iloc[-1]:+.2f}).\n"
-        f"* **A learned schedule.** {evidence.P3.capitalize()}.\n"
+        f"* **A learned schedule.** {evidence.P3[0].upper()}{evidence.P3[1:]}.\n"
         "* **Drawing is not weighing.** With the weighting held, levels drawn ∝ E, not ∝ wE, multiply the distance "
         f"(Heun, DDPM): {evidence.L2}."
     )
@@ -77,8 +77,9 @@ def paper(profile: profiles.Profile) -> str:
 def _found(entry: dict[str, Any]) -> str:
     if entry["remarks"]:
         return "; ".join(entry["remarks"].values())
-    caught = f"{len(entry['falsifiers'])} falsifiers caught"
-    return f"tightest check {factor(entry['margin'])} inside its limit, {caught}" if entry["margin"] else caught
+    count = len(entry["falsifiers"])
+    caught = f"{count} {'falsifier' if count == 1 else 'falsifiers'} caught"
+    return f"tightest check {factor(entry['margin'])} within its limit, {caught}" if entry["margin"] else caught
 
 
 def predictions(profile: profiles.Profile) -> str:
