@@ -325,7 +325,7 @@ assert whole.index[0] == "elbo" == samples.index[-1]
 # **Three things to see.** *The objective does its work:* over the whole range the network trained with $w=1$ codes
 # best, in its own currency. *It is the wrong work for samples:* the same network makes by far the worst. And *"the best
 # likelihood" is not one thing:* the bound that decodes at $\lambda=10$ is not the tightest that these networks offer.
-# Decoded from where it is tightest, $\lambda\approx6$, every network needs nearly two bits less, and the ELBO's is
+# Decoded from where it is tightest, $\lambda\approx6$, every network needs some two bits less, and the ELBO's is
 # ninth of thirteen, because most of what it learned lies where the decoder knows better: between $\lambda=6$ and $10$ a
 # pixel of 17 grey levels is told by rounding. Decoded from $\lambda\le4$ the order of $k$ is that of structure, not of
 # detail.
