@@ -900,7 +900,7 @@ print("covariance of the gradient at the same weights, over that of the learned 
 print(same_weights.round(2).to_string())
 
 # %% [markdown]
-# *The same weights drawn elsewhere are another training.* With $p\propto E$ nine draws in ten fall where the weights ask
+# *The same weights drawn elsewhere are another training.* With $p\propto E$ nine draws in ten fall where weights ask
 # for little: the distance doubles and more, which of all weightings only $w=1$ does, and the covariance of the gradient
 # at the same weights is nearly six times as large. The objective is the same; the variance of its estimate is not.
 # Laplace's published density, its loss divided by it, hardly ever sees the ends of the range, and is worse still; its
