@@ -52,7 +52,8 @@ bench: $(READY) ## benchmarks against other libraries, results/bench (half an ho
 gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; what comes back in OUT=… (docs/gpu.md)
 	$(or $(PYTHON),python3) tools/gpu.py --piece $(PIECE) --out $(OUT)
 
-site: $(READY) ## the notebooks and the API as a web site, docs/_build/html
+site: $(READY) ## the notebooks and the API as a web site that needs no network, docs/_build/html (needs npm, for MathJax)
+	$(BIN)/python -m tools.mathjax
 	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"

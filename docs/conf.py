@@ -1,5 +1,6 @@
 """The site: the notebooks as committed (never run here) and the API from the docstrings.  Built by `make site`."""
 
+import os
 import re
 from typing import Any
 
@@ -18,6 +19,18 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+mathjax_path = "mathjax/3.2.2/tex-svg-full.js"  # put there by tools/mathjax.py: pages need no network
+html_theme_options: dict[str, Any] = {"show_toc_level": 2, "use_download_button": True}
+if repository := os.environ.get("PAPERLIB_REPOSITORY"):
+    # Where the site is built from a repository with an address: "open in Colab" and "open in Binder" on each notebook.
+    html_theme_options |= {
+        "repository_url": repository,
+        "repository_branch": "main",
+        "path_to_docs": "docs",
+        "use_repository_button": True,
+        "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
+    }
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}

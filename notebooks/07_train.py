@@ -38,6 +38,7 @@ test_images: int = 297
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 import matplotlib.pyplot as plt
 import numpy as np
+import over_seeds
 import pandas as pd
 import torch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -186,7 +187,7 @@ curves = pd.concat(
 )
 falling = pd.Series(
     {
-        label: np.mean([experiments.still_falling(results[one.name].history) for one in runs if one.weighting == label])
+        label: np.mean([over_seeds.still_falling(results[one.name].history) for one in runs if one.weighting == label])
         for label in labels
     }
 )
@@ -376,7 +377,7 @@ overview = pd.DataFrame(
         "images a step": result.card["training"]["batch_size"],
         "epochs": result.card["training"]["steps"] * result.card["training"]["batch_size"] / len(train),
         "final training loss (nats)": result.card["final_loss"],
-        "fall over the last quarter (%)": 100 * experiments.still_falling(result.history),
+        "fall over the last quarter (%)": 100 * over_seeds.still_falling(result.history),
         "seconds": result.seconds,
     }
     for name, result in {**results, **shown}.items()

@@ -44,7 +44,7 @@ import seaborn as sns
 import torch
 
 from paperlib import companion, predictions
-from paperlib.companion import assessment, experiments, figures, profiles
+from paperlib.companion import experiments, figures, measuring, profiles
 from paperlib.engine import data, evaluation, features
 
 run = companion.start("08_sample_and_evaluate", profile)
@@ -72,7 +72,7 @@ drawn = {}
 
 def draw(network, prediction, sampler):
     """Samples for the labels ``wanted``, as the integers that the data are."""
-    batches = assessment.drawing(settings.sampling, sampler).samples(network, prediction, wanted)
+    batches = measuring.drawing(settings.sampling, sampler).samples(network, prediction, wanted)
     return torch.cat([data.to_uint8(batch, train.levels) for batch in batches])
 
 
@@ -102,7 +102,7 @@ for (left, right), one in zip(axes, shown, strict=True):
     figures.image_grid(sheets[one.name], columns=train.num_classes, ax=left, title=f"samples, {one.name}")
     figures.image_grid(neighbours[one.name], columns=train.num_classes, ax=right, title="nearest training images")
 network_name = shown[0].network().config["name"]
-evaluations = assessment.drawing(settings.sampling, samplers[-1]).evaluations
+evaluations = measuring.drawing(settings.sampling, samplers[-1]).evaluations
 run.figure(
     fig,
     "fig1_samples",
@@ -173,7 +173,7 @@ assert all(found.frechet > 0 for found in floors.values())
 # %% tags=["nbval-ignore-output"]
 rows, compared = [], {}
 for one, sampler in product(runs, samplers):
-    seen, how = judge(samples_of(one, sampler)), assessment.drawing(settings.sampling, sampler)
+    seen, how = judge(samples_of(one, sampler)), measuring.drawing(settings.sampling, sampler)
     for name, reference in references.items():
         named = {"weighting": one.weighting, "sampler": sampler, "seed": one.seed, "reference": name}
         named["floor"] = floors[name].frechet

@@ -4,7 +4,7 @@ The repeats are seeds of *training*: an interval says how much another set of tr
 seed share initialisation, batches and noise, so differences are taken within a seed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -180,3 +180,22 @@ def steps_to_common_loss(losses: pd.DataFrame, window: int = 100) -> pd.Series:
     """
     last = losses.apply(smoothed_loss, window=window).iloc[-1]
     return losses.apply(steps_to, goal=last.max(), window=window)
+
+
+def still_falling(history: Sequence[Mapping[str, float]]) -> float:
+    """By how much the smoothed loss fell over the last quarter of training, relative to what it was.
+
+    1 − (mean over the last eighth of the log) / (mean over the eighth that ends where the last quarter begins).  It
+    is about 0 once a run has converged.
+
+    Args:
+        history: lines of a log, at equal distances, each with its ``loss``.
+
+    Raises:
+        ValueError: for a log of fewer than four lines.
+    """
+    quarter, eighth = len(history) // 4, max(1, len(history) // 8)
+    if quarter < 1:
+        raise ValueError(f"a log of {len(history)} lines has no last quarter; log at least 4 times: lower log_every.")
+    loss = [line["loss"] for line in history]
+    return 1 - float(np.mean(loss[-eighth:]) / np.mean(loss[:-quarter][-eighth:]))

@@ -2,9 +2,7 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 
 Three tiers, imports pointing down only:
 
-* **theory** (`process`, `quadrature`, `schedules`, `tables`, `adaptive`, `weightings`, `predictions`, `loss_weights`,
-  `objectives`, `recipes`, `oracles`, `elbo`, `auditing`): pure functions and small values, float64-safe, needing torch
-  alone;
+* **theory** (the modules here and `auditing`): pure functions and small values, float64-safe, needing torch alone;
 * **practice** (`models`, `engine`): networks, training, sampling, metrics;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
@@ -17,7 +15,7 @@ A module is imported when it is first asked for.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "adaptive",
     "auditing",

@@ -7,8 +7,7 @@ equal width over [λ_min, λ_max], and
 
 .. math:: p(\lambda) = \frac{\bar e_b}{\sum_j \bar e_j\, \Delta\lambda} \quad\text{for } \lambda \text{ in bin } b,
 
-piecewise constant, so that t(λ) and f(t) are piecewise linear.  The factor 1/Δλ makes p integrate to one: without it
-every loss divided by p would be off by a factor.  In a training loop of one's own it takes three lines::
+piecewise constant, so that t(λ) and f(t) are piecewise linear.  In a training loop of one's own it takes three lines::
 
     schedule = AdaptiveSchedule(-15.0, 15.0)
     ...
@@ -21,6 +20,7 @@ Condition the network on λ, not on t: f moves.  ``state_dict`` belongs in the c
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -34,14 +34,13 @@ START_HITS = 2
 
 
 @register("adaptive")
+@dataclass(eq=False)
 class AdaptiveSchedule(NoiseSchedule):
     """A noise schedule that follows the loss.  (Appendix F)
 
     The start is uniform.  The mean of the first batch then becomes the average of every bin, counting as two hits; each
-    later hit moves a bin's average by 1/hits until that falls to 1 − decay, so that the average is a plain mean first
-    and an exponential one later.  Several examples in one bin in one batch are averaged and count as one hit; a bin
-    that was not hit keeps its average.  Where several processes train together, :meth:`update` takes the function that
-    adds over them, and N processes hold the schedule that one process would hold with the whole batch.
+    later hit moves a bin's average by 1/hits until that falls to 1 − decay.  Several examples in one bin in one batch
+    are averaged and count as one hit; a bin that was not hit keeps its average.
 
     Args:
         logsnr_min: f(1), in nats.
@@ -56,41 +55,34 @@ class AdaptiveSchedule(NoiseSchedule):
         ValueError: for a range that is none or parameters out of theirs.
     """
 
-    def __init__(
-        self,
-        logsnr_min: float,
-        logsnr_max: float,
-        bins: int = 100,
-        decay: float = 0.999,
-        floor: float = 0.01,
-        moment: Literal["mean", "second"] = "mean",
-    ) -> None:
-        require_range(logsnr_min, logsnr_max)
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins}.")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {decay}.")
-        if not 0 < floor <= 1:
-            raise ValueError(f"floor must lie in (0, 1], got {floor}: with none a level could be left out for ever.")
-        if moment not in ("mean", "second"):
-            raise ValueError(f"moment must be 'mean' or 'second', got {moment!r}.")
-        self.logsnr_min, self.logsnr_max = self._ends = float(logsnr_min), float(logsnr_max)
-        self.bins, self.decay, self.floor, self.moment = bins, decay, floor, moment
-        self._edges = torch.linspace(*self._ends, bins + 1, dtype=torch.float64)
-        self.average = torch.ones(bins, dtype=torch.float64)
-        self.hits = torch.zeros(bins, dtype=torch.float64)
+    logsnr_min: float
+    logsnr_max: float
+    bins: int = 100
+    decay: float = 0.999
+    floor: float = 0.01
+    moment: Literal["mean", "second"] = "mean"
+
+    def __post_init__(self) -> None:
+        require_range(*self.ends)
+        if self.bins < 1:
+            raise ValueError(f"bins must be at least 1, got {self.bins}.")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}.")
+        if not 0 < self.floor <= 1:
+            raise ValueError(
+                f"floor must lie in (0, 1], got {self.floor}: with none a level could be left out for ever."
+            )
+        if self.moment not in ("mean", "second"):
+            raise ValueError(f"moment must be 'mean' or 'second', got {self.moment!r}.")
+        self._edges = torch.linspace(*self.ends, self.bins + 1, dtype=torch.float64)
+        self.average = torch.ones(self.bins, dtype=torch.float64)
+        self.hits = torch.zeros(self.bins, dtype=torch.float64)
         self._untouched = True
         self._refresh()
 
-    def __repr__(self) -> str:
-        return (
-            f"AdaptiveSchedule({self.logsnr_min}, {self.logsnr_max}, bins={self.bins}, decay={self.decay}, "
-            f"floor={self.floor}, moment={self.moment!r})"
-        )
-
     @property
     def ends(self) -> tuple[float, float]:
-        return self._ends
+        return float(self.logsnr_min), float(self.logsnr_max)
 
     @property
     def width(self) -> float:

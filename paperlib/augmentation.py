@@ -6,12 +6,8 @@ It is the measure of −w, relative to its value at the noisy end,
 
 with a density where w is smooth, a point mass at each step of w, and w(λ_max)/w(λ_min) on clean data; together, one.
 For a monotone w it is a probability distribution.  Where w rises it is negative (Section 3, weightings that are not
-monotone) and the loss is the likelihood of no data, which means two things, both true:
-
-* w ≥ 0 multiplies the error at every level, so no reduction of error ever raises the loss, and its ideal minimiser is
-  that of the ELBO;
-* at equal total error, moving error from a level to a noisier one where p_w < 0 between them lowers the loss, although
-  the ELBO of exactly the levels between gets worse.
+monotone) and the loss is the likelihood of no data: its ideal minimiser is still that of the ELBO, but moving error
+across such levels to a noisier one lowers it, although the ELBO of the levels between gets worse.
 """
 
 import math
@@ -141,16 +137,15 @@ class Augmentation:
 
     @property
     def atoms(self) -> tuple[Tensor, Tensor]:
-        """Levels of the steps of w within the range, ascending, and the mass at each, positive where w falls.
+        """Levels of the steps of w, ascending, and the mass at each, positive where w falls; (K,) each.
 
-        They are looked for on both sides of the breaks that w states and by bisection in 4,096 cells of it; (K,) each.
         ValueError when the measure does not add up to one.
         """
         _ = self.total
         return self._steps
 
     def integral(self, f: LevelFunction) -> Tensor:
-        r""":math:`\int f\,dp_w`, point masses included: for a monotone w the expectation of f(λ); a scalar, float64."""
+        r""":math:`\int f\,dp_w`, point masses included; a scalar, float64."""
         level, mass = self.atoms
         points = torch.cat([level, level.new_tensor([self.logsnr_max])])
         masses = torch.cat([mass, mass.new_tensor([self.clean_mass])])
@@ -164,13 +159,10 @@ class Augmentation:
         return (smooth - mass.clamp(max=0).sum()).item()
 
     def level(self, upper: Tensor) -> Tensor:
-        r"""The level above which p_w has the probability ``upper``: its inverse survival function.
+        r"""The level above which p_w has the probability ``upper``, its inverse survival function.
 
-        For a monotone w, :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, clean data, which logsnr_max
-        stands for, included.  (Section 3, monotone weightings)
-
-        Raises:
-            ValueError: for a weighting that is not monotone (p_w is no distribution), or probabilities outside [0, 1].
+        :math:`P(\Lambda \ge \lambda) = w(\lambda)/w(\lambda_{min})`, where logsnr_max stands for clean data.
+        (Section 3, monotone weightings)  ValueError for a w that is not monotone, or probabilities outside [0, 1].
         """
         require_within("upper", upper, 0.0, 1.0)
         if not self.weighting.is_monotonic(self.logsnr_min, self.logsnr_max):
@@ -185,5 +177,5 @@ class Augmentation:
         return ((low + high) / 2).to(at_least_float32(upper.dtype))
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
-        """``size`` noise levels drawn from p_w, float64; as :meth:`level`, whose errors it raises."""
+        """``size`` noise levels drawn from p_w, float64; errors as of :meth:`level`."""
         return self.level(torch.rand(size, generator=generator, dtype=torch.float64))

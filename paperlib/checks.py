@@ -105,6 +105,12 @@ def require_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} has {bad} value(s) that are NaN or infinite; clean the data before using it.")
 
 
+def require_no_nan(name: str, log_weight: Tensor, logsnr: Tensor) -> None:
+    """Refuse a log w that is NaN at any of the levels, (N,) each."""
+    if (nan := log_weight.isnan()).any():
+        raise ValueError(f"{name} is NaN at log-SNR {logsnr[nan][0].item():g}; return -inf where w is zero.")
+
+
 def require_finite_at(name: str, value: Tensor, logsnr: Tensor) -> None:
     """Refuse NaN and infinities in ``value`` (B, *), naming the first of the levels ``logsnr`` (B,) that has any."""
     if torch.compiler.is_compiling() or torch.isfinite(value.sum()):  # one pass; a sum may also overflow

@@ -10,12 +10,10 @@ With :math:`L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1}))` and the error o
 
 where p_w is :class:`paperlib.augmentation.Augmentation`, of mass one.  Because
 :math:`L(t; x) = -E_q[ELBO_t(z_t)] - H(q(z_t \mid x))`, a monotone w makes this the ELBO of data with Gaussian noise
-added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.  It is distribution
-augmentation: the model is told the level in training and asked for clean data when sampling.
+added, its level drawn from p_w; the entropy and L(λ_min; x) do not depend on the network.
 
-L is a function of log-SNR here, because it depends on t through λ alone; levels are (N,), and so is what a function of
-them returns.  Everything is in nats an example; :func:`bits_per_dim` is the only conversion.  Expectations over ε are
-taken by a :class:`Noise`, which is quadrature in one or two dimensions and Monte Carlo above.
+L is a function of log-SNR here: levels are (N,), and so is what a function of them returns.  Everything is in nats an
+example; :func:`bits_per_dim` is the only conversion.
 """
 
 import math
@@ -45,28 +43,20 @@ ROWS, ELEMENTS = 16384, 2**20
 
 @dataclass(frozen=True)
 class Noise:
-    """A finite set of ε that stands for N(0, I): E f(ε) ≈ Σ weight · f(eps).
-
-    Args:
-        eps: shape (Q, *).
-        weight: shape (Q,), adding up to one.
-    """
+    """A finite set of ε that stands for N(0, I): E f(ε) ≈ Σ weight · f(eps), ``eps`` (Q, *) and ``weight`` (Q,)."""
 
     eps: Tensor
     weight: Tensor
 
     @classmethod
-    def quadrature(cls, dim: int, panels: int = 32, order: int = 16, limit: float = 9.0) -> "Noise":
-        """Gauss–Legendre panels on [−limit, limit]^dim: exact to about 1e-13 for smooth functions, dim 1 or 2.
+    def quadrature(cls, dim: int, panels: int = 32, order: int = 16) -> "Noise":
+        """Gauss–Legendre panels on [−9, 9]^dim: exact to about 1e-13 for smooth functions, dim 1 or 2.
 
-        Panels, and not Gauss–Hermite nodes, because the posterior of a mixture may turn over within a small range of ε.
-
-        Raises:
-            ValueError: for more than two dimensions; use :meth:`monte_carlo`.
+        (Not Gauss–Hermite nodes: the posterior of a mixture may turn over within a small range of ε.)
         """
         if dim not in (1, 2):
             raise ValueError(f"quadrature over ε is for 1 or 2 dimensions, got {dim}; use Noise.monte_carlo.")
-        points, width = panel_nodes(torch.linspace(-limit, limit, panels + 1, dtype=torch.float64), order)
+        points, width = panel_nodes(torch.linspace(-9, 9, panels + 1, dtype=torch.float64), order)
         density = width * torch.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
         if dim == 1:
             return cls(points[:, None], density)
@@ -79,7 +69,7 @@ class Noise:
         return cls(eps, torch.full((size,), 1 / size, dtype=torch.float64))
 
     def mean(self, values: Tensor) -> Tensor:
-        """Expectation of values (*, Q), one for each ε; shape (*)."""
+        """Expectation of values (*, Q); shape (*)."""
         return values @ self.weight
 
     def standard_error(self, values: Tensor) -> Tensor:
@@ -113,12 +103,7 @@ def eps_errors(
 ) -> Tensor:
     """‖ε̂ − ε‖² at every level and every ε, shape (N, Q), for ``noise.mean`` and ``noise.standard_error``.
 
-    Args:
-        network: ``network(z, logsnr)``, returning what ``prediction`` says.
-        x: one example, shape (*), or one for each ε, shape (Q, *).
-        logsnr: levels, shape (N,).
-        noise: the set of ε.
-        prediction: what the network predicts.
+    ``x`` is one example, shape (*), or one for each ε, shape (Q, *); ``logsnr`` (N,).
     """
     require_finite("x", x)
 
@@ -137,8 +122,7 @@ def eps_error(network: Network, x: Tensor, noise: Noise, prediction: Prediction 
 def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:
     r"""log q(z|x) − log p(z) at every level and every ε, whose mean is :math:`KL(q(z_\lambda|x) \| p(z_\lambda))`.
 
-    For a model that is the oracle of *some* data, the wrong ones included, this mean is L(t; x): a way to it that does
-    not pass through the integral of the error.  Shapes as in :func:`eps_errors`.  (Section 3, the inequality)
+    For an oracle, of whatever data, this is L(t; x).  Shapes as in :func:`eps_errors`.  (Section 3, the inequality)
     """
     dim = noise.eps[0].numel()
 
@@ -167,16 +151,9 @@ def path_kl(
 ) -> LevelFunction:
     r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
 
-    The error is evaluated once, so any number of levels costs nothing more; its average over x gives that of L.
+    The error is evaluated once, so any number of levels costs nothing more.  ``prior_kl`` is L(λ_min; x), in nats;
+    ``panel_width`` and ``order`` are those of :func:`paperlib.quadrature.antiderivative`.
     (Section 3, the path KL; Section 3, the Theorem)
-
-    Args:
-        eps_error: e(λ) = E_ε‖ε̂ − ε‖².
-        logsnr_min: λ at t = 1.
-        logsnr_max: λ at t = 0.
-        prior_kl: L(λ_min; x) = KL(q(z_1|x) ‖ p(z_1)), in nats.
-        panel_width: width of a panel at most, in nats of log-SNR.
-        order: nodes in a panel.
     """
     gained = antiderivative(eps_error, logsnr_min, logsnr_max, panel_width, order)
     return lambda logsnr: prior_kl + 0.5 * gained(logsnr)
@@ -194,8 +171,6 @@ def path_kl_rate(eps_error: LevelFunction, schedule: NoiseSchedule, t: Tensor) -
 def conditional_entropy(dim: int, logsnr: Tensor) -> Tensor:
     r"""H(q(z_λ|x)) = :math:`\tfrac D2 \log(2\pi e\sigma^2)`, in nats, shape of ``logsnr``.
 
-    :math:`-E_q[ELBO_t(z_t)] = L(t; x) + H(q(z_t|x))`: the bound on noisy data, and why L is it but for a constant.
-
     (Section 3, the ELBO of noisy data)
     """
     return 0.5 * dim * (LOG_2PI + 1 + F.logsigmoid(-logsnr))
@@ -204,8 +179,7 @@ def conditional_entropy(dim: int, logsnr: Tensor) -> Tensor:
 def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int) -> Tensor:
     r"""Diffusion term with T steps, :math:`\tfrac12 \sum_i \mathrm{expm1}(\lambda_s - \lambda_t)\,e(\lambda_t)`.
 
-    Here t = i/T and s = (i − 1)/T: the error is taken at the noisier end of each step.  It is the exact KL of T steps
-    of ancestral sampling and falls to the integral as T → ∞.
+    Here t = i/T and s = (i − 1)/T.  It is the exact KL of T steps of ancestral sampling and falls to the integral.
 
     (Appendix, discrete time; Kingma et al. 2021, Section 3.3)
     """
@@ -220,7 +194,7 @@ def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int
 
 @dataclass(frozen=True)
 class Information:
-    r"""I(x; z_λ) of a finite set of images, as the integral of the error of its exact denoiser.
+    r"""I(x; z_λ) of a finite set of images.
 
     Attributes:
         logsnr: edges of the panels of the integral, shape (P + 1,).
@@ -248,11 +222,10 @@ def information(
               + \tfrac12 \int_{\lambda_{min}}^\lambda E\|\epsilon - \hat\epsilon^*\|^2\, d\lambda',
               \qquad I \to \log N.
 
-    (Section 3, the Theorem averaged over data; Guo, Shamai & Verdú 2005.)  Three things keep the variance down.
-    The error of an example is its expectation given z, e^λ tr Cov(x|z), averaged over ε and −ε.  Draws go where it
-    varies: a twentieth of them is a pilot that finds its standard deviation at each level, the others are shared out in
-    proportion to it (Neyman's allocation), but for a tenth, spread evenly, because a pilot may miss what is rare.  And
-    where there are draws enough, each image comes up equally often, so that only ε is random.
+    (Section 3, the Theorem averaged over data; Guo, Shamai & Verdú 2005.)  Three things keep the variance down: the
+    error is its expectation given z, averaged over ε and −ε; a pilot of a twentieth of the draws finds its standard
+    deviation at each level, and the others are shared out in proportion (Neyman), but for a tenth, spread evenly; and
+    where there are draws enough, each image comes up equally often.
 
     Args:
         oracle: N distinct images.
@@ -316,12 +289,9 @@ def weighted_loss(eps_error: LevelFunction, weighting: Weighting, logsnr_min: fl
 
 
 def augmented_loss(path_kl: LevelFunction, weighting: Weighting, logsnr_min: float, logsnr_max: float) -> Tensor:
-    r"""L_w(x) as ELBOs of noisy data, the other side of the corollary, for any w.  (Section 3, the Corollary)
+    """L_w(x) as ELBOs of noisy data, the other side of the corollary, for any w.  (Section 3, the Corollary)
 
-    .. math:: w(\lambda_{min}) \left\{ \int L(\lambda; x)\, dp_w(\lambda) - L(\lambda_{min}; x) \right\}.
-
-    For a monotone w the integral is an expectation over noise levels; for others p_w is signed.  L(λ; x), in nats, is
-    :func:`path_kl`, a closed form, or :func:`marginal_kl`.
+    L(λ; x), in nats, is :func:`path_kl`, a closed form, or :func:`marginal_kl`.
     """
     augmentation = Augmentation(weighting, logsnr_min, logsnr_max)
     start = torch.tensor([logsnr_min], dtype=torch.float64)
@@ -364,19 +334,8 @@ def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Te
     r"""−log p(x|z_0) at :math:`z_0 = \alpha x + \sigma\epsilon`, for data of ``levels`` values v in [−1, 1].
 
     The decoder is discretised, :math:`p(x_i = v \mid z_{0,i}) \propto \exp(-(z_{0,i} - \alpha v)^2 / 2\sigma^2)`: the
-    posterior of a pixel with a flat prior, needing no network.  (Kingma et al. 2021, Section 3.3)
-
-    Args:
-        x: data on the grid, shape (B, *).
-        eps: standard normal noise, the shape of ``x``.
-        logsnr_max: λ at t = 0.
-        levels: number of values, 256 for 8-bit images.
-
-    Returns:
-        Nats of each example, shape (B,).
-
-    Raises:
-        ValueError: when a value of ``x`` is not on the grid.
+    posterior of a pixel with a flat prior, needing no network.  (Kingma et al. 2021, Section 3.3)  ``x`` and ``eps``
+    are (B, *); nats of each example, (B,).  ValueError when a value of ``x`` is not on the grid.
     """
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}.")
@@ -409,10 +368,7 @@ def bits_per_dim(nats: Tensor, dim: int) -> Tensor:
 
 
 def scaling_bits(levels: int) -> float:
-    """Bits a dimension that make −log of a density of data in [−1, 1] count whole levels, log2((levels − 1)/2).
-
-    A level is 2/(levels − 1) wide after x = 2 v/(levels − 1) − 1; of 8-bit images they are 6.994.
-    """
+    """Bits a dimension that make −log of a density of data in [−1, 1] count whole levels, log2((levels − 1)/2)."""
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}.")
     return math.log2((levels - 1) / 2)

@@ -32,15 +32,15 @@ class DamagedFileError(ValueError):
     """A file that is truncated, corrupt or of another kind; the message names it."""
 
 
-def damaged(path: Path, wanted: str) -> DamagedFileError:
+def damaged(
+    path: str | Path, wanted: str, why: str = "it is truncated, corrupt or of another kind."
+) -> DamagedFileError:
     """The error for a file that is not what it should be."""
-    return DamagedFileError(
-        f"{path} is not {wanted}: it is truncated, corrupt or of another kind. Delete or replace it."
-    )
+    return DamagedFileError(f"{path} is not {wanted}: {why} Delete or replace it.")
 
 
 @contextmanager
-def explained(path: Path, hint: str = "") -> Iterator[None]:
+def explained(path: str | Path, hint: str = "") -> Iterator[None]:
     """Give errors of a full or read-only disk a remedy, and a hint; other errors pass unchanged.
 
     Raises:
@@ -56,12 +56,13 @@ def explained(path: Path, hint: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path``, with its suffix; renamed to it when the block ends well, else removed.
 
     Raises:
         UnwritableError: when the folder cannot be made or written, or the disk is full; naming ``path``.
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
     try:
         with explained(path):
@@ -74,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def flush(path: Path) -> None:
+def flush(path: str | Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -83,24 +84,24 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path``, UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary name and rename the file to ``path``."""
     with replacing(path) as temporary:
         write(temporary)

@@ -3,108 +3,89 @@ r"""Loss weights c(λ): what published codes multiply their squared error by.
 .. math:: E_{\lambda \sim p}\, c(\lambda)\,\|\text{target} - \text{prediction}\|^2, \qquad
           w(\lambda) \propto p(\lambda)\, c(\lambda)\, k(\lambda).
 
-A weight comes in three kinds.  Some are a function of λ, whatever the target: any
-:class:`~paperlib.weightings.Weighting` will do, :class:`~paperlib.weightings.Custom` for a function of one's own.  Some
-are stated for the ε error and translated for other targets, c = h/k, so that min(SNR, γ) of the x error is
-min(SNR, γ)/SNR of the ε error and min(SNR, γ)/(SNR + 1) of the v error: :class:`EpsWeight`.  And one divides the
-schedule out: :class:`DividedOut`.  The latter two are made into the first by ``under(prediction, schedule)``.
+Some are a function of λ, whatever the target: any :class:`~paperlib.weightings.Weighting` will do,
+:class:`~paperlib.weightings.Custom` for a function of one's own.  Others, each a :class:`LossWeight`, are stated for
+the ε error, h(λ), and translated for other targets, c = h/k: min(SNR, γ) of the x error is min(SNR, γ)/SNR of the ε
+error and min(SNR, γ)/(SNR + 1) of the v error.
 
 SNR is α²/σ² = exp(λ), t = sigmoid(−λ/2) is the time of flow matching, where it is σ of z = (1 − t) x + t ε.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib import weightings
-from paperlib.checks import NotNegative, Positive, require_parameters
+from paperlib.checks import NotNegative, Positive
 from paperlib.predictions import Prediction
 from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
 from paperlib.tables import interpolate
-from paperlib.weightings import Weighting
-
-
-class LossWeight(ABC):
-    """A loss weight that depends on what the network predicts or on how λ is drawn."""
-
-    def __post_init__(self) -> None:
-        require_parameters(self)
-
-    @abstractmethod
-    def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
-        """c(λ) of the error of that prediction's target, with levels drawn by that schedule."""
-
-
-@dataclass(frozen=True)
-class Relative(Weighting):
-    """c(λ) = h(λ)/k(λ), h being the weight of the ε error."""
-
-    eps_weight: "EpsWeight"
-    prediction: Prediction
-
-    def log(self, logsnr: Tensor) -> Tensor:
-        return self.eps_weight.log_eps(logsnr) - self.prediction.log_mse_factor(logsnr)
-
-
-class EpsWeight(LossWeight):
-    """A loss weight stated as that of the ε error, h(λ) = c(λ) k(λ): the same objective under every prediction."""
-
-    @abstractmethod
-    def log_eps(self, logsnr: Tensor) -> Tensor:
-        """log h(λ)."""
-
-    def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Relative:
-        return Relative(self, prediction)
-
+from paperlib.weightings import OfCosine, Weighting
 
 # Of the ε error, whatever is predicted -------------------------------------------------------------------------------
 
 
+class LossWeight(ABC):
+    """A loss weight stated as that of the ε error, h(λ) = c(λ) k(λ): the same objective under every prediction."""
+
+    @abstractmethod
+    def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """log h(λ), with levels drawn by that schedule."""
+
+    def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
+        """c(λ) of the error of that prediction's target, with levels drawn by that schedule."""
+        return Translated(self, prediction, schedule)
+
+
 @dataclass(frozen=True)
-class MinSNR(EpsWeight):
+class Translated(Weighting):
+    """c(λ) = h(λ)/k(λ)."""
+
+    weight: LossWeight
+    prediction: Prediction
+    schedule: NoiseSchedule
+
+    def log(self, logsnr: Tensor) -> Tensor:
+        return self.weight.log_eps(logsnr, self.schedule) - self.prediction.log_mse_factor(logsnr)
+
+
+@dataclass(frozen=True)
+class OfEps(LossWeight):
+    """The h of a weighting that is known by its name under the cosine schedule, under any schedule."""
+
+    weighting: OfCosine
+
+    def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return self.weighting.log_eps(logsnr)
+
+
+def MinSNR(gamma: Positive = 5.0) -> OfEps:
     """Min-SNR-γ: min(SNR, γ) of the x error, min(SNR, γ)/SNR of ε, min(SNR, γ)/(SNR + 1) of v.  (Hang et al. 2023)"""
-
-    gamma: Positive = 5.0
-
-    def log_eps(self, logsnr: Tensor) -> Tensor:
-        return (math.log(self.gamma) - logsnr).clamp(max=0)
+    return OfEps(weightings.MinSNR(gamma))
 
 
-@dataclass(frozen=True)
-class SoftMinSNR(EpsWeight):
+def SoftMinSNR(gamma: Positive = 4.0) -> OfEps:
     """γ SNR/(SNR + γ) of the x error, hence γ/(SNR + γ) of ε.  (Crowson et al. 2024)"""
-
-    gamma: Positive = 4.0
-
-    def log_eps(self, logsnr: Tensor) -> Tensor:
-        return F.logsigmoid(math.log(self.gamma) - logsnr)
+    return OfEps(weightings.SoftMinSNR(gamma))
 
 
-@dataclass(frozen=True)
-class P2(EpsWeight):
+def P2(gamma: NotNegative = 1.0, k: Positive = 1.0) -> OfEps:
     """Perception-prioritised: 1/(k + SNR)^γ of the ε error; γ = 0 is the plain ε error.  (Choi et al. 2022)"""
-
-    gamma: NotNegative = 1.0
-    k: Positive = 1.0
-
-    def log_eps(self, logsnr: Tensor) -> Tensor:
-        return -self.gamma * torch.logaddexp(torch.full_like(logsnr, math.log(self.k)), logsnr)
+    return OfEps(weightings.P2(gamma, k))
 
 
 @dataclass(frozen=True)
-class LearnedUncertainty(EpsWeight):
+class LearnedUncertainty(LossWeight):
     r"""EDM2's learned u(σ): the loss :math:`e^{-u}\,k E + u` is least at :math:`e^u = k E`, so c = 1/(k E), w ∝ p/E.
 
     (Karras et al. 2024.)  E(λ) is the network's own ε error: the weighting moves while the network learns, and this
-    class is one moment of it, u at its optimum.  Whatever is predicted, h = 1/E.
+    class is one moment of it, u at its optimum.
 
     Args:
         eps_error: E(λ) = E‖ε̂ − ε‖², positive, for each of the levels that it is given.
@@ -120,47 +101,25 @@ class LearnedUncertainty(EpsWeight):
             raise ValueError("a table of errors has two levels or more, increasing, and one error for each.")
         if not (error.isfinite() & (error > 0)).all():
             raise ValueError(f"errors must be positive and finite, got {error.tolist()}.")
-        return cls(partial(_from_table, at=at, log_error=error.log()))
+        low, high, log_error = at[0], at[-1], error.log()
+        return cls(lambda level: interpolate(level.double().clamp(low, high), at, log_error).exp().to(level.dtype))
 
-    def log_eps(self, logsnr: Tensor) -> Tensor:
+    def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
         return -self.eps_error(logsnr).log()
-
-
-def _from_table(logsnr: Tensor, at: Tensor, log_error: Tensor) -> Tensor:
-    return interpolate(logsnr.double().clamp(at[0], at[-1]), at, log_error).exp().to(logsnr.dtype)
-
-
-# With the schedule divided out ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DividedOut(LossWeight):
-    """c = w/(p k): the loss has the weighting w, or what ``weightings.get`` takes, however it is predicted and drawn.
+    """The schedule divided out, h = w/p: the loss has the weighting w, however it is predicted and drawn.
 
     (Section 2, importance sampling; the losses of VDM and SiD2.)
     """
 
-    weighting: Weighting | str | Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weighting", weightings.get(self.weighting))
-
-    def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
-        return Quotient(weightings.get(self.weighting), prediction, schedule)
-
-
-@dataclass(frozen=True)
-class Quotient(Weighting):
-    """w(λ)/(p(λ) k(λ))."""
-
     weighting: Weighting
-    prediction: Prediction
-    schedule: NoiseSchedule
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        log_p = self.schedule.log_density(logsnr)
-        log_c = self.weighting.log(logsnr) - log_p - self.prediction.log_mse_factor(logsnr)
-        return torch.where(torch.isneginf(log_p), -torch.inf, log_c)  # a level that is never drawn counts nothing
+    def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
+        log_p = schedule.log_density(logsnr)  # a level that is never drawn counts nothing
+        return torch.where(torch.isneginf(log_p), -torch.inf, self.weighting.log(logsnr) - log_p)
 
 
 # Functions of λ, of whatever error the loss is made of ---------------------------------------------------------------
@@ -231,7 +190,7 @@ LOSS_WEIGHTS: Registry[LossWeight | Weighting] = Registry(
         "soft_min_snr": SoftMinSNR,
         "p2": P2,
         "learned_uncertainty": LearnedUncertainty.from_table,
-        "divided_out": DividedOut,
+        "divided_out": lambda weighting: DividedOut(weightings.get(weighting)),
         "constant": Constant,
         "debiased": Debiased,
         "debiased_v": DebiasedV,

@@ -4,15 +4,15 @@ A loss of the literature, ":math:`E_{\lambda \sim p}\, c(\lambda)\,\|target - pr
 
 .. math:: w(\lambda) \propto p(\lambda)\, c(\lambda)\, k(\lambda),
 
-k being the factor of the prediction (:mod:`paperlib.predictions`).  :class:`PublishedLoss` makes that w (Table 1).
-In the other direction :class:`WeightedLoss` holds w fixed under any schedule:
+k being the factor of the prediction: :class:`PublishedLoss` (Table 1).  In the other direction :class:`WeightedLoss`
+holds w fixed under any schedule:
 
 .. math:: L_w(x) = \tfrac12 E_{\lambda \sim p,\, \epsilon}\left[\frac{w(\lambda)}{p(\lambda)}
           \|\hat\epsilon - \epsilon\|^2\right]
           = \tfrac12 \int w(\lambda)\, E_\epsilon\|\hat\epsilon - \epsilon\|^2 \, d\lambda.
 
 The second form does not contain p: the objective depends on the schedule through its end points alone (Equation 4 of
-the paper), while the variance of the first form does depend on p.
+the paper), the variance of its estimate on all of p.
 
 A *network* is anything called as ``network(z, logsnr, label=None)``, or with whatever conditioning it is given *by
 name*: z (B, *) is VP, logsnr (B,) in nats, label int64 (B,) with None for the null class.  It returns its prediction, a
@@ -35,6 +35,7 @@ from paperlib.checks import (
     require_finite,
     require_instance,
     require_levels,
+    require_no_nan,
     require_same_shape,
 )
 from paperlib.loss_weights import LossWeight
@@ -132,19 +133,15 @@ class PublishedLoss:
         return ImpliedWeighting(self.prediction, self.schedule, self.c)
 
     def __call__(self, network: Network, x: Tensor, t: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
-        """The loss as published, one value an example, shape (B,), at the times ``t`` (B,) and noise ``eps``.
-
-        Where the schedule draws λ = −∞, this is the loss of the other levels.
-        """
+        """The loss at the times ``t`` (B,) and noise ``eps`` (B, *), shape (B,); of all levels but λ = −∞."""
         require_finite("x", x)
         _require_one_each("t", "time", t, x)
         return self._at(self.schedule.logsnr(t), network, x, eps, **conditioning)
 
     def terminal(self, network: Network, x: Tensor, eps: Tensor, **conditioning: Any) -> Tensor:
-        """The loss at λ = −∞, one value an example, shape (B,).
+        """The loss at λ = −∞, where z is ε, shape (B,).
 
-        The loss as published is (1 − m) E_t[loss(…, t)] + m E[terminal(…)], m = ``schedule.terminal_mass``.  z is ε:
-        all that can be learned there is the mean of the data.  The network is told ``logsnr`` = −∞.
+        The loss as published is (1 − m) E_t[loss(…, t)] + m E[terminal(…)], m = ``schedule.terminal_mass``.
         """
         require_finite("x", x)
         if not self._sees_data_in_noise:
@@ -163,14 +160,13 @@ class PublishedLoss:
 
 
 def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
-    """A loss from a plain dictionary, the one spelling of Python, YAML and the command line.
+    """A loss from a plain dictionary.
 
     ``{"prediction": "v", "schedule": {"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}, "loss_weight":
     {"name": "min_snr", "gamma": 5}}``; each part as ``get`` of its module takes it, ``loss_weight`` may be left out.
 
     Raises:
-        TypeError: for what is no dictionary, and as :meth:`paperlib.registry.Registry.make`.
-        ValueError: for parts that are missing or unknown, and as :meth:`paperlib.registry.Registry.make`.
+        TypeError, ValueError: for parts that are missing or unknown, and as :meth:`paperlib.registry.Registry.make`.
     """
     if isinstance(said, PublishedLoss):
         return said
@@ -187,10 +183,7 @@ def get(said: Mapping[str, Any] | PublishedLoss) -> PublishedLoss:
 
 
 def weighting(said: Mapping[str, Any] | str | Weighting) -> Weighting:
-    """A weighting as :func:`paperlib.weightings.get` takes it, or that of a loss as :func:`get` takes it.
-
-    What a profile says of a weighting: ``{name: sigmoid}``, or ``{prediction: v, schedule: {name: ddpm}}``.
-    """
+    """A weighting from ``{name: sigmoid}``, or from a loss, ``{prediction: v, schedule: {name: ddpm}}``."""
     if isinstance(said, Mapping) and "prediction" in said:
         return get(said).weighting
     return weightings.get(said)
@@ -228,8 +221,7 @@ def low_discrepancy_time(
 ) -> Tensor:
     """Times in [0, 1), one in each of ``size`` equal intervals: u₀ + i/size mod 1, u₀ ~ U(0, 1), in random order.
 
-    Each time alone is U(0, 1), so every average keeps its mean; together they cover [0, 1] evenly, which lowers the
-    variance of a batch.  (Kingma et al. 2021, Appendix I.1.)  The order is random so that it says nothing of the data.
+    Each alone is U(0, 1); together they lower the variance of a batch.  (Kingma et al. 2021, Appendix I.1.)
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}.")
@@ -266,8 +258,7 @@ class LossParts:
 class WeightedLoss:
     r"""The weighted loss :math:`L_w`, w held fixed under any schedule.  (Section 2, Equation 4)
 
-    Warns when made, naming the level, where w/p exceeds 10⁴ times its average: a few examples at that level would
-    drown all others, and the Monte Carlo estimate could not be trusted.
+    Warns when made, naming the level, where w/p exceeds 10⁴ times its average.
 
     Args:
         weighting: w, which multiplies the ε error whatever the network predicts.
@@ -291,19 +282,16 @@ class WeightedLoss:
                 stacklevel=3,
             )
 
-    def largest_importance(self, points: int = 2001) -> tuple[float, float]:
+    def largest_importance(self) -> tuple[float, float]:
         """The level where w/p is largest, and how many times its average under the schedule it is there.
 
         (Section 2, importance sampling)
         """
         low, high = self.schedule.ends
-        grid = torch.linspace(low, high, points, dtype=torch.float64)
+        grid = torch.linspace(low, high, 2001, dtype=torch.float64)
         log_w = self.weighting.log(grid)
-        if (nan := log_w.isnan()).any():
-            raise ValueError(
-                f"{self.weighting} is NaN at log-SNR {grid[nan][0].item():g}; log w is -inf where w is zero."
-            )
-        log_average = torch.logsumexp(log_w, 0) + math.log((high - low) / points)  # E_p[w/p] = ∫ w dλ
+        require_no_nan(str(self.weighting), log_w, grid)
+        log_average = torch.logsumexp(log_w, 0) + math.log((high - low) / len(grid))  # E_p[w/p] = ∫ w dλ
         log_ratio = log_w - self.schedule.log_density(grid) - log_average
         worst = log_ratio.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax()
         return grid[worst].item(), log_ratio[worst].exp().item()
@@ -319,24 +307,20 @@ class WeightedLoss:
         generator: torch.Generator | None = None,
         **conditioning: Any,
     ) -> LossParts:
-        """The loss of a batch.
-
-        The network is given z in the dtype of ``x`` and λ in at least float32, in which the loss is computed: half
-        precision has no levels to draw from at the noisy end, and no room for sums.
+        """The loss of a batch.  The network is given z in the dtype of ``x``; λ and the loss are float32 at least.
 
         Args:
             network: see :mod:`paperlib.objectives`; it is given ``conditioning``, for example ``label``, by name.
             x: data, shape (B, *), finite.
             t: times in [0, 1], shape (B,); drawn with low discrepancy when None.
-            logsnr: levels instead of times, shape (B,), drawn by the caller from the schedule's density: for a network
-                that knows some levels only, such as the steps of a table.
+            logsnr: levels instead of times, shape (B,), drawn by the caller from the schedule's density.
             eps: standard normal noise, the shape of ``x``; drawn when None.
             generator: source of what is drawn.
 
         Raises:
             TypeError: for data or levels that are no floating-point tensors.
-            ValueError: for data that are not finite, times outside [0, 1], levels outside the schedule's range, both
-                times and levels, shapes that do not fit.
+            ValueError: for data that are not finite, times or levels outside their range, both of them, or shapes that
+                do not fit.
         """
         require_finite("x", x)
         dtype = at_least_float32(x.dtype)
@@ -374,7 +358,7 @@ def time_quadrature(schedule: NoiseSchedule, panels: int = 64, order: int = 16) 
     """Times and weights for integrals over t ∈ [0, 1], Gauss–Legendre panels of ``order`` nodes; (N,) each, float64.
 
     The ``panels`` end at the times of equally spaced log-SNR, and of the schedule's breaks, so that none hides a range
-    of levels that passes in an instant of t; within a panel the nodes are those of t.
+    of levels that passes in an instant of t.
     """
     low, high = schedule.ends
     edges = edges_between(low, high, panels, schedule.breaks)
@@ -392,15 +376,8 @@ def weighted_loss_by_quadrature(
 
     (Section 2, Equation 4)
 
-    Args:
-        eps_error: e(λ) = E_ε‖ε̂ − ε‖² at each of the levels it is given, shape (N,) to (N,).
-        weighting: w.
-        schedule: the schedule in whose t the integral is taken; the result does not depend on it.
-        panels: number of panels, see :func:`time_quadrature`.
-        order: nodes in each panel.
-
-    Returns:
-        A scalar, in nats.
+    e(λ) = E_ε‖ε̂ − ε‖² maps levels (N,) to (N,); ``panels`` of ``order`` nodes are those of :func:`time_quadrature`.
+    A scalar, in nats, whatever the schedule in whose t it is taken.
     """
     t, weight = time_quadrature(schedule, panels, order)
     logsnr = schedule.logsnr(t)

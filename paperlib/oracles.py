@@ -1,16 +1,13 @@
 r"""Oracles: data whose optimal denoiser is known exactly, behind the interface of a network.
 
-An oracle is called as ``oracle(z, logsnr)`` and returns its prediction of ε, so every loss, bound and sampler takes it
-where it would take a network (with ``predictions.EPS``).  It also knows its denoiser, its score and its density,
+An oracle is called as ``oracle(z, logsnr)`` and returns its prediction of ε, as a network of ``predictions.EPS``.  It
+also knows its denoiser, its score and its density,
 
 .. math:: \hat x = E[x \mid z_\lambda], \qquad \hat\epsilon = (z - \alpha\hat x)/\sigma, \qquad
-          \nabla_z \log q(z_\lambda) = -\hat\epsilon/\sigma,
+          \nabla_z \log q(z_\lambda) = -\hat\epsilon/\sigma.
 
-for three kinds of data: :class:`Gaussian` (everything in closed form), :class:`GaussianMixture`, and
-:class:`Empirical`, a finite set of images.
-
-A model need not fit its data to be of use.  Given x from anywhere, an oracle of *other* data is still the exact time
-reversal of a forward chain, so that (Section 3, the inequality: it is an equality here)
+Given x from anywhere, an oracle of *other* data is still the exact time reversal of a forward chain, so that
+(Section 3, the inequality: it is an equality here)
 
 .. math:: L(t; x) = KL(q(z_{t..1} \mid x) \,\|\, p(z_{t..1})) = KL(q(z_t \mid x) \,\|\, p(z_t)),
 
@@ -93,7 +90,11 @@ class Gaussian(Oracle):
                 f"mean has shape (D,) and covariance (D, D); got {tuple(self.mean.shape)} and "
                 f"{tuple(self.covariance.shape)}."
             )
-        _require_covariance(self.covariance, self._spectrum[0])
+        if not torch.allclose(self.covariance, self.covariance.mT):
+            raise ValueError("covariance must be symmetric; pass (C + C.T) / 2.")
+        values, _ = self._spectrum
+        if values.min() < -1e-9 * values.abs().max():
+            raise ValueError(f"covariance has a negative eigenvalue, {values.min().item():g}.")
 
     @classmethod
     def isotropic(cls, dim: int, variance: float, dtype: torch.dtype = torch.float64) -> "Gaussian":
@@ -106,8 +107,13 @@ class Gaussian(Oracle):
         return values, vectors
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
+        like = self.mean
+        noise = torch.randn(size, len(like), generator=generator, dtype=like.dtype, device=like.device)
+        return self.coloured(noise)
+
+    def coloured(self, noise: Tensor) -> Tensor:
+        """Draws of x from standard normal ones, (B, D)."""
         values, vectors = self._spectrum
-        noise = torch.randn(size, len(values), generator=generator, dtype=values.dtype, device=values.device)
         return self.mean + (noise * values.clamp(min=0).sqrt()) @ vectors.mT
 
     def _rotated(self, z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,34 +174,15 @@ class Gaussian(Oracle):
         r"""I(x; z_λ) = :math:`\tfrac12\sum_i \log(1 + u_i)`, in nats; its derivative is ½ of :meth:`eps_error`."""
         return 0.5 * torch.log1p(self._signal(logsnr)).sum(1)
 
-    def kl_to(self, other: "Gaussian", logsnr: Tensor) -> Tensor:
-        """KL(q(z_λ) ‖ p(z_λ)) from this distribution, diffused, to ``other``, diffused alike; in nats."""
-        a2, s2 = torch.sigmoid(logsnr)[:, None, None], torch.sigmoid(-logsnr)[:, None, None]
-        eye = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
-        mine, theirs = a2 * self.covariance + s2 * eye, a2 * other.covariance + s2 * eye
-        offset = self.mean - other.mean
-        mahalanobis = a2[:, 0, 0] * (offset * torch.linalg.solve(theirs, offset)).sum(-1)
-        trace = torch.linalg.solve(theirs, mine).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return 0.5 * (trace - len(offset) + mahalanobis + torch.logdet(theirs) - torch.logdet(mine))
-
-
-def _require_covariance(covariance: Tensor, eigenvalues: Tensor) -> None:
-    if not torch.allclose(covariance, covariance.mT):
-        raise ValueError("covariance must be symmetric; pass (C + C.T) / 2.")
-    if eigenvalues.min() < -1e-9 * eigenvalues.abs().max():
-        raise ValueError(f"covariance has a negative eigenvalue, {eigenvalues.min().item():g}.")
-
 
 # Mixture -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture(Oracle):
-    r"""Data from :math:`\sum_k \pi_k N(m_k, C_k)`, in any dimension: exact denoiser and density.
+    r"""Data from :math:`\sum_k \pi_k N(m_k, C_k)`: with the responsibilities r_k(z) of its components,
 
-    z_λ is the mixture of :math:`N(\alpha m_k, \alpha^2 C_k + \sigma^2 I)`; with the responsibilities r_k(z) of its
-    components, :math:`\hat\epsilon = \sum_k r_k \hat\epsilon_k`.  KLs are integrals of one dimension a dimension of the
-    data: :mod:`paperlib.elbo` takes them by quadrature or Monte Carlo.
+    .. math:: \hat\epsilon = \sum_k r_k \hat\epsilon_k, \qquad \hat x = \sum_k r_k \hat x_k.
 
     Args:
         weights: π, shape (K,), positive, adding up to one.
@@ -211,19 +198,15 @@ class GaussianMixture(Oracle):
     covariances: Tensor
 
     def __post_init__(self) -> None:
-        for name in ("weights", "means", "covariances"):
-            require_finite(name, getattr(self, name))
-        if self.means.ndim != 2:
-            raise ValueError(f"means has shape (K, D), got {tuple(self.means.shape)}.")
-        count, dim = self.means.shape
-        if self.weights.shape != (count,) or self.covariances.shape != (count, dim, dim):
+        require_finite("weights", self.weights)
+        given = [tuple(part.shape) for part in (self.means, self.weights, self.covariances)]
+        if self.means.ndim != 2 or given[1:] != [given[0][:1], given[0] + given[0][1:]]:
             raise ValueError(
-                f"for means of shape ({count}, {dim}) weights has shape ({count},) and covariances ({count}, {dim}, "
-                f"{dim}); got {tuple(self.weights.shape)} and {tuple(self.covariances.shape)}."
+                "means has shape (K, D), weights (K,) and covariances (K, D, D); got {}, {} and {}.".format(*given)
             )
         if not (self.weights > 0).all() or abs(self.weights.sum().item() - 1) > 1e-6:
             raise ValueError(f"weights must be positive and add up to one, got {self.weights.tolist()}.")
-        _require_covariance(self.covariances, self._spectrum[0])
+        _ = self.components
 
     @classmethod
     def isotropic(cls, means: Tensor, variance: float, weights: Tensor | None = None) -> "GaussianMixture":
@@ -234,44 +217,36 @@ class GaussianMixture(Oracle):
         return cls(weights, means, variance * torch.eye(dim).to(means).expand(count, dim, dim))
 
     @cached_property
-    def _spectrum(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self.covariances)
-        return values, vectors
+    def components(self) -> list[Gaussian]:
+        """N(m_k, C_k), K of them."""
+        return [Gaussian(mean, covariance) for mean, covariance in zip(self.means, self.covariances, strict=True)]
 
     def displaced(self, offset: Tensor) -> "GaussianMixture":
         """The same mixture with its means moved by ``offset``, (D,) or (K, D): a wrong model, exact for other data."""
         return GaussianMixture(self.weights, self.means + offset, self.covariances)
 
     def sample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
-        values, vectors = self._spectrum
         chosen = torch.multinomial(self.weights, size, replacement=True, generator=generator)
-        noise = torch.randn(size, values.shape[1], generator=generator, dtype=values.dtype, device=values.device)
-        scaled = noise * values.clamp(min=0).sqrt()[chosen]
-        return self.means[chosen] + (vectors[chosen] @ scaled[..., None])[..., 0]
+        like = self.means
+        noise = torch.randn(size, like.shape[1], generator=generator, dtype=like.dtype, device=like.device)
+        return torch.stack([one.coloured(noise) for one in self.components], 1)[torch.arange(size), chosen]
 
-    def _components(self, z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z − α m_k along each component's eigenvectors, its variances there, and log π_k N_k(z); (B, K, D) twice and
-        (B, K)."""
-        values, vectors = self._spectrum
-        a, s = (expand(f(logsnr), z).unsqueeze(-1) for f in (alpha, sigma))
-        rotated = torch.einsum("bkd,kde->bke", z[:, None] - a * self.means, vectors)
-        variance = (a**2 * values + s**2).expand_as(rotated)
-        log_normal = -0.5 * (rotated**2 / variance + torch.log(variance) + LOG_2PI).sum(-1)
-        return rotated, variance, log_normal + torch.log(self.weights)
+    def _log_joint(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """log π_k q_k(z), shape (B, K)."""
+        return torch.stack([one.log_prob(z, logsnr) for one in self.components], 1) + torch.log(self.weights)
+
+    def _mean(self, each: list[Tensor], z: Tensor, logsnr: Tensor) -> Tensor:
+        """Σ r_k(z) each_k, of K tensors of the shape of ``z``."""
+        return (self._log_joint(z, logsnr).softmax(1)[..., None] * torch.stack(each, 1)).sum(1)
 
     def log_prob(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        return torch.logsumexp(self._components(z, logsnr)[2], dim=1)
+        return torch.logsumexp(self._log_joint(z, logsnr), dim=1)
 
     def __call__(self, z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        rotated, variance, log_joint = self._components(z, logsnr)
-        whitened = torch.einsum("bke,kde->bkd", rotated / variance, self._spectrum[1])
-        return expand(sigma(logsnr), z) * (log_joint.softmax(1)[..., None] * whitened).sum(1)
+        return self._mean([one(z, logsnr) for one in self.components], z, logsnr)
 
     def denoise(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        (values, vectors), (rotated, variance, log_joint) = self._spectrum, self._components(z, logsnr)
-        shift = torch.einsum("bke,kde->bkd", rotated * values / variance, vectors)
-        each = self.means + expand(alpha(logsnr), z).unsqueeze(-1) * shift
-        return (log_joint.softmax(1)[..., None] * each).sum(1)
+        return self._mean([one.denoise(z, logsnr) for one in self.components], z, logsnr)
 
 
 # A finite set of images ----------------------------------------------------------------------------------------------
@@ -287,9 +262,9 @@ class Empirical(Oracle):
               \propto \exp\left(\frac{\alpha\, z \cdot x_i - \tfrac12 \alpha^2 \|x_i\|^2}{\sigma^2}\right),
               \qquad \hat x = \sum_i r_i x_i,
 
-    taken by matrix products over chunks of the set, a piece of the batch at a time: memory is 256×N for the posterior
-    and chunk×D for the images, never B×N×D.  The set is kept in its own dtype (float32 is enough) and every product is
-    accumulated in float64, because at high log-SNR the exponents are differences of large numbers.
+    taken over chunks of the set, a piece of the batch at a time: memory is 256×N for the posterior and chunk×D for the
+    images, never B×N×D.  Products are accumulated in float64: at high log-SNR the exponents are differences of large
+    numbers.
 
     Args:
         images: shape (N, *), finite, floating point.
@@ -354,7 +329,7 @@ class Empirical(Oracle):
         return torch.cat([take(*piece) for piece in pieces])
 
     def posterior_entropy(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        """Entropy of which image it was, in nats, shape (B,); I(x; z_λ) = log N − its mean, for N distinct images."""
+        """Entropy of which image it was, in nats, shape (B,)."""
 
         def entropy(z: Tensor, level: Tensor) -> Tensor:
             log_r = self.log_posterior(z, level)
@@ -375,10 +350,7 @@ class Empirical(Oracle):
         return mean.reshape(z.shape).to(z.dtype)
 
     def posterior_error(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        r"""E[‖ε − ε̂‖² | z] = :math:`e^\lambda\, tr\, Cov(x \mid z)`, shape (B,), float64.
-
-        The mean over z is that of ‖ε − ε̂‖²; what is left of its variance is that of z alone.
-        """
+        r"""E[‖ε − ε̂‖² | z] = :math:`e^\lambda\, tr\, Cov(x \mid z)`, shape (B,), float64."""
 
         def variance(z: Tensor, level: Tensor) -> Tensor:
             posterior = self._logits(z, level).softmax(1)
@@ -401,7 +373,7 @@ class Empirical(Oracle):
 
 @dataclass(frozen=True, eq=False)
 class ShrunkGaussian:
-    r"""A denoiser that is the posterior mean of nothing, κ times the ε̂ of a Gaussian; what it generates is known.
+    r"""A denoiser that is the posterior mean of nothing, κ times the ε̂ of a Gaussian; κ = 1 leaves it as it is.
 
     In VE scaling, y = z/α and :math:`\nu = e^{-\lambda}`, the reverse process of a model with ε̂ is
     :math:`dy = -\sqrt\nu\,\hat\epsilon\,d\lambda + \sqrt\nu\,dW`.  With κ times the optimal ε̂ of N(m, s) it is linear,
@@ -412,10 +384,6 @@ class ShrunkGaussian:
               a = \frac1{2\kappa - 1},
 
     if it starts from the marginal of the data at λ_min.  (Section 3, the inequality: it is strict here)
-
-    Args:
-        oracle: whose prediction is shrunk.
-        factor: κ; 1 leaves the oracle as it is.
     """
 
     oracle: Gaussian

@@ -2,8 +2,7 @@ r"""Integrals over log-SNR: Gauss–Legendre panels, laid here and nowhere else.
 
 .. math:: \int f(\lambda)\,d\lambda \approx \sum_{panels} \sum_i \omega_i\, f(\lambda_i).
 
-A panel of n nodes is exact for polynomials of degree 2n − 1, and converges fast wherever f is smooth: so panels end at
-the kinks and steps of f (its *breaks*) where those are known, and are halved towards them where they are not.
+Panels end at the kinks and steps of f (its *breaks*) where those are known, and are halved towards them where not.
 """
 
 import math
@@ -19,11 +18,13 @@ from paperlib.checks import end_slack, require_levels, require_range
 LevelFunction = Callable[[Tensor], Tensor]
 """A function of log-SNR, shape (N,) to (N,), such as e(λ) or L(λ; x)."""
 
+ORDER, TOLERANCE = 16, 1e-12
+"""Nodes in a panel, and how much it may disagree with its halves, relative to the integral of |f|."""
 MOST_PANELS = 4096
 """Panels that an integral may still have to halve: beyond it the integrand is noise, not a function with kinks."""
 
 
-def panel_nodes(edges: Tensor, order: int = 16) -> tuple[Tensor, Tensor]:
+def panel_nodes(edges: Tensor, order: int = ORDER) -> tuple[Tensor, Tensor]:
     """Nodes and weights on the panels between ``edges`` (P + 1,), ascending; both of shape (P · order,), float64."""
     nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(order))
     half, middle = edges.diff()[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
@@ -45,55 +46,35 @@ def both_sides(low: float, high: float, panels: int, breaks: Sequence[float] = (
     return torch.stack([edges[:-1] + gap, edges[1:] - gap], 1).flatten()
 
 
-def integrate(
-    f: LevelFunction,
-    low: float,
-    high: float,
-    breaks: Sequence[float] = (),
-    tolerance: float = 1e-12,
-    order: int = 16,
-    rounds: int = 60,
-) -> Tensor:
-    """Integral of f over [low, high], halving the panels that do not yet agree with their halves.
+def integrate(f: LevelFunction, low: float, high: float, breaks: Sequence[float] = ()) -> Tensor:
+    """Integral of f over [low, high], halving the panels that do not yet agree with their halves; a scalar, float64.
 
-    Args:
-        f: function of levels, (N,) to (N,).
-        low: lower end, in nats of log-SNR.
-        high: upper end.
-        breaks: where f has kinks or steps; those that are not stated are found by halving.
-        tolerance: disagreement allowed to a panel, relative to the integral of |f|.
-        order: nodes in a panel.
-        rounds: how often a panel may be halved.
-
-    Returns:
-        A scalar, float64.
-
-    Raises:
-        ValueError: when the range is none, f is not finite, or f is too rough for the tolerance.
+    ``breaks`` are kinks or steps of f; those that are not stated are found by halving.  ValueError when the range is
+    none, or f is not finite or too rough.
     """
-    nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(order))
+    nodes, weights = (torch.from_numpy(a) for a in legendre.leggauss(ORDER))
 
     def each(pairs: Tensor) -> Tensor:
         """The integral over each panel, shape (P,), of panels given by their ends, (P, 2)."""
         half, middle = pairs.diff() / 2, pairs.mean(1, keepdim=True)
-        return half[:, 0] * (f((middle + half * nodes).flatten()).reshape(len(pairs), order).double() @ weights)
+        return half[:, 0] * (f((middle + half * nodes).flatten()).reshape(len(pairs), ORDER).double() @ weights)
 
     pairs = edges_between(low, high, 32, breaks).unfold(0, 2, 1)
     coarse = each(pairs)
     scale, total = coarse.abs().sum(), torch.zeros((), dtype=torch.float64)
-    for _ in range(rounds):
+    for _ in range(60):
         halves = torch.stack([pairs[:, 0], pairs.mean(1), pairs[:, 1]], 1).unfold(1, 2, 1)
         fine = each(halves.flatten(0, 1)).reshape(-1, 2)
         if not torch.isfinite(fine).all():
             raise ValueError(f"the integrand has values that are NaN or infinite on [{low}, {high}].")
-        rough = (fine.sum(1) - coarse).abs() > tolerance * scale
+        rough = (fine.sum(1) - coarse).abs() > TOLERANCE * scale
         total = total + fine[~rough].sum()
         if not rough.any():
             return total
         if rough.sum() > MOST_PANELS:
             break
         pairs, coarse = halves[rough].flatten(0, 1), fine[rough].flatten()
-    raise ValueError(f"the integral did not settle to {tolerance:g} near log-SNR {pairs[0, 0].item():.6g}.")
+    raise ValueError(f"the integral did not settle to {TOLERANCE:g} near log-SNR {pairs[0, 0].item():.6g}.")
 
 
 def antiderivative(

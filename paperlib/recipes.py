@@ -1,8 +1,6 @@
 """Recipes in use: what widely used training codes draw and weigh, and the weighting w(λ) that follows.
 
-Each is a :class:`~paperlib.objectives.PublishedLoss` beside the file it was read in: a published noise-level
-distribution, target and loss weight, w = p c k of them, whether w is monotone and, where not, where its peak lies.
-They describe the files that are named, as they were when read; whoever uses such a code looks at its present state.
+Each is a :class:`~paperlib.objectives.PublishedLoss` beside the file it was read in, as it was when read.
 
 Schedules without ends of their own are cut at ±20 nats, far enough for every peak.  In flow time logit-normal(μ, s) is
 N(λ; −2μ, (2s)²), and a shift s moves λ by −2 log s.
@@ -73,7 +71,6 @@ _NORMAL_FLOW = "N(λ; {}, 2²)(1 + e^(−λ/2))²"
 _TABLE = "p(λ) of the table"
 _KOHYA = 'kohya-ss/sd-scripts and kohya-ss/musubi-tuner, flux_shift with weighting "raw"'
 _LTX = "Lightricks/LTX-Video-Trainer timestep_samplers.py"
-_DIFFUSERS = "huggingface/diffusers text_to_image scripts, --snr_gamma 5; compute_snr = α²/σ²"
 _MOVES = "the mean moves with the number of tokens, linearly between the two that are listed"
 
 RECIPES: Registry[Recipe] = Registry(
@@ -94,22 +91,17 @@ RECIPES: Registry[Recipe] = Registry(
             "facebookresearch/DiT create_diffusion; DDPM, ADM and PixArt use the same table",
             unknown="the vlb term of a learned variance is no part of this loss",
         ),
-        "min_snr_eps": _recipe(
-            "eps",
-            {"name": "scaled_linear"},
-            "p(λ) min(1, 5 e^−λ)",
-            _DIFFUSERS,
-            loss_weight="min_snr",
-            unknown="the table is that of the model which is trained; here Stable Diffusion's",
-        ),
-        "min_snr_v": _recipe(
-            "v",
-            {"name": "scaled_linear"},
-            "p(λ) min(1, 5 e^−λ)",
-            _DIFFUSERS,
-            loss_weight="min_snr",
-            unknown="the table is that of the model which is trained; here Stable Diffusion's",
-        ),
+        **{
+            f"min_snr_{prediction}": _recipe(
+                prediction,
+                {"name": "scaled_linear"},
+                "p(λ) min(1, 5 e^−λ)",
+                "huggingface/diffusers text_to_image scripts, --snr_gamma 5; compute_snr = α²/σ²",
+                loss_weight="min_snr",
+                unknown="the table is that of the model which is trained; here Stable Diffusion's",
+            )
+            for prediction in ("eps", "v")
+        },
         "rectified_flow": _recipe(
             "flow",
             _UNIFORM,
@@ -152,20 +144,19 @@ RECIPES: Registry[Recipe] = Registry(
             "flow", _logit_normal(0, 7), _NORMAL_FLOW.format("−2 log 7"), "kohya-ss/musubi-tuner docs, shift 7"
         ),
         "edm": _recipe("F", {"name": "edm_training", **ENDS}, "N(λ; 2.4, 2.4²)(e^−λ + ¼)", "NVlabs/edm"),
-        "edm2_latent": _recipe(
-            "F",
-            {"name": "edm2_latent", **ENDS},
-            "N(λ; 0.8, 2²)(e^−λ + ¼), before the learned u(σ)",
-            "NVlabs/edm2 train_edm2.py and training_loop.py, ImageNet-512 latents",
-            unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
-        ),
-        "edm2_pixel": _recipe(
-            "F",
-            {"name": "edm2_pixel", **ENDS},
-            "N(λ; 1.6, 3.2²)(e^−λ + ¼), before the learned u(σ)",
-            "NVlabs/edm2 train_edm2.py and training_loop.py, ImageNet-64 pixels",
-            unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
-        ),
+        **{
+            f"edm2_{kind}": _recipe(
+                "F",
+                {"name": f"edm2_{kind}", **ENDS},
+                f"N(λ; {normal})(e^−λ + ¼), before the learned u(σ)",
+                f"NVlabs/edm2 train_edm2.py and training_loop.py, {images}",
+                unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
+            )
+            for kind, normal, images in (
+                ("latent", "0.8, 2²", "ImageNet-512 latents"),
+                ("pixel", "1.6, 3.2²", "ImageNet-64 pixels"),
+            )
+        },
         "flow_matching_cifar10": _recipe(
             "flow",
             {"name": "edm_training", **ENDS},

@@ -8,8 +8,8 @@ and its parameters, ``{"name": "cosine", "logsnr_min": -12, "logsnr_max": 12}``.
     @weightings.register("mine")
     class Mine(Weighting): ...
 
-and can then be said wherever the others can.  A package does the same for every process, the command line included, by
-an entry point of the group ``paperlib`` that names the module with that line: an unknown name makes them be imported.
+and can then be said wherever the others can.  A package does so by an entry point of the group ``paperlib`` that names
+the module with that line: an unknown name makes them be imported.
 """
 
 import inspect
@@ -91,14 +91,17 @@ class Registry(dict[str, Any], Generic[T]):
             made = self.changes[name](made, value)
         return made
 
-    def _made(self, name: str, parameters: dict[str, Any]) -> T:
-        if name not in self:
-            for module in self.modules:
-                import_module(module)
-            for plugin in entry_points(group="paperlib"):
-                plugin.load()
+    def __missing__(self, name: str) -> Any:
+        """What modules and packages register when they are asked; ValueError, with the choices, for what none does."""
+        for module in self.modules:
+            import_module(module)
+        for plugin in entry_points(group="paperlib"):
+            plugin.load()
         if name not in self:
             raise ValueError(f"unknown {self.what} {name!r}; choose one of {', '.join(self)}.")
+        return self[name]
+
+    def _made(self, name: str, parameters: dict[str, Any]) -> T:
         entry = self[name]
         if isinstance(entry, self.kind):
             if not parameters:

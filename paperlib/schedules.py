@@ -12,10 +12,9 @@ f(t)                inverse survival function
 p(λ)                density
 =================== ======================================
 
-The cosine schedule is a hyperbolic secant distribution, EDM's a normal one, that of flow matching a logistic one.
-Every subclass states these three for its whole support; the base class truncates them to [logsnr_min, logsnr_max] so
-that the end points hold exactly and the density integrates to one on the range.  Any of them can be moved along λ
-(:meth:`TruncatedSchedule.shifted`): that is what resolution shifts and the "shift" of flow matching do.
+Every subclass states these three for its whole support; the base class cuts them to [logsnr_min, logsnr_max], where
+the end points hold exactly and the density integrates to one.  Any of them can be moved along λ: that is what
+resolution shifts and the "shift" of flow matching do.
 
 What a loss optimises does not depend on the schedule, only on its end points; the variance of its estimate does.
 Schedules are evaluated in float64 and returned in the dtype of their argument, at least float32: a level in half
@@ -63,12 +62,12 @@ class NoiseSchedule(ABC):
 
     @property
     def terminal_mass(self) -> float:
-        """Share of the draws that fall on λ = −∞, where z is noise alone; see :class:`paperlib.tables.StepTable`."""
+        """Share of the draws at λ = −∞, where z is noise alone; see :class:`paperlib.tables.StepTable`."""
         return 0.0
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """Levels inside the range where p has a step or a kink, increasing; a quadrature lays its panels there."""
+        """Levels where p has a step or a kink, increasing, in nats."""
         return ()
 
     @abstractmethod
@@ -84,11 +83,15 @@ class NoiseSchedule(ABC):
         """log p(λ); −∞ outside the range."""
 
     def density(self, logsnr: Tensor) -> Tensor:
-        """p(λ) = −dt/dλ, in 1/nats; integrates to one over the range and vanishes outside it.
-
-        (Section 2, noise schedules)
-        """
+        """p(λ) = −dt/dλ, in 1/nats; zero outside the range.  (Section 2, noise schedules)"""
         return self.log_density(logsnr).exp()
+
+    def shifted(self, nats: float) -> "NoiseSchedule":
+        """The same distribution moved along λ, p(λ) → p(λ − nats).  Stated ends stay, native ones move.
+
+        See :func:`flow_shift` and :func:`image_size_shift` for the nats of the shifts in use.
+        """
+        raise ValueError(f"{type(self).__name__} follows the loss wherever that is; it has no shift to be given.")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class TruncatedSchedule(NoiseSchedule):
         logsnr_max: f(0), in nats; None takes the upper end of the support, where there is one.
 
     Raises:
-        ValueError: for a range that is empty, reversed, narrower than 1e-6 nats, unbounded or outside the support.
+        ValueError: for a range that is none, narrower than 1e-6 nats, unbounded or outside the support.
     """
 
     logsnr_min: float | None = None
@@ -123,7 +126,7 @@ class TruncatedSchedule(NoiseSchedule):
                 f"{type(self).__name__} lives on log-SNR in [{native_low:.4f}, {native_high:.4f}]; the range "
                 f"[{low}, {high}] reaches outside. Narrow it, or pass None for the native end."
             )
-        if not self._cut[2] > 0:  # and kept from here on: torch.compile cannot trace the first look at it
+        if not self._cut[2] > 0:  # torch.compile cannot trace the first look at it
             raise ValueError(
                 f"{type(self).__name__} has no probability on [{low}, {high}] in float64; choose a wider range."
             )
@@ -146,11 +149,6 @@ class TruncatedSchedule(NoiseSchedule):
         """Log-density before truncation."""
 
     def shifted(self, nats: float) -> "TruncatedSchedule":
-        """The same distribution moved along λ: λ → λ + ``nats``, p(λ) → p(λ − nats).
-
-        Ends that were stated stay where they were stated; native ones move.  See :func:`flow_shift` and
-        :func:`image_size_shift` for the nats of the shifts in use.
-        """
         return Shifted(self.logsnr_min, self.logsnr_max, base=self, nats=nats)
 
     @cached_property
@@ -339,10 +337,7 @@ def log_normal(d: Tensor, std: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Normal(Symmetric):
-    r"""A normal distribution of λ: :math:`f(t) = F^{-1}(1-t)`, F the distribution function of N(mean, std²).
-
-    :func:`EDMTraining`, :func:`EDM2Latent`, :func:`EDM2Pixel` and :func:`LogitNormal` are of this kind.
-    """
+    r"""A normal distribution of λ: :math:`f(t) = F^{-1}(1-t)`, F the distribution function of N(mean, std²)."""
 
     mean: float = 0.0
     std: Positive = 1.0
@@ -365,8 +360,8 @@ def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_st
     r"""EDM's log-normal training schedule: :math:`f(t) = F^{-1}(1-t)`, F the normal distribution with density p.
 
     log σ_VE ~ N(p_mean, p_std²), hence :math:`p(\lambda) = N(\lambda; -2 p_{mean}, (2 p_{std})^2)`, by default
-    N(λ; 2.4, 2.4²).  (Karras et al. 2022, Table 1; Table of noise schedules, EDM (training); Erratum 1)
-    The paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4: the sign of the mean is wrong there (notebook 01).
+    N(λ; 2.4, 2.4²); the paper prints −F⁻¹(t; 2.4, 2.4²), which has mean −2.4.
+    (Karras et al. 2022, Table 1; Table of noise schedules, EDM (training); Erratum 1)
     """
     require_positive("p_std", p_std)
     return Normal(logsnr_min, logsnr_max, mean=-2 * p_mean, std=2 * p_std)
@@ -455,8 +450,7 @@ class EDMSampling(TruncatedSchedule):
 
     Args:
         rho: ρ, how much the steps gather near the data.
-        sigma_min: smallest noise level σ_VE.
-        sigma_max: largest noise level σ_VE.
+        sigma_min, sigma_max: smallest and largest noise level σ_VE.
     """
 
     rho: Positive = 7.0
@@ -516,10 +510,6 @@ class LinearBeta(TruncatedSchedule):
     r"""DDPM's linear β in continuous time: :math:`f(t) = -\log(\mathrm{expm1}(β_{min}t + ½(β_{max}-β_{min})t^2))`.
 
     (Ho et al. 2020; Song et al. 2021.)  Defined for λ ≥ −log expm1((β_min + β_max)/2) = −10.05, unbounded above.
-
-    Args:
-        beta_min: β at t = 0.
-        beta_max: β at t = 1.
     """
 
     beta_min: Positive = 0.1
@@ -565,8 +555,8 @@ def solve(
 ) -> Tensor:
     """x in [low, high] at which an increasing ``function`` (value and slope at x) is ``target``: Newton from ``start``.
 
-    Where a step would leave what is known of x, the interval is halved instead.  The last step alone is on the graph,
-    and gives x the gradient 1/slope of the inverse function.
+    A step that would leave the interval halves it instead.  The last step alone is on the graph, which gives x the
+    gradient 1/slope.
     """
     with torch.no_grad():
         x, low, high = start, low + 0 * start, high + 0 * start
@@ -583,11 +573,7 @@ def solve(
 class Beta(TruncatedSchedule):
     r"""Flow time t ~ Beta(a, b), t = 1 being noise: :math:`p = t^a (1-t)^b / (2 B(a, b))` with t = sigmoid(−λ/2).
 
-    Beta(1, 1) is :class:`FlowMatchingOT`.
-
-    Args:
-        a: exponent of t; larger for more noise.
-        b: exponent of 1 − t.
+    Beta(1, 1) is :class:`FlowMatchingOT`; a larger a is more noise.
     """
 
     a: Positive = 1.0
@@ -663,12 +649,6 @@ class Mode(TruncatedSchedule):
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-def _moved(schedule: NoiseSchedule, nats: float) -> NoiseSchedule:
-    if not isinstance(schedule, TruncatedSchedule):
-        raise ValueError(f"{type(schedule).__name__} follows the loss wherever that is; it has no shift to be given.")
-    return schedule.shifted(nats)
-
-
 SCHEDULES: Registry[NoiseSchedule] = Registry(
     "noise schedule",
     NoiseSchedule,
@@ -689,9 +669,9 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
         "mode": Mode,
     },
     changes={
-        "shifted": _moved,
-        "flow_shift": lambda schedule, shift: _moved(schedule, flow_shift(shift)),
-        "image_size": lambda schedule, size: _moved(schedule, image_size_shift(size)),
+        "shifted": lambda schedule, nats: schedule.shifted(nats),
+        "flow_shift": lambda schedule, shift: schedule.shifted(flow_shift(shift)),
+        "image_size": lambda schedule, size: schedule.shifted(image_size_shift(size)),
     },
     modules=("paperlib.tables", "paperlib.adaptive"),
 )

@@ -1,7 +1,6 @@
 r"""Noise schedules that are tables: histograms of λ, and the levels of a chain of discrete steps.
 
-How a table becomes a density is a convention, and each class states its own: λ uniform within each bin of a histogram,
-t(λ) a smooth curve through the steps of a chain.
+How a table becomes a density is a convention, which each class states.
 """
 
 import math
@@ -98,15 +97,14 @@ class Histogram(TruncatedSchedule):
 class StepTable(TruncatedSchedule):
     """The levels of a chain of T steps, λ₀ > λ₁ > … > λ_{T−1}, drawn uniformly.
 
-    **The density between the steps**, a convention: step i is the quantile t = (i + 1)/(N + 1), and between the steps
-    logit t is the monotone cubic of λ (PCHIP; Fritsch & Butland 1984), cut to the table.  So each interval has the same
-    probability, p is continuous, and weightings get no steps that only the table would have.  N is T − 1 where the
-    chain ends in noise alone; where it stops before, it counts as the first half of one, N = 2T, so that p keeps its
-    trend at the last step.  Other conventions move the peak of a weighting by about 0.01 nats.
+    **Between the steps**: step i is the quantile t = (i + 1)/(N + 1), and logit t the monotone cubic of λ through them
+    (PCHIP; Fritsch & Butland 1984), so that p is continuous and weightings get no steps that only the table would have.
+    N is T − 1 where the chain ends in noise alone; where it stops before, it counts as the first half of one, N = 2T,
+    so that p keeps its trend.  Other conventions move the peak of a weighting by about 0.01 nats.
 
-    **Zero terminal SNR**: the last level may be λ = −∞.  There z is noise alone, ε says nothing of x, and there is no
-    density: the level is a term of its own, with the share ``terminal_mass`` of the draws
-    (:meth:`paperlib.objectives.PublishedLoss.terminal`), and the range ends at the step before.
+    **Zero terminal SNR**: the last level may be λ = −∞.  There is no density there: it is a term of its own, with the
+    share ``terminal_mass`` of the draws (:meth:`paperlib.objectives.PublishedLoss.terminal`), and the range ends at the
+    step before.
     """
 
     @cached_property
@@ -153,7 +151,7 @@ class StepTable(TruncatedSchedule):
         return self._finite[-1].item(), self._finite[0].item()
 
     def _logit(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-        """logit t and its slope: the cubic of each interval from its values and slopes at both ends."""
+        """logit t and its slope: the cubic of each interval from values and slopes at its ends."""
         edges, logit, slope = (knot.to(logsnr.device) for knot in self._knots)
         low = _piece(logsnr, edges)
         width = edges[low + 1] - edges[low]

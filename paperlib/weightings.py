@@ -4,21 +4,16 @@ r"""Weightings w(λ): what a diffusion loss pays attention to.
           E_\epsilon\|\hat\epsilon(z_\lambda; \lambda) - \epsilon\|^2 \, d\lambda.
 
 w multiplies the error of **ε**, whatever the network predicts, and matters up to a constant (Section 2, Equation 4 and
-Table 1 of the paper).  A weighting states log w(λ); everything else follows from that.
-
-Where w is non-increasing in λ ("monotone"), the loss is the ELBO of data with Gaussian noise added, the noise level
-being drawn from a distribution (Section 3), the Stieltjes measure of −w:
-
-.. math:: p_w = -\frac{dw}{w(\lambda_{min})}, \qquad P(\lambda = \lambda_{max}) = w(\lambda_{max}) / w(\lambda_{min}),
-
-a density where w is smooth and a point mass where it steps: :mod:`paperlib.augmentation`.
+Table 1 of the paper).  A weighting states log w(λ); everything else follows from that.  Where w is non-increasing in λ
+("monotone"), the loss is the ELBO of data with Gaussian noise added (Section 3), at the noise levels of
+:mod:`paperlib.augmentation`.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Literal
 
@@ -33,6 +28,7 @@ from paperlib.checks import (
     at_least_float32,
     numbers,
     outside,
+    require_no_nan,
     require_parameters,
 )
 from paperlib.quadrature import both_sides
@@ -62,12 +58,12 @@ class Weighting(ABC):
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """Where w is known to have steps or kinks, in nats; steps that are not stated are searched for."""
+        """Where w is known to have steps or kinks, in nats."""
         return ()
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The range of log-SNR that w was made for: that of its schedule, or of its table; None for a formula."""
+        """The range of log-SNR of its schedule or its table; None for a formula."""
         return None
 
     def log_error(self, logsnr: Tensor) -> Tensor:
@@ -77,7 +73,7 @@ class Weighting(ABC):
     def is_monotonic(
         self, logsnr_min: float | None = None, logsnr_max: float | None = None, *, tolerance: float = ROUNDING
     ) -> bool:
-        """Whether w is non-increasing in λ: whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
+        """Whether :meth:`monotonicity` is "monotone".  (Table 1, column monotone)"""
         return self.monotonicity(logsnr_min, logsnr_max, tolerance=tolerance) == "monotone"
 
     def monotonicity(
@@ -88,8 +84,7 @@ class Weighting(ABC):
         (Table 1, column monotone)
 
         Args:
-            logsnr_min: lower end of the range; None for that of :attr:`ends`.
-            logsnr_max: upper end of the range; None for that of :attr:`ends`.
+            logsnr_min, logsnr_max: the range, in nats; None for that of :attr:`ends`.
             tolerance: how much log w may rise in all from one level to any later one.
 
         Returns:
@@ -108,10 +103,7 @@ class Weighting(ABC):
             logsnr_max = self.ends[1] if logsnr_max is None else logsnr_max
         grid = both_sides(logsnr_min, logsnr_max, 8192, self.breaks)
         log_w = self.log(grid)
-        if log_w.isnan().any():
-            raise ValueError(
-                f"{self} is NaN at log-SNR {grid[log_w.isnan()][0].item():g}; log w is -inf where w is zero."
-            )
+        require_no_nan(str(self), log_w, grid)
 
         def rises(band: Tensor) -> bool:
             """Whether no non-increasing function stays within ``band`` of log w; infinities compare."""
@@ -122,7 +114,7 @@ class Weighting(ABC):
         return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
     def shifted(self, shift: float) -> "Weighting":
-        """w(λ − shift); for d×d images larger than 64, shift = 2 log(64/d)."""
+        """w(λ − shift), in nats."""
         return Shifted(self, shift)
 
     def for_image_size(self, size: int) -> "Weighting":
@@ -158,7 +150,7 @@ class Shifted(Weighting):
 
 @dataclass(frozen=True)
 class Custom(Weighting):
-    """A weighting from a function of log-SNR that returns log w.  It is tried once, on levels from −20 to 20.
+    """A weighting from a function of log-SNR that returns log w, tried once on levels from −20 to 20.
 
     Args:
         log_weight: log w(λ), the shape of λ; −∞ where w is zero.
@@ -181,10 +173,7 @@ class Custom(Weighting):
             raise TypeError(f"log_weight must return a floating-point tensor, got {getattr(value, 'dtype', value)!r}.")
         if value.shape != levels.shape:
             raise ValueError(f"log_weight must keep the shape of its levels, {len(levels)}; got {tuple(value.shape)}.")
-        if value.isnan().any():
-            raise ValueError(
-                f"log_weight is NaN at log-SNR {levels[value.isnan()][0].item():g}; return -inf where w is zero."
-            )
+        require_no_nan("log_weight", value, levels)
         finite = value[value.isfinite()]
         if len(finite) == 0:
             raise ValueError("log_weight is infinite at every log-SNR from -20 to 20.")
@@ -248,7 +237,7 @@ class Tabulated(Weighting):
 
 @dataclass(frozen=True)
 class Binned(Weighting):
-    """A weighting that is constant in bins, as that of an adaptive schedule or a histogram is; zero outside.
+    """A weighting that is constant in bins, zero outside.
 
     Args:
         edges: of the bins in ascending order, in nats, one more than bins; a sequence or a tensor.
@@ -302,12 +291,23 @@ class ELBO(Weighting):
         return torch.zeros_like(logsnr)
 
 
-@dataclass(frozen=True)
-class IDDPM(Weighting):
-    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Table 1, IDDPM; Nichol & Dhariwal 2021; peak at 0)"""
+class OfCosine(Weighting):
+    """A weight h(λ) of the ε error under the cosine schedule, w = sech(λ/2) h(λ); a subclass states h."""
+
+    @abstractmethod
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        """log h(λ), the shape of ``logsnr``."""
 
     def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2)
+        return log_sech(logsnr / 2) + self.log_eps(logsnr)
+
+
+@dataclass(frozen=True)
+class IDDPM(OfCosine):
+    """ε-MSE under the cosine schedule, w = sech(λ/2).  (Table 1, IDDPM; Nichol & Dhariwal 2021; peak at 0)"""
+
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return torch.zeros_like(logsnr)
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class EDM(Weighting):
         """λ* at which w is largest: the fixed point of the derivative, by bisection around the best grid point."""
         mean, std = -2 * self.p_mean, 2 * self.p_std
         grid = torch.linspace(mean - 2 * std**2, mean + std**2, 4097, dtype=torch.float64)
-        best, step = grid[self.log(grid).argmax()].item(), (grid[1] - grid[0]).item()
+        best, step = grid[EDM.log(self, grid).argmax()].item(), (grid[1] - grid[0]).item()
         low, high = best - step, best + step
         for _ in range(80):
             middle = (low + high) / 2
@@ -346,17 +346,17 @@ class EDM(Weighting):
 
 @dataclass(frozen=True)
 class VCosine(Weighting):
-    r"""v-MSE under the cosine schedule, :math:`w = e^{-\lambda/2}`.  (Table 1, v-prediction; Salimans & Ho 2022)"""
+    r"""v-MSE under the cosine schedule and flow matching with uniform t on the OT path: :math:`w = e^{-\lambda/2}`.
+
+    (Table 1, v-prediction; Salimans & Ho 2022.)  (Table 1, flow matching; Lipman et al. 2023; monotone)
+    """
 
     def log(self, logsnr: Tensor) -> Tensor:
         return -logsnr / 2
 
 
-class FlowMatchingOT(VCosine):
-    r"""Flow matching with the OT path, uniform t: again :math:`w = e^{-\lambda/2}`.
-
-    (Table 1, flow matching; Lipman et al. 2023; monotone)
-    """
+FlowMatchingOT = VCosine
+"""Flow matching's name for it."""
 
 
 @dataclass(frozen=True)
@@ -371,7 +371,7 @@ class InDI(Weighting):
 
 
 @dataclass(frozen=True)
-class P2(Weighting):
+class P2(OfCosine):
     r"""Perception-prioritised: :math:`w = sech(\lambda/2)/(k + e^\lambda)^\gamma`, cosine schedule.
 
     (Table 1, P2; Choi et al. 2022; γ ≥ 0, and 0 is the plain ε error)
@@ -380,13 +380,12 @@ class P2(Weighting):
     gamma: NotNegative = 1.0
     k: Positive = 1.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        floor = torch.full_like(logsnr, math.log(self.k))
-        return log_sech(logsnr / 2) - self.gamma * torch.logaddexp(floor, logsnr)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -self.gamma * torch.logaddexp(torch.full_like(logsnr, math.log(self.k)), logsnr)
 
 
 @dataclass(frozen=True)
-class MinSNR(Weighting):
+class MinSNR(OfCosine):
     r"""x-MSE · min(SNR, γ) under the cosine schedule: :math:`w = sech(\lambda/2)\min(1, \gamma e^{-\lambda})`.
 
     (Table 1, Min-SNR; Hang et al. 2023; SNR is α²/σ², and this formula belongs to the x error, not to the v error.)
@@ -394,8 +393,8 @@ class MinSNR(Weighting):
 
     gamma: Positive = 5.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) + (math.log(self.gamma) - logsnr).clamp(max=0)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return (math.log(self.gamma) - logsnr).clamp(max=0)
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -419,7 +418,7 @@ class Sigmoid(Weighting):
 
 
 @dataclass(frozen=True)
-class EDMMonotonic(Weighting):
+class EDMMonotonic(EDM):
     """EDM's weighting, held at its maximum for λ below the peak λ* (−3.3078 with the defaults).
 
     (Section 5, EDM-monotonic; monotone)
@@ -429,39 +428,31 @@ class EDMMonotonic(Weighting):
             the one, it would still rise to the other.
     """
 
-    p_mean: float = -1.2
-    p_std: float = 1.2
-    sigma_data: float = 0.5
-
     def __post_init__(self) -> None:
-        if not self.edm.is_monotonic(self.edm.peak, -2 * self.p_mean):  # above its mean it falls
+        super().__post_init__()
+        if not self.is_monotonic(self.peak, -2 * self.p_mean):  # above its mean it falls
             raise ValueError(
                 f"with p_mean={self.p_mean}, p_std={self.p_std} and sigma_data={self.sigma_data} EDM's weighting has "
                 f"two peaks and cannot be made monotone by holding it below the higher one; change sigma_data."
             )
 
-    @cached_property
-    def edm(self) -> EDM:
-        """The weighting that is held."""
-        return EDM(self.p_mean, self.p_std, self.sigma_data)
-
     def log(self, logsnr: Tensor) -> Tensor:
-        return self.edm.log(logsnr.clamp(min=self.edm.peak))
+        return super().log(logsnr.clamp(min=self.peak))
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        return (self.edm.peak,)
+        return (self.peak,)
 
 
 # Beyond the paper ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class XCosine(Weighting):
+class XCosine(OfCosine):
     r"""x-MSE under the cosine schedule, :math:`w = e^{-\lambda} sech(\lambda/2)`.  (monotone)"""
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return -logsnr + log_sech(logsnr / 2)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -logsnr
 
 
 @dataclass(frozen=True)
@@ -479,18 +470,15 @@ class SD3LogitNormal(Weighting):
 
 
 @dataclass(frozen=True)
-class SD3CosMap(Weighting):
-    r"""Flow matching, t from "cosmap": :math:`w = sech(\lambda/2)(1 + e^{-\lambda/2})^2`.  (Esser et al. 2024)
+class SD3CosMap(OfCosine):
+    r"""Flow matching, t from "cosmap": :math:`w = sech(\lambda/2)(1 + e^{-\lambda/2})^2`.  (Esser et al. 2024)"""
 
-    Cosmap's density of t, 2/(π − 2πt + 2πt²), is that of the cosine schedule seen in flow matching's time.
-    """
-
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) - 2 * F.logsigmoid(logsnr / 2)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -2 * F.logsigmoid(logsnr / 2)
 
 
 @dataclass(frozen=True)
-class SoftMinSNR(Weighting):
+class SoftMinSNR(OfCosine):
     r"""x-MSE · γ SNR/(SNR + γ), cosine schedule: :math:`w = sech(\lambda/2)\,\gamma/(e^\lambda + \gamma)`.
 
     (Crowson et al. 2024, *Hourglass Diffusion Transformers*.)
@@ -498,34 +486,20 @@ class SoftMinSNR(Weighting):
 
     gamma: Positive = 4.0
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) + F.logsigmoid(math.log(self.gamma) - logsnr)
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return F.logsigmoid(math.log(self.gamma) - logsnr)
 
 
 @dataclass(frozen=True)
-class Debiased(Weighting):
+class Debiased(OfCosine):
     r"""ε-MSE/√SNR, cosine schedule, :math:`w = sech(\lambda/2)\,e^{-\lambda/2}`.  (Yu et al. 2024; monotone)"""
 
-    def log(self, logsnr: Tensor) -> Tensor:
-        return log_sech(logsnr / 2) - logsnr / 2
+    def log_eps(self, logsnr: Tensor) -> Tensor:
+        return -logsnr / 2
 
 
-@dataclass(frozen=True)
-class EDM2(EDM):
-    """EDM's weighting with the levels of EDM2, P_mean = −0.4 and P_std = 1.0.  (Karras et al. 2024)"""
-
-    p_mean: float = -0.4
-    p_std: Positive = 1.0
-
-
-@dataclass(frozen=True)
-class SiD2(Sigmoid):
-    """Sigmoid weighting of *Simpler Diffusion*, whose bias falls as the resolution grows: pass yours.
-
-    (Hoogeboom et al. 2024)
-    """
-
-    bias: float = 0.0
+EDM2 = partial(EDM, p_mean=-0.4, p_std=1.0)
+"""EDM's weighting with the levels of EDM2.  (Karras et al. 2024)"""
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -562,7 +536,7 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "soft_min_snr": SoftMinSNR,
         "debiased": Debiased,
         "edm2": EDM2,
-        "sid2": SiD2,
+        "sid2": partial(Sigmoid, bias=0.0),  # whose bias falls as the resolution grows (Hoogeboom et al. 2024)
     },
     changes={"image_size": Weighting.for_image_size, "shifted": Weighting.shifted},
 )
@@ -577,7 +551,7 @@ register, get = WEIGHTINGS.register, WEIGHTINGS.make
 
 
 def augmentation_density(weighting: Weighting, logsnr: Tensor, logsnr_min: float, logsnr_max: float) -> Tensor:
-    """The density of :class:`Augmentation`: all of p_w but its point masses, at clean data and at steps of w."""
+    """The density of :class:`Augmentation`: all of p_w but its point masses, on clean data and at steps of w."""
     return Augmentation(weighting, logsnr_min, logsnr_max).density(logsnr)
 
 

@@ -118,7 +118,7 @@ def test_samplers_follow_the_same_path(images: data.ImageData, sampler: str) -> 
     z = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = []
     for device in ("cpu", GPU):
-        denoise = sampling.denoiser(network(device), predictions.V, images.labels[:4].to(device), guidance=1.5)
+        denoise = sampling.NetworkDenoiser(network(device), predictions.V, images.labels[:4].to(device), guidance=1.5)
         options = {"generator": torch.Generator(device).manual_seed(0)}
         found.append(sampling.get(sampler)(denoise, z.to(device), LEVELS, **options).cpu())
     assert found[1].isfinite().all()
@@ -160,7 +160,7 @@ def test_errors_by_level_agree(images: data.ImageData) -> None:
 
 
 def test_a_classifier_sees_the_same(images: data.ImageData) -> None:
-    judge = features.cifar10_classifier()
+    judge = features.classifier_of("cifar10")
     here = judge.see(images.images)
     try:
         there = judge.to(GPU).see(images.images)

@@ -235,22 +235,33 @@ def test_parquet_files_of_ones_own_are_a_data_set_by_their_own_name(
 ) -> None:
     monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path / "cache"))
     write_shards(tmp_path / "noise", [encode(pixels) for pixels in noise(12)], [0] * 12)
-    own = data.DataSet(
-        partial(data.load_collection, name="mine", collection=COLLECTION, crop=Crop("none", 8)), (3, 8, 8), 7
-    )
+    own = data.DataSet(partial(data.load_collection, collection=COLLECTION, crop=Crop("none", 8)), (3, 8, 8), 7)
     monkeypatch.setitem(data.DATASETS, "mine", own)
     found = data.load("mine", "train", tmp_path / "noise")
     assert (found.name, found.num_classes, found.licence, found.caution) == ("mine/train", 7, "none needed", "")
     assert np.array_equal(found.images.numpy(), noise(12).transpose(0, 3, 1, 2))
 
 
-def test_arrays_of_ones_own_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mine(split: data.Split, root: Path | str | None = None, **_: Any) -> data.ImageData:
-        return replace(images(), name=f"mine/{split}", labels=torch.zeros(4, dtype=torch.int64), classes=0)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_arrays_of_ones_own_are_a_data_set(monkeypatch: pytest.MonkeyPatch, labelled: bool) -> None:
+    def mine(split: data.Split, root: Path | str | None) -> data.ImageData:
+        return data.ImageData("", images().images, torch.arange(4) if labelled else None)
 
-    monkeypatch.setitem(data.DATASETS, "mine", data.DataSet(mine, (2, 3, 5), 0))
+    own = data.DataSet(mine, (2, 3, 5), 4 * labelled, sigma_data=0.3)
+    monkeypatch.setitem(data.DATASETS, "mine", own)
     found = data.load("mine", "test")
-    assert (found.name, found.num_classes, found.image_shape) == ("mine/test", 0, data.DATASETS["mine"].image_shape)
+    assert (found.name, found.num_classes, found.image_shape) == ("mine/test", 4 * labelled, (2, 3, 5))
+    assert (found.levels, found.sigma_data) == (256, 0.3)
+    assert found.labels.tolist() == ([0, 1, 2, 3] if labelled else [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("stated", [((2, 3, 4), 3), ((2, 3, 5), 0)])
+def test_images_that_are_not_what_their_entry_says_are_refused(
+    monkeypatch: pytest.MonkeyPatch, stated: tuple[tuple[int, int, int], int]
+) -> None:
+    monkeypatch.setitem(data.DATASETS, "mine", data.DataSet(lambda split, root: images(), *stated))
+    with pytest.raises(ValueError, match=r"mine/train has images \(2, 3, 5\) of 3 classes, and its entry"):
+        data.load("mine", "train")
 
 
 # CIFAR-10 and ImageNet, made up --------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_an_unknown_sampler_is_refused() -> None:
 
 
 def test_an_evaluation_says_what_was_compared_with_what() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     reference = evaluation.Reference.of(TRAIN, judge)
     seen = evaluation.see(TEST.scaled().split(100), judge, TEST.levels)
     torch.testing.assert_close(seen.features, judge(TEST.images), rtol=1e-4, atol=1e-5)
@@ -123,7 +123,7 @@ def test_images_of_other_levels_are_refused() -> None:
 
 
 def test_the_caption_holds_everything_that_a_number_depends_on() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     drawing = Drawing("heun", LEVELS, guidance=2.0, seed=7, batch_size=500, options={"churn": 3.0})
     found = evaluation.compare(judge(TRAIN.images), Reference.of(TEST, judge), drawing)
     assert found.caption == (
@@ -191,7 +191,7 @@ def test_a_caution_of_the_data_is_part_of_the_caption() -> None:
 
 
 def test_an_evaluation_is_a_row_of_a_csv_file() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     seen = evaluation.see([TEST.images], judge, 17)
     row = evaluation.compare(seen, Reference.of(TRAIN, judge), Drawing("ddim", LEVELS)).row()
     assert (row["sampler"], row["evaluations"], row["sampling_seed"], row["guidance"]) == ("ddim", 5, 0, 1.0)
@@ -232,7 +232,7 @@ def test_what_moments_alone_do_not_tell_is_not_a_number() -> None:
 @pytest.mark.filterwarnings("ignore:.*samples are few")
 def test_the_floor_falls_with_the_number_of_images() -> None:
     """The bias of a Fréchet distance is about 1/N; KID has none."""
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     reference = Reference.of(TEST, judge)
     floors = {
         count: [evaluation.floor(TRAIN, reference, count, seed) for seed in range(4)] for count in (60, 300, 1500)
@@ -246,7 +246,7 @@ def test_the_floor_falls_with_the_number_of_images() -> None:
 
 
 def test_the_floor_takes_what_there_is() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     found = evaluation.floor(TEST, Reference.of(TRAIN, judge), 10_000)
     assert found.samples == 297
     assert found.frechet == pytest.approx(evaluation.compare(judge(TEST.images), Reference.of(TRAIN, judge)).frechet)

@@ -100,15 +100,6 @@ def test_some_images_keep_what_must_be_said_of_them(profile: profiles.Profile) -
     assert experiments.some(whole, len(whole) + 1).sha256 == whole.sha256
 
 
-@pytest.mark.parametrize("lines", [4, 7, 8, 16, 61])
-def test_a_loss_that_halves_each_quarter_is_still_falling_by_half(lines: int) -> None:
-    history = [{"loss": 3 * 0.5 ** (line / (lines // 4))} for line in range(lines)]
-    assert experiments.still_falling(history) == pytest.approx(0.5)
-    assert experiments.still_falling([{"loss": 2.0}] * lines) == 0
-    with pytest.raises(ValueError, match="log of 3 lines has no last quarter"):
-        experiments.still_falling(history[:3])
-
-
 def test_unknown_names_list_the_choices(profile: profiles.Profile) -> None:
     with pytest.raises(ValueError, match=r"no weighting 'nonesuch'.*sigmoid, edm"):
         experiments.weighting(profile, "nonesuch")
@@ -151,7 +142,7 @@ def test_what_is_finished_is_not_trained_again_whoever_trained_it(
 def publish(run: Run, one: experiments.Experiment) -> Path:
     """Put a run among those that came with the checkout, and remove it from where it was trained."""
     experiments.train_once(run, one)
-    published = paths.published_runs("small") / one.name
+    published = paths.published("small", "07_train") / "runs" / one.name
     published.parent.mkdir(parents=True, exist_ok=True)
     (run.directory / "runs" / one.name).rename(published)
     shutil.rmtree(one.folder)

@@ -19,15 +19,15 @@ TRAIN, TEST = data.load("digits", "train"), data.load("digits", "test")
 
 
 def test_the_packaged_classifier_is_named_for_what_it_is() -> None:
-    judge = features.digits_classifier()
-    assert judge.name == f"digits classifier {features.DIGITS_WEIGHTS_SHA256[:6]}"
+    judge = features.classifier_of("digits")
+    assert judge.name == f"digits classifier {features.DigitsClassifier.sha256[:6]}"
     assert "not FID" in judge.card["name"]
     assert judge.card["trained_on"]["sha256"] == TRAIN.sha256
     assert not judge.training
 
 
 def test_the_accuracy_on_its_card_is_the_one_that_it_has() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     for split, least in ((TRAIN, 0.99), (TEST, 0.97)):
         accuracy = (judge.classify(split.images) == split.labels).double().mean().item()
         stated = judge.card[f"{split.name.removeprefix('digits/')}_accuracy"]
@@ -36,14 +36,14 @@ def test_the_accuracy_on_its_card_is_the_one_that_it_has() -> None:
 
 
 def test_features_are_standardised_and_enough_samples_come_to_each() -> None:
-    seen = features.digits_classifier()(TRAIN.images)
+    seen = features.classifier_of("digits")(TRAIN.images)
     assert seen.mean(0).abs().max() < 1e-3
     assert (seen.std(0) - 1).abs().max() < 0.02
     assert len(TEST) >= metrics.SAMPLES_PER_FEATURE * seen.shape[1]
 
 
 def test_features_do_not_depend_on_the_batch() -> None:
-    judge = features.digits_classifier()
+    judge = features.classifier_of("digits")
     parts = torch.cat([judge(part) for part in TEST.images.split(100)])
     torch.testing.assert_close(parts, judge(TEST.images), rtol=1e-4, atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_classifier_weights_other_than_those_known_are_refused(tmp_path: Path, m
     weights.save_weights(tmp_path / "assets" / "digits_classifier.safetensors", other, other.card)
     monkeypatch.setattr(features, "files", lambda package: tmp_path)
     with pytest.raises(DamagedFileError, match="distances would not be comparable"):
-        features.digits_classifier.__wrapped__()
+        features.classifier_of.__wrapped__("digits")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_classifier_weights_other_than_those_known_are_refused(tmp_path: Path, m
 )
 def test_images_that_the_classifier_cannot_see_are_refused(images: Tensor, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        features.digits_classifier()(images)
+        features.classifier_of("digits")(images)
 
 
 # The classifier of CIFAR-10 ------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def noise(size: int, count: int = 3) -> Tensor:
 
 
 def test_the_classifier_of_photographs_says_on_what_it_was_trained() -> None:
-    judge = features.cifar10_classifier()
-    assert judge.name == f"CIFAR-10 classifier {features.CIFAR10_WEIGHTS_SHA256[:6]}"
+    judge = features.classifier_of("cifar10")
+    assert judge.name == f"CIFAR-10 classifier {features.Cifar10Classifier.sha256[:6]}"
     assert judge.distance == f"Fréchet distance, {judge.name}"
     assert "not FID" in judge.card["name"]
     assert "JPEG re-encoded" in judge.card["caution"]
@@ -98,7 +98,7 @@ def test_the_classifier_of_photographs_says_on_what_it_was_trained() -> None:
 
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_photographs_give_64_features_and_10_probabilities(size: int) -> None:
-    judge = features.cifar10_classifier()
+    judge = features.classifier_of("cifar10")
     seen = judge.see(noise(size))
     assert seen.features.shape == (3, 64)
     assert seen.probabilities is not None
@@ -115,7 +115,7 @@ def test_the_classifier_of_photographs_fits_into_the_package(repository: Path) -
 
 def test_the_accuracy_on_the_card_is_that_on_real_photographs() -> None:
     test = data.load("cifar10", "test", real_images() / "cifar10")
-    judge = features.cifar10_classifier()
+    judge = features.classifier_of("cifar10")
     accuracy = (judge.classify(test.images[:2000]) == test.labels[:2000]).double().mean().item()
     stated = judge.card["test_accuracy"]
     assert accuracy == pytest.approx(stated, abs=4 * (stated * (1 - stated) / 2000) ** 0.5)
@@ -123,7 +123,7 @@ def test_the_accuracy_on_the_card_is_that_on_real_photographs() -> None:
 
 def test_features_of_real_photographs_are_standardised() -> None:
     train = data.load("cifar10", "train", real_images() / "cifar10")
-    seen = features.cifar10_classifier()(train.images[:3000])
+    seen = features.classifier_of("cifar10")(train.images[:3000])
     assert seen.mean(0).abs().max() < 0.1
     assert (seen.std(0) - 1).abs().max() < 0.1
 
@@ -170,7 +170,7 @@ def test_images_that_the_classifier_of_photographs_cannot_see_are_refused(
     images: Tensor, error: type, message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        features.cifar10_classifier()(images)
+        features.classifier_of("cifar10")(images)
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10-16", "cifar10-8"])

@@ -240,44 +240,6 @@ def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytes
 # Reference statistics ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moments:
-    """Statistics in clean-fid's folder, as if it had downloaded them."""
-    import cleanfid.features
-
-    rows = draw(60, 5)
-    statistics = Moments.of(rows)
-    (tmp_path / "stats").mkdir()
-    stem = tmp_path / "stats" / "cifar10_clean_train_32"
-    np.savez(f"{stem}.npz", mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())
-    np.savez(f"{stem}_kid.npz", feats=rows.numpy())
-    monkeypatch.setattr(cleanfid.features.cleanfid, "__file__", str(tmp_path / "__init__.py"))
-    return statistics
-
-
-def test_the_statistics_of_clean_fid_are_a_reference(weights: Path, published: Moments) -> None:
-    found = Reference.published("cifar10", 32, "train", 60, Inception(weights))
-    torch.testing.assert_close(found.moments.covariance, published.covariance)
-    assert found.pairs.shape == (60, 5)
-    result = evaluation.compare(draw(80, 5), found)
-    assert result.frechet == pytest.approx(metrics.frechet_distance(published, Moments.of(draw(80, 5))), rel=1e-9)
-    assert "against 60 images, clean-fid cifar10 32 train" in result.caption
-    assert result.caption.startswith("FID: 80 real images")
-
-
-def test_statistics_that_cannot_be_had_are_explained(
-    weights: Path, published: Moments, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cleanfid import downloads_helper
-
-    def fail(url: str) -> None:
-        raise OSError("404")
-
-    monkeypatch.setattr(downloads_helper.urllib.request, "urlopen", fail)
-    with pytest.raises(OSError, match=r"clean-fid's clean statistics of imagenet 64 train could not be had \(404\)"):
-        Reference.published("imagenet", 64, "train", 10, Inception(weights))
-
-
 def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path: Path) -> None:
     rows, path = draw(60, 5), tmp_path / "imagenet-64x64.npz"
     np.savez(path, mu=rows.mean(0).numpy(), sigma=rows.T.cov().numpy())

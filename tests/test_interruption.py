@@ -112,3 +112,11 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def test_every_signal_is_passed_on_where_asked() -> None:
+    told: list[int] = []
+    with StopSignals(patient=True, tell=lambda: told.append(signals.received)) as signals:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert told == [signal.SIGINT, signal.SIGINT, signal.SIGTERM]

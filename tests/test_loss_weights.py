@@ -131,7 +131,7 @@ def test_a_learned_uncertainty_from_a_table() -> None:
     at, error = torch.tensor([-4.0, 0.0, 4.0], dtype=F64), torch.tensor([1.0, 4.0, 16.0], dtype=F64)
     weight = loss_weights.LearnedUncertainty.from_table(at, error)
     level = torch.tensor([-9.0, -4.0, -2.0, 0.0, 2.0, 9.0], dtype=F64)
-    assert torch.allclose(weight.log_eps(level), -torch.tensor([1.0, 1, 2, 4, 8, 16], dtype=F64).log())
+    assert torch.allclose(weight.log_eps(level, COSINE), -torch.tensor([1.0, 1, 2, 4, 8, 16], dtype=F64).log())
     for wrong in ((at.flip(0), error), (at[:2], error), (at[:1], error[:1]), (at, -error), (at, error / 0)):
         with pytest.raises(ValueError, match=r"a table of errors|errors must be positive"):
             loss_weights.LearnedUncertainty.from_table(*wrong)

@@ -129,7 +129,16 @@ def test_gaussian_closed_forms_fit_together() -> None:
     offsets = vectors.mT * values.sqrt()[:, None] * math.sqrt(3)  # an exact cubature for quadratics
     points = torch.cat([data.mean + offsets, data.mean - offsets])
     average = torch.stack([model.kl(x, LEVELS) for x in points]).mean(0)
-    torch.testing.assert_close(average, data.mutual_information(LEVELS) + data.kl_to(model, LEVELS))
+    diffused, modelled = (
+        torch.distributions.MultivariateNormal(
+            process.alpha(LEVELS)[:, None] * one.mean,
+            torch.sigmoid(LEVELS)[:, None, None] * one.covariance
+            + torch.sigmoid(-LEVELS)[:, None, None] * torch.eye(3, dtype=F64),
+        )
+        for one in (data, model)
+    )
+    missed = torch.distributions.kl_divergence(diffused, modelled)
+    torch.testing.assert_close(average, data.mutual_information(LEVELS) + missed)
     entropy = data.mutual_information(LEVELS) + elbo.conditional_entropy(3, LEVELS)
     torch.testing.assert_close(data.entropy(LEVELS), entropy)
     level = LEVELS.clone().requires_grad_()
@@ -263,8 +272,9 @@ def test_bad_arguments_are_named() -> None:
         oracles.GaussianMixture(torch.tensor([0.5, 0.4]), torch.zeros(2, 2), eye.float().expand(2, 2, 2))
     with pytest.raises(ValueError, match="covariance has a negative eigenvalue"):
         oracles.GaussianMixture(torch.ones(1), torch.zeros(1, 2), -torch.eye(2)[None])
-    with pytest.raises(ValueError, match=r"means has shape \(K, D\)"):
-        oracles.GaussianMixture(torch.ones(1), torch.zeros(2), eye.float()[None])
+    for means, covariances in ((torch.zeros(2), eye[None]), (torch.zeros(2, 2), eye.expand(2, 2, 2))):
+        with pytest.raises(ValueError, match=r"means has shape \(K, D\)"):
+            oracles.GaussianMixture(torch.ones(1), means, covariances.float())
     with pytest.raises(ValueError, match="covariance must be symmetric"):
         oracles.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"NaN or infinite"):

@@ -126,6 +126,15 @@ def test_the_smoothed_loss_is_over_whole_windows() -> None:
     assert np.isnan(over_seeds.smoothed_loss(losses).iloc[0])
 
 
+@pytest.mark.parametrize("lines", [4, 7, 8, 16, 61])
+def test_a_loss_that_halves_each_quarter_is_still_falling_by_half(lines: int) -> None:
+    history = [{"loss": 3 * 0.5 ** (line / (lines // 4))} for line in range(lines)]
+    assert over_seeds.still_falling(history) == pytest.approx(0.5)
+    assert over_seeds.still_falling([{"loss": 2.0}] * lines) == 0
+    with pytest.raises(ValueError, match="log of 3 lines has no last quarter"):
+        over_seeds.still_falling(history[:3])
+
+
 def ratio_of(mean: float, spread: float, seeds: int) -> over_seeds.Ratio:
     """A ratio whose logarithms have this mean and standard deviation exactly."""
     shape = np.arange(seeds) - (seeds - 1) / 2

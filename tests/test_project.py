@@ -121,10 +121,33 @@ def test_the_conda_environment_is_python_and_the_lock(repository: Path, project:
 
 def test_the_container_installs_the_lock_and_runs_as_nobody_special(repository: Path) -> None:
     dockerfile = (repository / "Dockerfile").read_text()
-    assert re.search(r"^ARG BASE=python:3\.11-slim\nFROM \$\{BASE\}$", dockerfile, flags=re.MULTILINE)
-    assert "--require-hashes -r requirements.lock" in dockerfile
-    assert re.findall(r"^USER (.*)$", dockerfile, flags=re.MULTILINE)[-1] != "root"
-    assert re.search(r'ENTRYPOINT \["paperlib"\]\nCMD \["reproduce", "tiny"\]', dockerfile)
+    build, final = re.split(r"^FROM ", dockerfile, flags=re.MULTILINE)[1:]
+    assert "ARG BASE=python:3.11-slim\n" in dockerfile
+    assert build.startswith("${BASE} AS build\n")
+    assert final.startswith("${BASE}\n")
+    assert "--require-hashes -r requirements.lock" in build
+    assert not re.search(r"pip|gcc|build-essential", final)
+    assert re.findall(r"^USER (.*)$", final, flags=re.MULTILINE)[-1] == "1000"
+    assert 'ENTRYPOINT ["tini", "--", "tools/container"]\nCMD ["reproduce", "tiny"]' in final
+
+
+@pytest.mark.parametrize(
+    ("given", "runs"),
+    [
+        (["reproduce", "tiny"], "paperlib reproduce tiny"),
+        (["lab"], "jupyter lab --ip=0.0.0.0 --port=8888 --no-browser --notebook-dir=notebooks"),
+        (["test"], "python -m pytest -p no:cacheprovider tests"),
+        (["test", "-m", "not slow"], "python -m pytest -p no:cacheprovider -m not slow"),
+    ],
+)
+def test_what_follows_the_images_name(repository: Path, tmp_path: Path, given: list[str], runs: str) -> None:
+    """With commands that say how they were called in place of the real ones."""
+    for name in ("paperlib", "jupyter", "python"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([repository / "tools/container", *given], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == runs
 
 
 # Citation and words --------------------------------------------------------------------------------------------------

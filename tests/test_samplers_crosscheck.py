@@ -18,12 +18,12 @@ from paperlib.oracles import Gaussian
 VARIANCES = torch.tensor([0.04, 0.3, 1.0, 4.0], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
 ORACLE = Gaussian(MEAN, torch.diag(VARIANCES))
-DENOISE = sampling.denoiser(ORACLE, predictions.EPS)
+DENOISE = sampling.NetworkDenoiser(ORACLE, predictions.EPS)
 STEPS = 25
 
 
 def noise(seed: int = 0) -> Tensor:
-    return sampling.prior((16, 4), torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn((16, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def eps_hat(z: Tensor, level: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from paperlib.oracles import Gaussian
 VARIANCES = torch.tensor([0.04, 0.3, 1.0, 4.0], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
 ORACLE = Gaussian(MEAN, torch.diag(VARIANCES))
-DENOISE = sampling.denoiser(ORACLE, predictions.EPS)
+DENOISE = sampling.NetworkDenoiser(ORACLE, predictions.EPS)
 SCHEDULE = schedules.Cosine(-10, 10)
 
 
 def noise(size: int = 16, seed: int = 0) -> Tensor:
-    return sampling.prior((size, 4), torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn((size, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def exact_flow(z: Tensor, low: float, high: float) -> Tensor:
@@ -61,7 +61,7 @@ def test_the_order_of_convergence_is_that_of_the_method(
     assert rates == pytest.approx([order, order], abs=0.12)
 
 
-CENTRED = sampling.denoiser(Gaussian(0 * MEAN, torch.diag(VARIANCES)), predictions.EPS)
+CENTRED = sampling.NetworkDenoiser(Gaussian(0 * MEAN, torch.diag(VARIANCES)), predictions.EPS)
 
 
 def ancestral_variance(levels: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def test_a_sampler_does_not_see_what_the_network_predicts(prediction: prediction
     levels = sampling.levels(SCHEDULE, 12)
     for sampler in (sampling.ddim, sampling.heun, sampling.dpmpp_2m):
         expected = sampler(DENOISE, noise(), levels)
-        found = sampler(sampling.denoiser(network, prediction), noise(), levels)
+        found = sampler(sampling.NetworkDenoiser(network, prediction), noise(), levels)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -260,9 +260,9 @@ LABEL = torch.tensor([0, 1, 1, 0])
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 3.0])
 def test_guidance_extrapolates_from_the_null_class(guidance: float) -> None:
     z, logsnr = noise(4), torch.linspace(-3, 3, 4, dtype=torch.float64)
-    x_label = sampling.denoiser(conditional, predictions.EPS, LABEL)(z, logsnr)
-    x_null = sampling.denoiser(conditional, predictions.EPS)(z, logsnr)
-    guided = sampling.denoiser(conditional, predictions.EPS, LABEL, guidance)(z, logsnr)
+    x_label = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL)(z, logsnr)
+    x_null = sampling.NetworkDenoiser(conditional, predictions.EPS)(z, logsnr)
+    guided = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, guidance)(z, logsnr)
     torch.testing.assert_close(guided, x_null + guidance * (x_label - x_null))
     assert (x_label - x_null).abs().min() > 0.01
 
@@ -270,7 +270,7 @@ def test_guidance_extrapolates_from_the_null_class(guidance: float) -> None:
 def test_guidance_moves_samples_away_from_the_other_class() -> None:
     levels = sampling.levels(SCHEDULE, 40)
     means = [
-        sampling.ddim(sampling.denoiser(conditional, predictions.EPS, LABEL, guidance), noise(4), levels).mean(1)
+        sampling.ddim(sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, guidance), noise(4), levels).mean(1)
         for guidance in (0.0, 1.0, 2.0)
     ]
     sign = 2.0 * LABEL - 1
@@ -281,14 +281,14 @@ def test_guidance_moves_samples_away_from_the_other_class() -> None:
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
 def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere(name: str) -> None:
     """Against a denoiser that is told by hand, level by level, and takes the general way."""
-    guided, plain = (sampling.denoiser(conditional, predictions.EPS, LABEL, guidance) for guidance in (2.5, 1.0))
+    guided, plain = (sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, guidance) for guidance in (2.5, 1.0))
     low, high = interval = (-3.0, 2.0)
 
     def by_hand(z: Tensor, logsnr: Tensor) -> Tensor:
         return guided(z, logsnr) if low <= logsnr[0] <= high else plain(z, logsnr)
 
     levels, outcomes = sampling.levels(SCHEDULE, 12), []
-    limited = sampling.denoiser(conditional, predictions.EPS, LABEL, 2.5, interval)
+    limited = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 2.5, interval)
     for denoise in (limited, by_hand, guided, plain):
         generator = torch.Generator().manual_seed(0)
         outcomes.append(sampling.SAMPLERS[name](denoise, noise(4), levels, generator=generator))
@@ -298,8 +298,10 @@ def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere(name: str)
 
 def test_examples_at_different_levels_are_guided_each_by_its_own() -> None:
     z, logsnr = noise(4), torch.tensor([-5.0, -1.0, 1.0, 5.0], dtype=torch.float64)
-    limited = sampling.denoiser(conditional, predictions.EPS, LABEL, 3.0, (-2.0, 2.0))(z, logsnr)
-    guided, plain = (sampling.denoiser(conditional, predictions.EPS, LABEL, scale)(z, logsnr) for scale in (3.0, 1.0))
+    limited = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 3.0, (-2.0, 2.0))(z, logsnr)
+    guided, plain = (
+        sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, scale)(z, logsnr) for scale in (3.0, 1.0)
+    )
     torch.testing.assert_close(limited, torch.stack([plain[0], guided[1], guided[2], plain[3]]))
 
 
@@ -312,11 +314,11 @@ def test_no_guidance_costs_one_evaluation() -> None:
 
     for guidance, expected in ((1.0, 1), (1.5, 2)):
         calls.clear()
-        sampling.denoiser(network, predictions.X, LABEL, guidance)(noise(4), torch.zeros(4, dtype=torch.float64))
+        sampling.NetworkDenoiser(network, predictions.X, LABEL, guidance)(noise(4), torch.zeros(4, dtype=torch.float64))
         assert len(calls) == expected
     levels = torch.tensor([-6.0, -2.0, 0.0, 2.0, 6.0])
     calls.clear()
-    sampling.ddim(sampling.denoiser(network, predictions.X, LABEL, 2.0, (-1.0, 3.0)), noise(4), levels)
+    sampling.ddim(sampling.NetworkDenoiser(network, predictions.X, LABEL, 2.0, (-1.0, 3.0)), noise(4), levels)
     assert [label is None for label in calls] == [False, False, False, True, False, True, False]
 
 
@@ -380,7 +382,7 @@ def test_a_sampler_draws_as_much_noise_as_it_adds() -> None:
 def test_a_network_and_a_plain_function_give_the_same_samples(name: str) -> None:
     """What is computed once a run for a network is computed at every call for a function."""
     levels = sampling.levels(schedules.FlowMatchingOT(-9, 9), 10)
-    network = sampling.denoiser(lambda z, logsnr: torch.tanh(z) * logsnr[:, None], predictions.FPrediction(0.7))
+    network = sampling.NetworkDenoiser(lambda z, logsnr: torch.tanh(z) * logsnr[:, None], predictions.FPrediction(0.7))
     found, expected = (
         sampling.SAMPLERS[name](denoise, noise(), levels, generator=torch.Generator().manual_seed(0))
         for denoise in (network, lambda z, logsnr: network(z, logsnr))
@@ -408,7 +410,7 @@ def test_single_precision_gives_the_same_samples(name: str) -> None:
     levels, oracle = sampling.levels(SCHEDULE, 30), Gaussian(MEAN.float(), torch.diag(VARIANCES).float())
     sampler = sampling.SAMPLERS[name]
     z, extra = noise().float(), {} if name != "ddpm" else {"generator": torch.Generator().manual_seed(0)}
-    single = sampler(sampling.denoiser(oracle, predictions.EPS), z, levels, **extra)
+    single = sampler(sampling.NetworkDenoiser(oracle, predictions.EPS), z, levels, **extra)
     assert single.dtype == torch.float32
     if name != "ddpm":  # generators draw other numbers in double precision
         torch.testing.assert_close(single.double(), sampler(DENOISE, z.double(), levels), rtol=1e-3, atol=1e-3)
@@ -417,7 +419,7 @@ def test_single_precision_gives_the_same_samples(name: str) -> None:
 @pytest.mark.parametrize("shape", [(3, 4), (3, 2, 5, 5)])
 def test_samples_have_the_shape_of_the_noise(shape: tuple[int, ...]) -> None:
     for sampler in sampling.SAMPLERS.values():
-        assert sampler(lambda z, logsnr: 0.5 * z, sampling.prior(shape), sampling.levels(SCHEDULE, 2)).shape == shape
+        assert sampler(lambda z, logsnr: 0.5 * z, torch.randn(shape), sampling.levels(SCHEDULE, 2)).shape == shape
 
 
 def test_levels_run_from_the_noisiest_to_the_cleanest_end() -> None:
@@ -465,7 +467,7 @@ def test_noise_that_is_not_finite_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
 def test_a_denoiser_of_another_shape_is_refused(name: str) -> None:
-    for denoise in (lambda z, logsnr: z[:, :1], sampling.denoiser(lambda z, logsnr: z[:, :1], predictions.V)):
+    for denoise in (lambda z, logsnr: z[:, :1], sampling.NetworkDenoiser(lambda z, logsnr: z[:, :1], predictions.V)):
         with pytest.raises(ValueError, match=r"has shape \(16, 1\), but z has \(16, 4\)"):
             sampling.SAMPLERS[name](denoise, noise(), sampling.levels(SCHEDULE, 2))
 
@@ -481,7 +483,7 @@ def test_a_network_that_fails_at_a_level_is_caught_there(name: str, bad: float) 
         return output
 
     sampler = getattr(sampling, name)
-    for denoise in (sampling.denoiser(network, predictions.V), network):
+    for denoise in (sampling.NetworkDenoiser(network, predictions.V), network):
         with pytest.raises(ValueError, match="x̂ is NaN or infinite for 1 of 16 examples at log-SNR 2; look at the"):
             sampler(denoise, noise(), levels)
 
@@ -490,7 +492,7 @@ def test_a_network_that_fails_at_a_level_is_caught_there(name: str, bad: float) 
 @pytest.mark.parametrize("name", sampling.SAMPLERS)
 def test_what_is_no_tensor_is_refused_by_its_type(name: str, wrong: Callable[[Tensor], Any]) -> None:
     given = type(wrong(noise())).__name__
-    for denoise in (sampling.denoiser(lambda z, logsnr: wrong(z), predictions.V), lambda z, logsnr: wrong(z)):
+    for denoise in (sampling.NetworkDenoiser(lambda z, logsnr: wrong(z), predictions.V), lambda z, logsnr: wrong(z)):
         with pytest.raises(TypeError, match=f"must be a torch.Tensor, got {given}; of a tuple"):
             sampling.SAMPLERS[name](denoise, noise(), sampling.levels(SCHEDULE, 2))
 
@@ -508,15 +510,15 @@ def test_a_batch_of_one_is_not_broadcast(name: str) -> None:
         return sampling.heun(denoise, noise(4), sampling.levels(SCHEDULE, 2))
 
     with pytest.raises(ValueError, match=r"output without a label has shape \(1, 4\), but z has \(4, 4\)"):
-        run(sampling.denoiser(null_of_one, predictions.V, LABEL, 2.0))
+        run(sampling.NetworkDenoiser(null_of_one, predictions.V, LABEL, 2.0))
     with pytest.raises(ValueError, match=r"label must have shape \(4,\), one an example, got \(1,\)"):
-        run(sampling.denoiser(conditional, predictions.V, LABEL[:1]))
+        run(sampling.NetworkDenoiser(conditional, predictions.V, LABEL[:1]))
 
 
 @pytest.mark.parametrize("guidance", [math.nan, math.inf])
 def test_guidance_that_is_no_number_is_refused(guidance: float) -> None:
     with pytest.raises(ValueError, match="guidance must be a finite number, 1 for none; got"):
-        sampling.denoiser(conditional, predictions.EPS, LABEL, guidance)
+        sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, guidance)
 
 
 def test_a_network_is_told_the_label_by_its_name_and_the_level_in_single_precision() -> None:
@@ -527,7 +529,7 @@ def test_a_network_is_told_the_label_by_its_name_and_the_level_in_single_precisi
         return 0.1 * z
 
     z = noise(4).bfloat16()
-    x = sampling.heun(sampling.denoiser(network, predictions.V, LABEL, 2.0), z, sampling.levels(SCHEDULE, 3))
+    x = sampling.heun(sampling.NetworkDenoiser(network, predictions.V, LABEL, 2.0), z, sampling.levels(SCHEDULE, 3))
     assert x.dtype == torch.bfloat16
     assert set(seen) == {torch.float32}
 
@@ -538,9 +540,9 @@ def test_other_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         sampling.levels(SCHEDULE, 0)
     with pytest.raises(ValueError, match=r"guidance 2\.0 needs labels"):
-        sampling.denoiser(conditional, predictions.EPS, guidance=2.0)
+        sampling.NetworkDenoiser(conditional, predictions.EPS, guidance=2.0)
     with pytest.raises(ValueError, match=r"interval must be \(lowest, highest\) log-SNR, got \(2\.0, -1\.0\)"):
-        sampling.denoiser(conditional, predictions.EPS, LABEL, 2.0, (2.0, -1.0))
+        sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 2.0, (2.0, -1.0))
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="eta must lie in"):
             sampling.ddim(DENOISE, noise(), sampling.levels(SCHEDULE, 2), eta=eta)

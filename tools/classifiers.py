@@ -7,14 +7,17 @@ import argparse
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib.engine.data import ImageData, load
-from paperlib.engine.features import Cifar10Classifier, Classifier, DigitsClassifier, Network
+from paperlib.engine.features import Cifar10Classifier, Classifier, DigitsClassifier
 from paperlib.models import weights
+
+Network = TypeVar("Network", bound=Classifier)
 
 
 def train_digits(steps: int = 1500, batch_size: int = 128, seed: int = 0) -> DigitsClassifier:
@@ -144,7 +147,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     options = parser.parse_args()
     network: Classifier = train_digits() if options.name == "digits" else train_cifar10(root=options.data)
-    path = Path(str(files("paperlib.engine") / "assets")) / f"{options.name}_classifier.safetensors"
+    path = Path(str(files("paperlib.engine") / "assets" / network.file))
     weights.save_weights(path, network, network.card)
     print(network.card)
 

@@ -24,7 +24,7 @@ from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, likelihood, randomness, sampling, training
 from paperlib.engine.data import ImageData, Split
 from paperlib.engine.evaluation import Drawing, Reference
-from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, cifar10_classifier
+from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, classifier_of
 from paperlib.engine.metrics import Moments
 from paperlib.engine.parallel import Group
 from paperlib.files import replacing
@@ -141,7 +141,7 @@ class Kit:
             yield Reference(judge, train.name, train.sha256, moments, caution=train.caution)
 
     def _judges(self) -> list[FeatureNetwork]:
-        found: list[FeatureNetwork] = [cifar10_classifier().to(self.device)]
+        found: list[FeatureNetwork] = [classifier_of("cifar10").to(self.device)]
         return [*found, EfficientNetLite0(device=self.device)] if self.efficientnet else found
 
     def wait(self) -> None:

@@ -28,25 +28,25 @@ CLAIMS = ("C1", "C3", "C5", "C7", "C8", "C10", "C11", "C12", "C13", "C14")
 def picture(profile: profiles.Profile) -> str:
     """The central picture of the tour; the weightings of the literature where there is no tour yet."""
     pictures = {
-        "00_tour/figures/central": "From w(λ) to p_w(λ) to photographs at its noise levels",
-        "02_objectives/figures/fig3_weightings": "Implied weightings of the diffusion objectives in the literature",
+        "central": "From w(λ) to p_w(λ) to photographs at its noise levels",
+        "fig3_weightings": "Implied weightings of the diffusion objectives in the literature",
     }
-    published = paths.published(profile.name)
-    name = next(name for name in pictures if (published / f"{name}.png").is_file())
-    return f"![{pictures[name]}](results/{profile.name}/{name}.png)"
+    found = [(path, name) for name in pictures for path in paths.published(profile.name).glob(f"*/figures/{name}.png")]
+    path, name = found[0]
+    return f"![{pictures[name]}]({paths.shown(path)})"
 
 
 def findings(profile: profiles.Profile) -> str:
     """What the ablation on digits found, and five networks on CIFAR-10."""
-    evidence = _csv("digits", "10_ablation/tables/predictions_and_verdicts").set_index("prediction").evidence
-    runs = _csv("digits", "10_ablation/tables/every_run").query("prediction == 'v' and schedule == 'adaptive'")
+    evidence = _csv("digits", "tables/predictions_and_verdicts").set_index("prediction").evidence
+    runs = _csv("digits", "tables/every_run").query("prediction == 'v' and schedule == 'adaptive'")
     distance = runs.groupby("weighting").frechet_heun_test.mean().sort_values()
-    stops = _csv("digits", "10_ablation/figures/bits_by_stop").set_index("weighting")
+    stops = _csv("digits", "figures/bits_by_stop").set_index("weighting")
     nats = (stops["10"] * 64 * math.log(2)).sort_values()  # 8×8 pixels
-    bits = _csv("cifar10-cpu", "09_likelihood/tables/bits_by_weighting").set_index("weighting").test.sort_values()
-    photos = _csv("cifar10-cpu", "08_sample_and_evaluate/tables/weighting_by_sampler").query("sampler == 'heun'")
+    bits = _csv("cifar10-cpu", "tables/bits_by_weighting").set_index("weighting").test.sort_values()
+    photos = _csv("cifar10-cpu", "tables/weighting_by_sampler").query("sampler == 'heun'")
     worst_first = photos.set_index("weighting").frechet.sort_values(ascending=False)
-    level = _csv("digits", "10_ablation/figures/correlation_by_level").set_index("λ (nats)").iloc[:, 1]
+    level = _csv("digits", "figures/correlation_by_level").set_index("λ (nats)").iloc[:, 1]
     return (
         f"* **A tie.** Distance of samples, {evidence.P1} (95 % over five seeds). The monotone one is a likelihood of "
         "noisy data, and that costs nothing.\n"
@@ -84,7 +84,7 @@ def _found(entry: dict[str, Any]) -> str:
 
 def predictions(profile: profiles.Profile) -> str:
     """What was expected of the ablation, and what came."""
-    table = _csv("digits", "10_ablation/tables/predictions_and_verdicts").fillna("")
+    table = _csv("digits", "tables/predictions_and_verdicts").fillna("")
     return tabulate(
         table[["prediction", "expected", "verdict", "by DDPM"]].to_numpy().tolist(),
         ["", "expected", "verdict", "by DDPM"],
@@ -131,8 +131,9 @@ def _title(notebook: str) -> str:
 
 
 def _csv(profile: str, name: str) -> pd.DataFrame:
-    """A published table, by its notebook, folder and name."""
-    return pd.read_csv(paths.published(profile, f"{name}.csv"))
+    """A published table, by its folder and name, which one notebook of the profile alone has."""
+    (path,) = paths.published(profile).glob(f"*/{name}.csv")
+    return pd.read_csv(path)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from paperlib import DISTRIBUTION
 
 if TYPE_CHECKING:
     from paperlib.companion.profiles import Profile
+    from paperlib.engine.data import ImageData
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
     reproduce.add_argument("--strict", action="store_true", help="fail too where a number is outside its interval")
 
-    run = _command(commands, "run", _run, "run one notebook with other parameters, into results/interactive")
-    run.add_argument("notebook")
+    run = _command(commands, "run", _run, "run one notebook, with other parameters if you like, into a folder")
+    run.add_argument("notebook", help="its name, or the number it begins with")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--profile", default="tiny")
+    run.add_argument("--output", type=Path, metavar="DIR", help="where the result goes (default: results/interactive)")
+    run.add_argument("--threads", type=_positive, help="threads of the notebook (default: the profile's)")
+    run.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)  # the workflow's
 
     train = _command(commands, "train", _train, "train the networks of a profile, or one of them")
     sample = _command(commands, "sample", _sample, "draw samples of a trained network")
@@ -72,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--guidance", type=_strength, help="strength of classifier-free guidance (1: none)")
         command.add_argument("--weights", type=Path, help="a file of weights, instead of a network of the profile")
     sample.add_argument("--output", type=Path, help="a .png file; the samples as data go beside it")
+    evaluate.add_argument("--samples", type=Path, help="a folder of pictures or an .npz, instead of networks")
     evaluate.add_argument("--features", choices=["classifier", "inception"], default="classifier", help="seen through")
     evaluate.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception (default: download)")
     evaluate.add_argument("--resize", choices=["clean", "legacy_tensorflow"], default="clean", help="for Inception")
@@ -81,11 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--profile", default="tiny")
     ledger.add_argument("--json", action="store_true")
 
-    comparing = _command(commands, "compare", _compare, "compare the run made here with what is published")
-    comparing.add_argument("profile")
-    comparing.add_argument("--strict", action="store_true", help="fail where a number is outside its interval")
+    comparing = _command(commands, "compare", _compare, "compare two results: claims, tables, data of figures")
+    comparing.add_argument("one", help="a folder of results, or a profile: what is published with what was run here")
+    comparing.add_argument("other", nargs="?", help="another folder of results, of one notebook or several")
+    comparing.add_argument("--strict", action="store_true", help="fail where anything is outside its interval")
+    comparing.add_argument("--json", type=Path, metavar="FILE", help="everything as data")
+    comparing.add_argument("--html", type=Path, metavar="FILE", help="a page that needs nothing else")
 
-    verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
+    verify = _command(commands, "verify", _verify, "check that results are whole and what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
     auditing = _command(commands, "audit", _audit, "what a loss really optimises: its weighting, and where it is spent")
@@ -141,11 +149,19 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from paperlib.companion import profiles, runner
+    from paperlib import files
+    from paperlib.companion import notebooks, paths, profiles, runner
 
     profile = profiles.load(options.profile)
-    given = runner.plan(profile, options.notebook)
-    runner.run(runner.with_parameters(given, options.parameter))
+    name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
+    target = options.output or paths.interactive(profile.name, name)
+    job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    if options.stamp:
+        sys.stderr = sys.stdout  # what goes wrong is said on the screen: standard error is Snakemake's log
+    result = runner.run(job)
+    if options.stamp:
+        files.write_text(options.stamp, notebooks.fingerprint(result) + "\n")
     return 0
 
 
@@ -159,7 +175,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, paths, profiles
+    from paperlib.companion import experiments, measuring, paths, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -168,30 +184,43 @@ def _sample(options: argparse.Namespace) -> int:
     if options.output and options.output.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {options.output}.")
     chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
-    one = next(assessment.networks(profile, chosen, options.weights))
+    one = next(measuring.networks(profile, chosen, options.weights))
     path = options.output or paths.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
-    sheet = assessment.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
-    assessment.save(sheet, path)
+    sheet = measuring.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
+    sheet.save(path)
     print(f"{sheet.caption} → {path}")
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from paperlib.companion import assessment, experiments, paths, profiles
-    from paperlib.engine import sampling
+    from paperlib import files
+    from paperlib.companion import experiments, measuring, paths, profiles
+    from paperlib.engine import features, sampling
 
     profile = profiles.load(options.profile)
     samplers = [options.sampler] if options.sampler else profile.sampling.samplers
     for sampler in samplers:
         sampling.get(sampler)
-    judge = assessment.judge(profile.data.name, options.features == "inception", options.inception, options.resize)
-    chosen = experiments.select(profile, options.weighting, options.seed)
-    networks = assessment.networks(profile, chosen, options.weights)
+    if options.inception and options.features != "inception":
+        raise ValueError(f"{options.inception} is for Inception; ask for it with --features inception.")
+    judge: features.FeatureNetwork = (
+        features.Inception(options.inception, options.resize, measuring.device())
+        if options.features == "inception"
+        else features.classifier_of(profile.data.name)
+    )
     count = options.count or profile.sampling.count
+    if options.samples and (options.weights or options.sampler):
+        raise ValueError(f"{options.samples} holds samples already: leave out --weights and --sampler.")
+    networks: Iterable[measuring.Checkpoint | ImageData]
+    if options.samples:
+        networks = [measuring.samples_in(options.samples, profile.data.load("test"), count)]
+    else:
+        chosen = experiments.select(profile, options.weighting, options.seed)
+        networks = measuring.networks(profile, chosen, options.weights)
     path = options.output or paths.root() / "results/interactive" / profile.name / "evaluation.csv"
-    judged = assessment.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
-    assessment.write(judged, path)
-    print(assessment.table(judged), f"→ {path}", sep="\n")
+    evaluated = measuring.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
+    files.write_text(path, evaluated.to_csv(index=False, na_rep="nan"))
+    print(measuring.table(evaluated), f"→ {path}", sep="\n")
     return 0
 
 
@@ -219,13 +248,20 @@ def _claims(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from paperlib import files
     from paperlib.companion import compare, paths, profiles
 
-    profile = profiles.load(options.profile)
-    here = paths.local(profile.name)
-    if not here.is_dir():
-        raise ValueError(f"nothing of {profile.name} was run here; run: paperlib reproduce {profile.name}")
-    found = compare.results(paths.published(profile.name), here, [path.name for path in sorted(here.glob("[0-9]*"))])
+    if options.other:
+        found = compare.results(Path(options.one), Path(options.other))
+    else:
+        profile = profiles.load(options.one)
+        here = paths.local(profile.name)
+        if not here.is_dir():
+            raise ValueError(f"nothing of {profile.name} was run here; run: paperlib reproduce {profile.name}")
+        found = compare.results(paths.published(profile.name), here, compare.folders(here))
+    for path, text in ((options.json, found.json), (options.html, found.html)):
+        if path:
+            files.write_text(path, text())
     print(found.text())
     return 1 if options.strict and found.outside else 0
 
@@ -294,11 +330,16 @@ def _recipes(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from paperlib.companion import paths, profiles, provenance
 
-    if options.profile:
-        profiles.path(options.profile)
-    found = sorted((paths.root() / "results").glob(f"{options.profile or '*'}/[0-9]*/{provenance.MANIFEST}"))
-    problems = [problem for manifest in found for problem in provenance.verify(manifest.parent)]
-    print(*problems, f"{len(found)} results looked at, {len(problems)} files differ.", sep="\n")
+    results, chosen = paths.root() / "results", options.profile or "*"
+    there = {*results.glob(f"{chosen}/[0-9]*"), *results.glob(f"local/{chosen}/[0-9]*")}
+    for name in [options.profile] if options.profile else profiles.names():
+        notebooks = profiles.load(name).notebooks
+        if paths.published(name).is_dir():
+            there |= {paths.published(name, notebook) for notebook in notebooks}
+    problems = [problem for folder in sorted(there) for problem in provenance.problems(folder)]
+    if not there:
+        problems = [f"there are no results of {options.profile or 'any profile'}"]
+    print(*problems, f"{len(there)} results looked at, {len(problems)} problems.", sep="\n")
     return 1 if problems else 0
 
 

@@ -8,12 +8,11 @@ differences between weightings are differences of paired runs.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -117,15 +116,9 @@ class Experiment:
     def train(self, progress: bool = True, engine: EngineName = "auto") -> training.TrainResult:
         """Train it in its folder, go on there, or return what is finished there."""
         card = {"profile": self.profile.name, "run": self.name, **provenance.revision(paths.root())}
+        network, images = self.network(), self.data("train")
         return training.train(
-            self.network(),
-            self.loss,
-            self.data("train"),
-            self.config,
-            self.folder,
-            card=card,
-            progress=progress,
-            engine=engine,
+            network, self.loss, images, self.config, self.folder, card=card, progress=progress, engine=engine
         )
 
     def find(self, published: bool = True) -> Path | None:
@@ -133,9 +126,8 @@ class Experiment:
 
         What lies under its name and was trained otherwise, from an older state of the profile say, is not.
         """
-        candidates = [self.folder, paths.published_runs(self.profile.name) / self.name]
-        found = (folder for folder in candidates[: 1 + published] if training.finished_card(folder, self.key))
-        return next(found, None)
+        candidates = [self.folder, paths.published_runs(self.profile.name) / self.name][: 1 + published]
+        return next((folder for folder in candidates if training.finished_card(folder, self.key)), None)
 
     def found(self) -> Path:
         """The same, or FileNotFoundError, which says what there is instead and what to run."""
@@ -163,8 +155,7 @@ class Experiment:
 
     @property
     def _model(self) -> profiles.Model:
-        pictures = self.profile.pictures if self.pictures else None
-        return pictures.model if pictures else self.profile.model
+        return self.profile.pictures.model if self.pictures and self.profile.pictures else self.profile.model
 
 
 def weighting(profile: profiles.Profile, label: str) -> Weighting:
@@ -217,25 +208,22 @@ def select(
     larger: bool = False,
     arm: str | None = None,
 ) -> list[Experiment]:
-    """The experiments of a profile, all or those of one weighting, one seed; or the larger network for pictures.
+    """The experiments of a profile: the grid, or one of its weightings; or one arm, ablation included; or one seed.
 
-    ``arm`` names one arm of grid or ablation instead, all its seeds (:func:`arms`).
+    ``larger`` asks for the network for pictures instead.
 
     Raises:
-        ValueError: when there is none, naming the weightings and seeds there are.
+        ValueError: when there is none, naming the arms and seeds there are.
     """
     if larger:
         return [pictures(profile)]
-    if arm is not None:
-        known = arms(profile)
-        if arm not in known:
-            raise ValueError(f"profile {profile.name!r} has no arm {arm!r}; it has {', '.join(known)}.")
-        return [one for one in known[arm] if seed in (None, one.seed)]
-    chosen = [one for one in grid(profile) if weighting in (None, one.weighting) and seed in (None, one.seed)]
+    known = arms(profile)
+    runs = grid(profile) if arm is None else known.get(arm, [])
+    chosen = [one for one in runs if weighting in (None, one.weighting) and seed in (None, one.seed)]
     if not chosen:
         raise ValueError(
-            f"profile {profile.name!r} trains no network with weighting {weighting!r} and seed {seed}; it has "
-            f"{', '.join(profile.training.weightings)} and seeds {', '.join(map(str, profile.training.seeds))}."
+            f"profile {profile.name!r} trains no network with {'arm' if arm else 'weighting'} {arm or weighting!r} and "
+            f"seed {seed}; it has {', '.join(known)} and seeds {', '.join(map(str, profile.training.seeds))}."
         )
     return chosen
 
@@ -261,25 +249,6 @@ def repeats(profile: profiles.Profile, confidence: float = 0.95) -> str:
 def some(images: data.ImageData, count: int) -> data.ImageData:
     """The first ``count`` images of a split, or all where there are no more; its name and caution stay."""
     return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
-
-
-def still_falling(history: Sequence[Mapping[str, float]]) -> float:
-    """By how much the smoothed loss fell over the last quarter of training, relative to what it was.
-
-    1 − (mean over the last eighth of the log) / (mean over the eighth that ends where the last quarter begins).  It
-    is about 0 once a run has converged.
-
-    Args:
-        history: lines of a log, at equal distances, each with its ``loss``.
-
-    Raises:
-        ValueError: for a log of fewer than four lines.
-    """
-    quarter, eighth = len(history) // 4, max(1, len(history) // 8)
-    if quarter < 1:
-        raise ValueError(f"a log of {len(history)} lines has no last quarter; log at least 4 times: lower log_every.")
-    loss = [line["loss"] for line in history]
-    return 1 - mean(loss[-eighth:]) / mean(loss[:-quarter][-eighth:])
 
 
 def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:

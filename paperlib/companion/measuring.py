@@ -1,34 +1,40 @@
-r"""What is measured of trained networks: the same things in the same way for every run of a profile, one row a run.
+r"""What is made of trained networks: samples, distances to real images, and the same numbers of every run of a profile.
 
-The errors of ε̂ by level of noise carry most of it.  With Gauss–Legendre nodes in panels over the range of log-SNR they
-give every weighted loss, :math:`\tfrac12\int w\,e\,d\lambda`, and −ELBO for a decoder at any edge of a panel.  Noise is
-shared by all runs, so that differences between runs are sharper than the numbers themselves.
+A distance is written beside what it depends on (:class:`paperlib.engine.evaluation.Evaluation`) and beside the floor,
+the same number for real images.  The rest hangs on the errors of ε̂ by level of noise: with Gauss–Legendre nodes in
+panels over the range of log-SNR they give every weighted loss, :math:`\tfrac12\int w\,e\,d\lambda`, and −ELBO for a
+decoder at any edge of a panel.  Noise is shared by all runs, so differences between runs are sharper than the numbers.
 """
 
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tabulate import tabulate
 from torch import Tensor
 
 from paperlib import elbo, files, quadrature
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import assessment, paths, profiles
+from paperlib.companion import paths, profiles
 from paperlib.companion.experiments import Experiment, some
 from paperlib.engine import evaluation, features, likelihood, training
-from paperlib.engine.data import ImageData, Split, to_uint8
-from paperlib.engine.gradients import gradient_noise
-from paperlib.models import ConditionedNetwork
+from paperlib.engine.data import ImageData, Split, scale, to_uint8
+from paperlib.engine.evaluation import Drawing, Reference
+from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import WeightedLoss
-from paperlib.schedules import NoiseSchedule
+from paperlib.predictions import Prediction
 
 if TYPE_CHECKING:
     from paperlib.companion.run import Run
@@ -38,6 +44,252 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 VERSION = 1
 """Number of the computation that turns a run into a row.  To be raised, by hand, by whoever changes it:
 tests/test_fingerprints.py fails until then, and says how."""
+
+
+# Networks and their samples: paperlib sample -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network: what tables call it, in evaluation mode, with what it predicts and the hash of its weights."""
+
+    name: str
+    network: ConditionedNetwork
+    prediction: Prediction
+    sha256: str
+
+
+def device() -> torch.device:
+    """Where networks are sampled: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def networks(
+    profile: profiles.Profile, chosen: Sequence[Experiment], weights: Path | None = None
+) -> Iterator[Checkpoint]:
+    """The network in a file of weights, or those of the chosen experiments, loaded one by one.
+
+    Raises:
+        FileNotFoundError: at once, when one of them has no weights.
+    """
+    if weights:
+        return iter([stored(weights, profile)])
+    for one in chosen:
+        one.found()
+    return map(trained, chosen)
+
+
+def trained(one: Experiment) -> Checkpoint:
+    """The network of an experiment."""
+    network = one.load()
+    digest = weights.tensors_sha256(network.state_dict())
+    return Checkpoint(one.name, network.to(device()), one.prediction, digest)
+
+
+def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
+    """The network in a file of weights, whatever profile trained it: its card says what it is.
+
+    Raises:
+        ValueError: when the card does not say, or the network is one for other images than the profile's.
+    """
+    network, prediction = weights.load(path)
+    card, wanted = weights.read_card(path), profile.data.load("train").image_shape
+    if network.image_shape != wanted:
+        raise ValueError(
+            f"{path} makes images of shape {network.image_shape}, profile {profile.name!r} has {wanted}: choose the "
+            f"profile of its data, {card.get('data', {}).get('name', 'which the card does not name')}."
+        )
+    name = path.resolve().parent.name if path.name == training.WEIGHTS else path.stem
+    return Checkpoint(name, network.to(device()), prediction, card["weights_sha256"])
+
+
+def drawing(settings: profiles.Sampling, sampler: str, guidance: float = 1.0) -> Drawing:
+    """How a profile has samples drawn."""
+    return Drawing(sampler, settings.levels(), guidance, seed=settings.seed, batch_size=settings.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Samples, one class after the other, and the nearest training image of each.
+
+    Attributes:
+        images: uint8 (N, C, H, W), with the levels of the data.
+        labels: int64 (N,).
+        nearest: training images, as ``images``.
+        distance: from sample to training image, L2 over pixels in [−1, 1], float64 (N,).
+        real: the same distance for as many test images, or all there are.
+        caption: how they were drawn.
+    """
+
+    images: Tensor
+    labels: Tensor
+    nearest: Tensor
+    distance: Tensor
+    real: Tensor
+    caption: str
+
+    def save(self, path: Path) -> None:
+        """Write a picture, samples beside their nearest, and all of it as data, the same name ending in ``.npz``."""
+        from matplotlib import pyplot
+
+        from paperlib.companion import figures
+
+        figures.use_style()
+        height = figures.WIDTH / 2 * -(-len(self.images) // 10) / 10 + 0.3
+        figure, axes = pyplot.subplots(1, 2, figsize=(figures.WIDTH, height))
+        figures.image_grid(self.images, columns=10, ax=axes[0], title="samples")
+        figures.image_grid(self.nearest, columns=10, ax=axes[1], title="nearest training images")
+        files.write_whole(path, lambda temporary: figure.savefig(temporary, dpi=200))
+        pyplot.close(figure)
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in vars(self).items() if name != "caption"}
+        files.write_whole(path.with_suffix(".npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
+
+
+def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int, guidance: float) -> Sheet:
+    """Draw samples, and look up what they are nearest to."""
+    train, test = profile.data.load("train"), profile.data.load("test")
+    labels = torch.arange(count) % max(1, train.num_classes)
+    how = drawing(profile.sampling, sampler, guidance)
+    batches = how.samples(one.network, one.prediction, labels)
+    images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
+    index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
+    _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
+    caption = (
+        f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
+        f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
+        f"{distance.median().item():.2f}, for test images {real.median().item():.2f}"
+    )
+    return Sheet(images, labels, train.images[index], distance, real, caption)
+
+
+# Distances: paperlib evaluate ----------------------------------------------------------------------------------------
+
+
+def samples_in(path: Path, like: ImageData, count: int) -> ImageData:
+    """Samples that were drawn elsewhere; nothing is resized or converted.
+
+    Args:
+        path: a folder of pictures, an .npy, or an .npz whose array is its only one or is called ``images`` or
+            ``arr_0``; uint8, (N, C, H, W), (N, H, W, C), or grey (N, H, W).
+        like: the data whose shape and number of values they have.
+        count: how many there must be.
+
+    Raises:
+        ValueError: for a path that is neither, and images of another number, shape or type.
+    """
+    try:
+        pixels = np.stack([_pixels(one) for one in sorted(path.iterdir())]) if path.is_dir() else _array(path)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path} is no folder of pictures and no .npz of images: {error}.") from error
+    if len(pixels) != count:
+        raise ValueError(
+            f"{path} holds {len(pixels):,} images, and {count:,} are wanted: distances depend on their number, and "
+            f"compare with those of as many. For this number say --count {len(pixels)}."
+        )
+    channels, *size = like.image_shape
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.shape[1:] == (*size, channels):
+        pixels = np.moveaxis(pixels, 3, 1)
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != like.image_shape:
+        raise ValueError(
+            f"{path} holds images {pixels.shape[1:]} of {pixels.dtype}; those of {like.name} are {like.image_shape} of "
+            f"uint8."
+        )
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    return ImageData(path.name, images, torch.zeros(count, dtype=torch.int64), like.levels, like.sigma_data, classes=0)
+
+
+def _pixels(path: Path) -> NDArray[Any]:
+    """A picture, (H, W) or (H, W, 3)."""
+    with Image.open(path) as picture:
+        if picture.mode not in ("L", "RGB"):
+            raise ValueError(f"{path.name} has mode {picture.mode}; convert it to RGB, or to L if the data are grey")
+        return np.asarray(picture)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as arrays:
+        named = [name for name in arrays.files if len(arrays.files) == 1 or name in ("images", "arr_0")]
+        if len(named) != 1:
+            raise ValueError(f"of its arrays ({', '.join(arrays.files)}) not one is called images or arr_0")
+        return arrays[named[0]]
+
+
+def evaluate(
+    networks: Iterable[Checkpoint | ImageData],
+    profile: profiles.Profile,
+    judge: features.FeatureNetwork,
+    samplers: Sequence[str],
+    count: int,
+    guidance: float = 1.0,
+) -> pd.DataFrame:
+    """Every network and sampler against the test and the training split, after the floor of either.
+
+    Labels are those of the training split.  Samples are streamed: they never lie in memory together.
+
+    Args:
+        networks: taken one by one, so that no two need be in memory; or samples from elsewhere.
+        profile: gives data, schedule, steps and seed.
+        judge: the feature network.
+        samplers: by name.
+        count: samples of each network by each sampler.
+        guidance: strength of classifier-free guidance.
+
+    Returns:
+        A row a comparison: ``checkpoint`` and its hash, then :class:`~paperlib.engine.evaluation.Evaluation` with its
+        caption.
+    """
+    train, test = profile.data.load("train"), profile.data.load("test")
+    references = [Reference.of(data, judge) for data in (test, train)]
+    rows = [
+        _row("real images", "", evaluation.floor(other, reference, count))
+        for other, reference in zip((train, test), references, strict=True)
+    ]
+    labels = _labels(train, count)
+
+    def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
+        seen = evaluation.see(samples, judge, train.levels)
+        found = [evaluation.compare(seen, reference, how) for reference in references]
+        rows.extend(_row(name, sha256, each) for each in found)
+        print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
+
+    for one in networks:
+        if isinstance(one, ImageData):
+            judged("samples", one.sha256, one.images.split(evaluation.BATCH), one.name)
+            continue
+        for sampler in samplers:
+            how = drawing(profile.sampling, sampler, guidance)
+            judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)
+    return pd.DataFrame(rows)
+
+
+def _labels(train: ImageData, count: int) -> Tensor:
+    """The classes of as many samples: those of the training split, again and again."""
+    return train.labels[torch.arange(count) % len(train)]
+
+
+def _row(name: str, sha256: str, found: evaluation.Evaluation) -> dict[str, Any]:
+    return {"checkpoint": name, "checkpoint_sha256": sha256, **found.row(), "caption": found.caption}
+
+
+def table(evaluated: pd.DataFrame) -> str:
+    """Numbers for a terminal, with a line for each caption below."""
+    captions = list(dict.fromkeys(evaluated.caption))
+    columns = ["reference", "samples", "frechet", "kid", "kid_error", "precision", "recall", "score"]
+    header = ["", "against", "samples", "distance", "kernel distance", "±", "precision", "recall", "score", "protocol"]
+    rows = [
+        [f"{row.checkpoint} {row.sampler}".strip(), *row[columns], f"[{captions.index(row.caption) + 1}]"]
+        for _, row in evaluated.iterrows()
+    ]
+    notes = [f"[{number}] {caption}" for number, caption in enumerate(captions, 1)]
+    return "\n".join([tabulate(rows, header, floatfmt=".4f"), *notes])
+
+
+# One run -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -109,9 +361,6 @@ class Measured:
     density: list[float] = field(default_factory=list)
 
 
-# One run -------------------------------------------------------------------------------------------------------------
-
-
 def measure(one: Experiment, how: Protocol) -> Measured:
     """Everything about one trained network, from its weights and its log.
 
@@ -127,21 +376,19 @@ def measure(one: Experiment, how: Protocol) -> Measured:
         ).tolist()
         for split in SPLITS
     }
-    row = {**identity(one), "seconds": card["seconds"], "importance": loss.largest_importance()[1]}
-    row |= _distances(one, network) | _gradients(one, network, loss, how)
-    losses = {str(line["step"]): line["loss"] for line in training.read_log(one.found() / training.LOG)}
-    return Measured(row, errors, losses, _density(loss.schedule))
-
-
-def identity(one: Experiment) -> dict[str, Any]:
-    """The columns that say which run it is."""
-    return {
+    row = {
         "run": one.name,
         "weighting": one.weighting,
         "prediction": one.predicts or one.profile.model.prediction,
         "schedule": one.schedule or one.profile.training.schedule.name,
         "seed": one.seed,
+        "seconds": card["seconds"],
+        "importance": loss.largest_importance()[1],
+        **_distances(one, network),
+        **_gradients(one, network, loss, how),
     }
+    losses = {str(line["step"]): line["loss"] for line in training.read_log(one.found() / training.LOG)}
+    return Measured(row, errors, losses, _density(loss.schedule))
 
 
 def learned(loss: WeightedLoss, card: Mapping[str, Any]) -> WeightedLoss:
@@ -156,14 +403,19 @@ def panels(one: Experiment, how: Protocol) -> Panels:
     return Panels.over(one.loss.schedule.ends, how.panels)
 
 
+@lru_cache(maxsize=4)
+def reference(data: profiles.Data, split: Split) -> Reference:
+    """A split as its classifier sees it; kept, because every run is compared with it."""
+    return Reference.of(data.load(split), features.classifier_of(data.name))
+
+
 def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]:
     """By each sampler of the profile: Fréchet and kernel distance to both splits; precision and recall of the test."""
     settings, train = one.profile.sampling, one.data("train")
-    wanted = train.labels[torch.arange(settings.count) % len(train)]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in settings.samplers:
-        batches = assessment.drawing(settings, sampler).samples(network, one.prediction, wanted)
-        seen = judge(torch.cat([to_uint8(batch, train.levels) for batch in batches]))
+        samples = drawing(settings, sampler).samples(network, one.prediction, _labels(train, settings.count))
+        seen = evaluation.see(samples, judge, train.levels).features
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():
             found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}
@@ -171,36 +423,23 @@ def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]
     return found
 
 
-@lru_cache(maxsize=4)
-def _reference(name: str, root: Path | None, split: Split) -> evaluation.Reference:
-    return evaluation.Reference.of(profiles.Data(name=name, root=root).load(split), features.classifier_of(name))
-
-
-def reference(data: profiles.Data, split: Split) -> evaluation.Reference:
-    """A split as its classifier sees it; kept, because every run is compared with it."""
-    return _reference(data.name, data.root, split)
-
-
-def _gradients(
-    one: Experiment, network: ConditionedNetwork, loss: WeightedLoss, how: Protocol
-) -> dict[str, float | None]:
+def _gradients(one: Experiment, network: ConditionedNetwork, loss: WeightedLoss, how: Protocol) -> dict[str, float]:
     """tr Cov g and ‖E g‖² under the schedule of the run; for one that was learned, also under the others there are."""
     schedules = {"own": loss.schedule}
     if isinstance(loss.schedule, AdaptiveSchedule):
-        stated = one.profile.training.schedules.items()
-        others = {label: choice.make() for label, choice in stated}
+        others = {label: choice.make() for label, choice in one.profile.training.schedules.items()}
         schedules |= {label: made for label, made in others.items() if not isinstance(made, AdaptiveSchedule)}
-    found, size = dict[str, float | None](), one.config.batch_size
+    found, options = dict[str, float](), {"batch_size": one.config.batch_size, "batches": how.batches, "seed": how.seed}
     for label, schedule in schedules.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # w/p is a column of the row
             under = WeightedLoss(loss.weighting, schedule, loss.prediction)
-        noise = gradient_noise(network, under, one.data("train"), batch_size=size, batches=how.batches, seed=how.seed)
+        noise = evaluation.gradient_noise(network, under, one.data("train"), **options)
         found |= {f"gradient_trace_{label}": noise.trace, f"gradient_squared_{label}": noise.squared_mean}
     return found
 
 
-def _density(schedule: NoiseSchedule) -> list[float]:
+def _density(schedule: object) -> list[float]:
     """p(λ) in the middle of each bin of an adaptive schedule."""
     if not isinstance(schedule, AdaptiveSchedule):
         return []
@@ -221,13 +460,11 @@ def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, pr
     """
     there = [one for one in experiments if one.find() is not None] or [one for one in experiments[:1] if one.found()]
     jobs = (joblib.delayed(_measured)(one, how, run.cache / "measured") for one in there)
-    found = joblib.Parallel(n_jobs=processes, return_as="generator")(jobs)
-    return [_told(one, number, len(there)) for number, one in enumerate(found, 1)]
-
-
-def _told(measured: Measured, number: int, of: int) -> Measured:
-    print(f"{number} of {of}: {measured.row['run']}", flush=True)
-    return measured
+    found: list[Measured] = []
+    for measured in joblib.Parallel(n_jobs=processes, return_as="generator")(jobs):
+        found.append(measured)
+        print(f"{len(found)} of {len(there)}: {measured.row['run']}", flush=True)
+    return found
 
 
 def _measured(one: Experiment, how: Protocol, folder: Path) -> Measured:

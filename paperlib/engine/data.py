@@ -3,9 +3,7 @@
 :class:`ImageData` is a split in memory or in a mapped file.  Its values stay the integers that they were;
 :func:`scale` is the one place where they become real numbers, and :func:`to_uint8` its inverse.
 
-:func:`load` knows the data sets of the table :data:`DATASETS`.  One's own are one more entry of it: a folder of
-pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any function that makes an
-:class:`ImageData` of arrays.
+:func:`load` knows the data sets of the table :data:`DATASETS`:
 
 =====================================  ===============================================================================
 ``digits``                             8×8, 17 levels of grey; they come with scikit-learn
@@ -14,6 +12,16 @@ pictures (:func:`load_folder`), parquet files (:func:`load_collection`), or any 
 ``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, from parquet files or the hub
 ``imagenet64-area`` …                  means over boxes
 =====================================  ===============================================================================
+
+One's own are one more entry: a folder of pictures, parquet files, or arrays from anywhere,
+
+.. code-block:: python
+
+    DATASETS["mine"] = DataSet(partial(load_folder, size=64), (3, 64, 64), num_classes=0)
+    DATASETS["mine"] = DataSet(partial(load_collection, collection=MINE, crop=Crop("area", 64)), (3, 64, 64), 10)
+    DATASETS["mine"] = DataSet(lambda split, root: ImageData(split, *arrays(root, split)), (1, 28, 28), 10)
+
+and a package adds it for profiles and the command line too, see :mod:`paperlib.registry`.
 
 :func:`batches` takes them to the device.  The order is a function of (seed, epoch), and a step's place in it of the
 step alone: a run can begin anywhere, and any number of processes can share a batch by taking slices of its indices.
@@ -36,6 +44,7 @@ from torch import Tensor
 from paperlib.checks import require_finite, require_positive
 from paperlib.engine.decode import Collection, Crop, MissingDataError, Split, decoded, find, ordered, pixels_sha256
 from paperlib.engine.randomness import seeded
+from paperlib.registry import Registry
 
 
 def scale(images: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,18 +67,19 @@ class ImageData:
     """A split of a data set.
 
     Args:
-        name: data set and split, for example "digits/train".
+        name: data set and split, for example "digits/train"; :func:`load` says so.
         images: uint8, shape (N, C, H, W), values below ``levels``; may be a mapped file.
-        labels: int64, shape (N,), from 0; all 0 for images without labels, whose ``classes`` are 0.
+        labels: int64, shape (N,), from 0; left out for images without: all 0, the null class of a network without.
         levels: number of values that a pixel can take, 256 for 8-bit images.
-        sigma_data: the standard deviation of the scaled data that networks and F-prediction are told.
+        sigma_data: the standard deviation of the scaled data that networks and F-prediction are told; 0.5 is that of
+            photographs.
         licence: under which terms the images may be used.
         preprocessing: what was done to the pictures before they were these integers.
         caution: what must be said beside every number measured on them; empty where there is nothing.
         source: where they come from.
         digest: what :attr:`sha256` is, where it is known already, as for a mapped file.
         classes: how many classes there are, which a part of a set may not show; one more than the largest label when
-            None.  0 is for images without labels: label 0 is then the null class of a network without classes.
+            None, 0 without labels.
 
     Raises:
         TypeError: for other dtypes.
@@ -78,9 +88,9 @@ class ImageData:
 
     name: str
     images: Tensor
-    labels: Tensor
-    levels: int
-    sigma_data: float
+    labels: Tensor = None  # type: ignore[assignment]  # a tensor from __post_init__ on
+    levels: int = 256
+    sigma_data: float = 0.5
     licence: str = ""
     preprocessing: str = ""
     caution: str = ""
@@ -89,6 +99,9 @@ class ImageData:
     classes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.labels is None:
+            object.__setattr__(self, "labels", torch.zeros(len(self.images), dtype=torch.int64))
+            object.__setattr__(self, "classes", 0)
         if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
             raise TypeError(
                 f"images must be uint8 and labels int64, got {self.images.dtype} and {self.labels.dtype}; "
@@ -253,9 +266,6 @@ CIFAR10_VARIANTS = {
 }
 """Known copies of CIFAR-10, by the hash of their pixels, and what must be said of them."""
 
-DIGITS_SIGMA, PHOTOGRAPHS_SIGMA = 0.75, 0.5
-"""σ_data of the digits and of photographs, both on [−1, 1]."""
-
 CIFAR10 = Collection(
     title="CIFAR-10",
     folder="cifar10",
@@ -279,6 +289,24 @@ IMAGENET = Collection(
 )
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """An entry of :data:`DATASETS`: how a data set is read, and what a network is built for without its files.
+
+    Args:
+        read: ``read(split, root)`` makes the images; options of :func:`load` come by their names.
+        image_shape: (C, H, W).
+        num_classes: number of classes; 0 for images without labels.
+        sigma_data: standard deviation of the scaled data, as networks and F-prediction are told; it holds, whatever
+            the images that are read say of themselves.
+    """
+
+    read: Callable[..., ImageData]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    sigma_data: float = 0.5
+
+
 def load(name: str, split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
     """A data set by name.
 
@@ -291,13 +319,18 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
 
     Raises:
         MissingDataError: when the files are not there; the message says what to fetch and where to put it.
-        ValueError: for an unknown name or split; the message lists the choices.
+        ValueError: for an unknown name or split, with the choices; for images that are not what the table says.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}.")
+    known = DATASETS[name]
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    return DATASETS[name].load(split, root, **options)
+    data = replace(known.read(split, root, **options), name=f"{name}/{split}", sigma_data=known.sigma_data)
+    if (data.image_shape, data.num_classes) != (known.image_shape, known.num_classes):
+        raise ValueError(
+            f"{data.name} has images {data.image_shape} of {data.num_classes} classes, and its entry in DATASETS says "
+            f"{known.image_shape} of {known.num_classes}; correct one of them."
+        )
+    return data
 
 
 def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> ImageData:
@@ -316,7 +349,6 @@ def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> Image
         images=torch.from_numpy(digits.images).to(torch.uint8)[keep, None],
         labels=torch.from_numpy(digits.target).to(torch.int64)[keep],
         levels=17,
-        sigma_data=DIGITS_SIGMA,
         licence="CC BY 4.0 (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository)",
         preprocessing="counts of ink in 4×4 boxes of 32×32 bitmaps, as published",
         source="scikit-learn",
@@ -338,17 +370,16 @@ def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32
     if folder and (files := sorted(folder.rglob("*_batch*"))):
         data = _binary_cifar10(split, files)
     else:
-        data = load_collection(split, root, name="cifar10", collection=CIFAR10, crop=Crop("none", 32), **options)
+        data = load_collection(split, root, collection=CIFAR10, crop=Crop("none", 32), **options)
     unknown = (
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
     )
     caution = "; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)]))
     if size == 32:
-        return replace(data, caution=caution)
+        return replace(data, caution=caution, digest=data.sha256)
     return replace(
         data,
-        name=f"cifar10-{size}/{split}",
         images=box_mean(data.images, 32 // size),
         preprocessing=f"means over {32 // size}×{32 // size} pixels, rounded to 8 bits, halves to even",
         caution=f"{caution}; reduced to {size}×{size}, which no published figure is for",
@@ -371,8 +402,6 @@ def _binary_cifar10(split: Split, files: list[Path]) -> ImageData:
         name=f"cifar10/{split}",
         images=rows[:, 1:].reshape(-1, 3, 32, 32),
         labels=rows[:, 0].long(),
-        levels=256,
-        sigma_data=PHOTOGRAPHS_SIGMA,
         licence=CIFAR10.licence,
         preprocessing="32×32 as published",
         source="the binary version of its author",
@@ -381,7 +410,7 @@ def _binary_cifar10(split: Split, files: list[Path]) -> ImageData:
 
 
 def load_collection(
-    split: Split, root: Path | str | None = None, *, name: str, collection: Collection, crop: Crop, **options: Any
+    split: Split, root: Path | str | None = None, *, collection: Collection, crop: Crop, **options: Any
 ) -> ImageData:
     """A split of a collection of parquet files, one's own too, with all that its source and its decoding say of it."""
     found = decoded(find(collection, split, root), crop, **options)
@@ -391,11 +420,9 @@ def load_collection(
     if found.index["enlarged"]:
         cautions.append(f"pictures smaller than {crop.size}×{crop.size}, hence enlarged: {found.index['enlarged']:,}")
     return ImageData(
-        name=f"{name}/{split}",
+        name=f"{collection.folder}/{split}",
         images=found.images,
         labels=found.labels,
-        levels=256,
-        sigma_data=PHOTOGRAPHS_SIGMA,
         licence=collection.licence,
         preprocessing=found.index["preprocessing"],
         caution="; ".join(cautions),
@@ -410,8 +437,7 @@ def load_folder(
 ) -> ImageData:
     """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
 
-    An entry ``DATASETS["mine"] = DataSet(partial(load_folder, size=64), (3, 64, 64), num_classes)`` makes a data set of
-    them.  They are decoded at every load, in the order of their names, and held in memory.
+    They are decoded at every load, in the order of their names, and held in memory.
 
     Args:
         split: the folder "train" or "test".
@@ -445,8 +471,6 @@ def load_folder(
         name=f"{folder.parent.name}/{split}",
         images=torch.stack(squares),
         labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
-        levels=256,
-        sigma_data=PHOTOGRAPHS_SIGMA,
         licence=licence,
         preprocessing=square.description,
         source=f"{len(paths):,} files of a folder",
@@ -470,37 +494,21 @@ def box_mean(images: Tensor, factor: int, chunk: int = 1024) -> Tensor:
     return torch.cat([mean.round().to(torch.uint8) for mean in means])
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """An entry of :data:`DATASETS`: how a data set is loaded, and what a network is built for without its files.
-
-    Attributes:
-        load: ``load(split, root, **options)``, as :func:`load` is called.
-        image_shape: (C, H, W).
-        num_classes: number of classes.
-        sigma_data: standard deviation of the scaled data, as networks and F-prediction are told.
-    """
-
-    load: Callable[..., ImageData]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    sigma_data: float = PHOTOGRAPHS_SIGMA
-
-
-DATASETS: dict[str, DataSet] = {
-    "digits": DataSet(load_digits, (1, 8, 8), 10, DIGITS_SIGMA),
-    "cifar10": DataSet(load_cifar10, (3, 32, 32), CIFAR10.classes),
-    "cifar10-16": DataSet(partial(load_cifar10, size=16), (3, 16, 16), CIFAR10.classes),
-    "cifar10-8": DataSet(partial(load_cifar10, size=8), (3, 8, 8), CIFAR10.classes),
-    **{
-        name: DataSet(
-            partial(load_collection, name=name, collection=IMAGENET, crop=Crop(crop, size)),
-            (3, size, size),
-            IMAGENET.classes,
-        )
-        for crop, suffix in (("adm", ""), ("area", "-area"))
-        for size in (64, 128, 256, 512)
-        for name in [f"imagenet{size}{suffix}"]
+DATASETS: Registry[DataSet] = Registry(
+    "data set",
+    DataSet,
+    {
+        "digits": DataSet(load_digits, (1, 8, 8), 10, sigma_data=0.75),
+        "cifar10": DataSet(load_cifar10, (3, 32, 32), 10),
+        "cifar10-16": DataSet(partial(load_cifar10, size=16), (3, 16, 16), 10),
+        "cifar10-8": DataSet(partial(load_cifar10, size=8), (3, 8, 8), 10),
+        **{
+            f"imagenet{size}{suffix}": DataSet(
+                partial(load_collection, collection=IMAGENET, crop=Crop(crop, size)), (3, size, size), 1000
+            )
+            for crop, suffix in (("adm", ""), ("area", "-area"))
+            for size in (64, 128, 256, 512)
+        },
     },
-}
+)
 """All data sets by name.  One entry more is a data set more, for profiles, costs and the command line."""

@@ -3,13 +3,13 @@
 Images pass through a feature network batch by batch; their features lie in memory together.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +18,11 @@ from paperlib.engine import sampling
 from paperlib.engine.data import ImageData, scale, to_uint8
 from paperlib.engine.features import FeatureNetwork, Inception, Seen
 from paperlib.engine.metrics import SPLITS, Estimate, Moments, frechet_distance, inception_score, kid, precision_recall
-from paperlib.engine.randomness import seeded
+from paperlib.engine.randomness import noise, seeded
+from paperlib.engine.recipe import loss_scale
 from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import ConditionedNetwork
+from paperlib.objectives import WeightedLoss, low_discrepancy_time
 from paperlib.predictions import Prediction
 from paperlib.process import diffuse
 
@@ -78,8 +80,8 @@ class Drawing:
         network.eval()
         for number, label in enumerate(labels.to(device).split(self.batch_size)):
             generator = seeded(self.seed, "samples", number, device=device)
-            z = sampling.prior((len(label), *network.image_shape), generator, device=device)
-            denoise = sampling.denoiser(network, prediction, label, self.guidance, self.interval)
+            z = torch.randn(len(label), *network.image_shape, generator=generator, device=device)
+            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance, self.interval)
             yield sample(denoise, z, self.levels, generator=generator, **self.options)
 
     @property
@@ -158,41 +160,8 @@ class Reference:
         return cls(network, data.name, data.sha256, Moments.of(features), _pairs(features), data.caution)
 
     @classmethod
-    def published(
-        cls, name: str, resolution: int, split: str, images: int, network: Inception, pairs: bool = True
-    ) -> "Reference":
-        """clean-fid's own statistics of a data set, downloaded once, for distances that compare with published ones.
-
-        Args:
-            name: such as "cifar10"; clean-fid lists them.
-            resolution: of the images.
-            split: such as "train".
-            images: how many images the statistics are of, which the file does not say.
-            network: which gives the mode.
-            pairs: fetch the features of KID too.
-
-        Raises:
-            OSError: when there are none, or they cannot be downloaded.
-        """
-        from cleanfid.features import get_reference_statistics
-
-        options = {"mode": network.mode, "split": split}
-        try:
-            found = get_reference_statistics(name, resolution, metric="FID", **options)
-            rows = get_reference_statistics(name, resolution, metric="KID", **options) if pairs else None
-        except OSError as error:
-            raise OSError(
-                f"clean-fid's {network.mode} statistics of {name} {resolution} {split} could not be had ({error}). "
-                f"Make the reference of the images instead: Reference.of(data, network)."
-            ) from error
-        mean, covariance = (torch.from_numpy(moment).double() for moment in found)
-        digest = hashlib.sha256(mean.numpy().tobytes() + covariance.numpy().tobytes()).hexdigest()
-        title, moments = f"clean-fid {name} {resolution} {split}", Moments(mean, covariance, images)
-        return cls(network, title, digest, moments, None if rows is None else torch.from_numpy(rows))
-
-    @classmethod
     def stored(cls, path: Path | str, images: int, network: Inception) -> "Reference":
-        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM and EDM publish them.
+        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM, EDM and clean-fid publish them.
 
         Such files do not say how their images were resized: ADM's and EDM's are of ``legacy_tensorflow``.
 
@@ -204,8 +173,6 @@ class Reference:
         Raises:
             DamagedFileError: for a file without the two.
         """
-        import numpy as np
-
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}; download the statistics and name the file.")
@@ -246,7 +213,8 @@ class Evaluation:
         score: the Inception Score in Inception's classes, the same formula in those of another network.
         score_deviation: its standard deviation over the parts of the set.
         samples: number of samples.
-        sampler: of the samples, with its options; empty for real images, and the next four mean nothing.
+        sampler: of the samples, with its options, or where they are from; empty for real images.  Of what was not drawn
+            here the next four say nothing.
         evaluations: of the denoiser for each sample.
         guidance: strength of classifier-free guidance.
         sampling_seed: of the noise of the samples.
@@ -297,34 +265,36 @@ class Evaluation:
     def caption(self) -> str:
         """What a number depends on, in one line."""
         guided = f", guidance {self.guidance:g}" if self.guidance != 1 else ""
-        how = (
-            f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed} in "
-            f"batches of {self.sampling_batch}"
-        )
+        how = f"samples of {self.sampler}" if self.sampler else "real images"
+        if self.evaluations:
+            how = (
+                f"samples by {self.sampler}, {self.evaluations} evaluations each{guided}, seed {self.sampling_seed} in "
+                f"batches of {self.sampling_batch}"
+            )
         pairs = (self.pair_samples, self.pair_reference_images)
         some = f"; kernel distance, precision and recall from {pairs[0]:,} and {pairs[1]:,} of them"
         fewer = pairs[1] > 0 and pairs != (self.samples, self.reference_images)
         return (
-            f"{self.distance}: {self.samples:,} {how if self.sampler else 'real images'}; against "
+            f"{self.distance}: {self.samples:,} {how}; against "
             f"{self.reference_images:,} images, {self.reference}{some * fewer}; {self.features:,} features of the "
             f"{self.network}; resizing: {self.resize}{'; ' * bool(self.caution)}{self.caution}."
         )
 
 
-def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | None = None) -> Evaluation:
+def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | str | None = None) -> Evaluation:
     """Compare samples with a reference.
 
     Args:
         seen: what the feature network of the reference makes of the samples, or their features alone, shape (M, F).
         reference: what they are compared with.
-        drawing: how they were drawn; None for real images.
+        drawing: how they were drawn, or where they are from if it was not here; None for real images.
     """
     features, classes = (seen, None) if isinstance(seen, Tensor) else seen
     pairs, distance, shares = _pairs(features), NOT_KNOWN, (math.nan, math.nan)
     if reference.pairs is not None:
         distance, shares = kid(reference.pairs, pairs), precision_recall(reference.pairs, pairs)
     score = NOT_KNOWN if classes is None or len(classes) < SPLITS else inception_score(classes, SPLITS)
-    network = reference.network
+    network, here = reference.network, drawing if isinstance(drawing, Drawing) else None
     return Evaluation(
         frechet=frechet_distance(reference.moments, Moments.of(features)),
         kid=distance.value,
@@ -334,11 +304,11 @@ def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | None =
         score=score.value,
         score_deviation=score.error,
         samples=len(features),
-        sampler=drawing.title if drawing else "",
-        evaluations=drawing.evaluations if drawing else 0,
-        guidance=drawing.guidance if drawing else 1.0,
-        sampling_seed=drawing.seed if drawing else 0,
-        sampling_batch=drawing.batch_size if drawing else 0,
+        sampler=drawing.title if isinstance(drawing, Drawing) else drawing or "",
+        evaluations=here.evaluations if here else 0,
+        guidance=here.guidance if here else 1.0,
+        sampling_seed=here.seed if here else 0,
+        sampling_batch=here.batch_size if here else 0,
         distance=network.distance,
         reference=f"{reference.data} {reference.sha256[:6]}",
         reference_images=reference.moments.count,
@@ -377,7 +347,7 @@ def floor(data: ImageData, reference: Reference, count: int, seed: int = 0) -> E
     return compare(see(batches, reference.network, data.levels), reference)
 
 
-# Other measurements --------------------------------------------------------------------------------------------------
+# Measurements of a network -------------------------------------------------------------------------------------------
 
 
 def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5000) -> tuple[Tensor, Tensor]:
@@ -437,9 +407,9 @@ def errors_by_level(
     total = torch.zeros(len(levels), dtype=torch.float64)
     for draw in range(draws):
         generator = seeded(seed, "errors", draw, device=device)
-        noise = torch.randn(data.images.shape, generator=generator, device=device)
+        drawn = torch.randn(data.images.shape, generator=generator, device=device)
         for images, labels, eps in zip(
-            *(part.split(batch_size) for part in (data.images, data.labels, noise)), strict=True
+            *(part.split(batch_size) for part in (data.images, data.labels, drawn)), strict=True
         ):
             x = scale(images.to(device), data.levels)
             conditioning = {"label": labels.to(device)} if conditional else {}
@@ -449,3 +419,56 @@ def errors_by_level(
                 require_finite_at("ε̂", eps_hat, logsnr)
                 total[index] += (eps_hat - eps).double().square().sum().cpu()
     return total / (draws * len(data))
+
+
+class GradientNoise(NamedTuple):
+    """tr Cov g and ‖E g‖² of the gradient g of a batch, unbiased: the second may be negative where all is noise."""
+
+    trace: float
+    squared_mean: float
+
+
+def gradient_noise(
+    network: ConditionedNetwork,
+    loss: WeightedLoss,
+    data: ImageData,
+    *,
+    batch_size: int,
+    batches: int,
+    seed: int = 0,
+) -> GradientNoise:
+    r"""Covariance and mean of the gradient at the present weights: what a noise schedule is chosen for.
+
+    The schedule leaves :math:`L_w` and so the mean of its gradient alone (Equation 4 of the paper); it changes the
+    covariance of the gradient of a batch, and with it how many steps training takes (Section 5, Appendix F).  Images
+    (drawn with replacement), times and noise depend on ``seed`` alone: losses under two schedules are compared on the
+    same draws.
+
+    Args:
+        network: the network, which stays as it is.
+        loss: the weighted loss, taken over :func:`~paperlib.engine.recipe.loss_scale`; an adaptive schedule in it stays
+            as it is.
+        data: where the images come from.
+        batch_size: images in a batch.
+        batches: gradients to take, 2 at least.
+        seed: of all that is drawn.
+
+    Raises:
+        ValueError: for fewer than two batches, which have no covariance.
+    """
+    if batches < 2:
+        raise ValueError(f"batches must be 2 or more for a covariance, got {batches}.")
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    device, total, squares = weights[0].device, torch.zeros(()), 0.0
+    for number in range(batches):
+        index = torch.randint(len(data), (batch_size,), generator=seeded(seed, "gradient", number))
+        x, label = scale(data.images[index], data.levels).to(device), data.labels[index].to(device)
+        t = low_discrepancy_time(batch_size, generator=seeded(seed, "step", number)).to(device)
+        eps = noise(seed, number, range(batch_size), x.shape[1:], device=device)
+        value = loss(network, x, t=t, eps=eps, label=label if network.num_classes else None).mean()
+        parts = torch.autograd.grad(value / loss_scale(loss, x[0].numel()), weights)
+        gradient = torch.cat([part.flatten() for part in parts]).double()
+        total, squares = total + gradient, squares + gradient.square().sum().item()
+    squared = (total / batches).square().sum().item()
+    trace = (squares - batches * squared) / (batches - 1)
+    return GradientNoise(trace, squared - trace / batches)

@@ -1,7 +1,7 @@
 r"""Feature networks: what images are seen through when two sets of them are compared.
 
-:func:`digits_classifier` and :func:`cifar10_classifier` are small classifiers, trained once on the training split of
-their data by ``tools/classifiers.py``, and packaged.  :class:`EfficientNetLite0` (Tan & Le 2019) was trained on
+:class:`DigitsClassifier` and :class:`Cifar10Classifier` are small, trained once on the training split of their data by
+``tools/classifiers.py``, and packaged.  :class:`EfficientNetLite0` (Tan & Le 2019) was trained on
 ImageNet and comes from the package index.  :class:`Inception` is the network of FID, KID and the Inception Score, as
 clean-fid has it (Parmar et al. 2022); nothing here is a second version of it.
 
@@ -10,12 +10,11 @@ same features: the name of the network, with the first digits of its hash, belon
 weights are opened only when their hash is the known one, for TorchScript and pickles are code.
 """
 
-from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -153,15 +152,16 @@ class Classifier(FeatureNetwork):
         features: their number.
 
     Attributes:
+        file: its packaged weights, whose hash is ``sha256``.
         card: what the weights are, and their accuracies.
     """
 
+    file: ClassVar[str]
     resize = "none"
     batch = 500
 
     def __init__(self, body: nn.Module, features: int) -> None:
         super().__init__()
-        self.sha256 = ""
         self.card: dict[str, Any] = {}
         self.body = body
         self.norm = nn.BatchNorm1d(features, affine=False)
@@ -185,6 +185,8 @@ class DigitsClassifier(Classifier):
     """
 
     title = "digits classifier"
+    file = "digits_classifier.safetensors"
+    sha256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
     levels, channels, sizes = 17, (1,), (8,)
 
     def __init__(self) -> None:
@@ -207,6 +209,8 @@ class Cifar10Classifier(Classifier):
     """
 
     title = "CIFAR-10 classifier"
+    file = "cifar10_classifier.safetensors"
+    sha256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
     sizes = (32, 16, 8)
     resize = "none at 32×32; 16×16 and 8×8 bicubic to 32×32"
 
@@ -238,67 +242,37 @@ class Cifar10Classifier(Classifier):
         return x if x.shape[-1] == 32 else F.interpolate(x, size=(32, 32), mode="bicubic").clamp(-1, 1)
 
 
-DIGITS_WEIGHTS_SHA256 = "b1c2cf48085ef959f825070ce947b2566a3b1722453620d434e0c7c49594cbd9"
-CIFAR10_WEIGHTS_SHA256 = "e86e77d90d7264a5d1bbd5bb2258b852c0a368f9782bb4f6893b0177a656a465"
-"""Hashes of the packaged weights."""
-
-
-@cache
-def digits_classifier() -> DigitsClassifier:
-    """The packaged classifier of digits.
-
-    Raises:
-        DamagedFileError: when the packaged weights are not the ones whose hash this module knows.
-    """
-    return _packaged(DigitsClassifier(), "digits_classifier.safetensors", DIGITS_WEIGHTS_SHA256)
-
-
-@cache
-def cifar10_classifier() -> Cifar10Classifier:
-    """The packaged classifier of CIFAR-10; its ``card`` says which copy of the images it was trained on.
-
-    Raises:
-        DamagedFileError: when the packaged weights are not the ones whose hash this module knows.
-    """
-    return _packaged(Cifar10Classifier(), "cifar10_classifier.safetensors", CIFAR10_WEIGHTS_SHA256)
-
-
-Network = TypeVar("Network", bound=Classifier)
-
-
-def _packaged(network: Network, name: str, sha256: str) -> Network:
-    path = Path(str(files("paperlib.engine") / "assets" / name))
-    network.card = weights.load_weights(path, network)
-    network.sha256 = network.card["weights_sha256"]
-    if network.sha256 != sha256:
-        raise DamagedFileError(
-            f"{path} has hash {network.sha256[:12]}, this version of paperlib knows {sha256[:12]}: distances would "
-            f"not be comparable. Install paperlib again."
-        )
-    return network.eval().requires_grad_(False)
-
-
-CLASSIFIERS: dict[str, Callable[[], Classifier]] = {
-    "digits": digits_classifier,
-    "cifar10": cifar10_classifier,
-    "cifar10-16": cifar10_classifier,
-    "cifar10-8": cifar10_classifier,
+CLASSIFIERS: dict[str, type[DigitsClassifier] | type[Cifar10Classifier]] = {
+    "digits": DigitsClassifier,
+    "cifar10": Cifar10Classifier,
+    "cifar10-16": Cifar10Classifier,
+    "cifar10-8": Cifar10Classifier,
 }
 """The classifier in whose features samples of a data set can be compared without Inception."""
 
 
+@cache
 def classifier_of(data: str) -> Classifier:
-    """The classifier of a data set, by its name in :data:`paperlib.engine.data.DATASETS`.
+    """The packaged classifier of a data set, by its name in :data:`paperlib.engine.data.DATASETS`.
 
     Raises:
         ValueError: for data without one; the message lists those that have one.
+        DamagedFileError: when the packaged weights are not the ones whose hash this module knows.
     """
     if data not in CLASSIFIERS:
         raise ValueError(
             f"no packaged classifier sees {data!r} images; there is one for {', '.join(CLASSIFIERS)}. For others use "
             f"Inception (features.Inception; on the command line: --features inception)."
         )
-    return CLASSIFIERS[data]()
+    network = CLASSIFIERS[data]()
+    path = Path(str(files("paperlib.engine") / "assets" / network.file))
+    network.card = weights.load_weights(path, network)
+    if (found := network.card["weights_sha256"]) != network.sha256:
+        raise DamagedFileError(
+            f"{path} has hash {found[:12]}, this version of paperlib knows {network.sha256[:12]}: distances would "
+            f"not be comparable. Install paperlib again."
+        )
+    return network.eval().requires_grad_(False)
 
 
 # EfficientNet --------------------------------------------------------------------------------------------------------

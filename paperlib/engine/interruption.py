@@ -2,30 +2,37 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""The signals that end a run in good order."""
+
+class Interrupted(KeyboardInterrupt):
+    """Work that was asked to stop and has put in order what it was at: no failure, so nothing takes it for one.
+
+    Attributes:
+        signal: the signal; 128 + ``signal`` is the customary exit status.
+    """
+
+    def __init__(self, message: str, received: int) -> None:
+        self.signal = received
+        super().__init__(message)
 
 
-class TrainingInterrupted(KeyboardInterrupt):
+class TrainingInterrupted(Interrupted):
     """A run that was asked to stop has finished its step and written its state; train again to go on.
-
-    It is a KeyboardInterrupt, so that nothing takes it for a failure.
 
     Attributes:
         path: the state.
         step: steps done.
-        signal: the signal; 128 + ``signal`` is the customary exit status.
     """
 
     def __init__(self, path: Path, step: int, received: int) -> None:
-        self.path, self.step, self.signal = path, step, received
+        self.path, self.step = path, step
+        name = signal.Signals(received).name
         super().__init__(
-            f"stopped by {signal.Signals(received).name} after step {step}; the state is {path}. "
-            f"Run the same again to go on."
+            f"stopped by {name} after step {step}; the state is {path}. Run the same again to go on.", received
         )
 
 
@@ -36,19 +43,19 @@ class StopSignals:
 
     Args:
         patient: whether a second Ctrl-C is taken note of as well; otherwise it ends the process, as ever.
+        tell: what is done at each signal besides, such as passing it on.
 
     Attributes:
         received: the last signal; 0 for none.
     """
 
-    def __init__(self, patient: bool = False) -> None:
-        self.patient = patient
-        self.received = 0
+    def __init__(self, patient: bool = False, tell: Callable[[], object] | None = None) -> None:
+        self.patient, self.tell, self.received = patient, tell, 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,3 +66,5 @@ class StopSignals:
         if self.received == number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self.received = number
+        if self.tell is not None:
+            self.tell()

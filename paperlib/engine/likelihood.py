@@ -28,8 +28,8 @@ included.  Results of two networks with the same seed are paired.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from functools import lru_cache, partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -208,15 +208,11 @@ def image_elbo(
         ValueError: for numbers out of range, and a network that returns NaN, naming the level.
     """
     _require_integers(data)
-
-    def batch(examples: range) -> tuple[Tensor, dict[str, Any]]:
-        return _batch(data, examples, group.device, dtype, conditional)
-
-    logsnr, eps_error, loss = _drawn(network, prediction, schedule, len(data), batch, draws, seed, batch_size, group)
-    low, high = schedule.ends
+    (low, high), dim = schedule.ends, data.images[0].numel()
     prior = _over_pixels(data, elbo.prior_kl(_values(data.levels)[:, None], low))
-    terms = elbo.ElboTerms(prior, loss.mean(1), reconstruction(data, high))
-    return ImageElbo(terms, logsnr, eps_error, loss, (low, high), data.images[0].numel())
+    batch = partial(_batch, data, device=group.device, dtype=dtype, conditional=conditional)
+    loss = WeightedLoss(ELBO(), schedule, prediction)
+    return _bound(network, loss, batch, prior, reconstruction(data, high), dim, draws, seed, batch_size, group)
 
 
 def real_elbo(
@@ -238,21 +234,15 @@ def real_elbo(
     bound is tight as λ_max → ∞ where p(x) is smooth.  A density has units: scaling x by c adds D log c to the bound,
     and ``bits`` are those of the density, not of integers.
 
+    Arguments as in :func:`image_elbo`, and
+
     Args:
-        network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where no label is given; it is given the
-            type of ``x``.
-        prediction: what it predicts.
-        x: data, shape (N, *), finite.
-        schedule: how levels are drawn, any; its ends are those of the bound.
+        x: data, shape (N, *), finite; the network is given their type.
         label: int64 (N,), for p(x|label); None for p(x).
-        draws: levels and noises for each example.
-        seed: of levels and noise.
-        batch_size: examples at once.
-        group: the processes that share the work; each gets the whole answer.
 
     Raises:
         TypeError: for anything but a floating-point tensor; integers have :func:`image_elbo`.
-        ValueError: for numbers out of range, and a network that returns NaN, naming the level.
+        ValueError: as :func:`image_elbo`.
     """
     require_finite("x", x)
 
@@ -260,52 +250,52 @@ def real_elbo(
         part = slice(examples.start, examples.stop)
         return x[part].to(group.device), {} if label is None else {"label": label[part].to(group.device)}
 
-    logsnr, eps_error, loss = _drawn(network, prediction, schedule, len(x), batch, draws, seed, batch_size, group)
     (low, high), dim = schedule.ends, x[0].numel()
     decoder = torch.full((len(x),), 0.5 * dim * (LOG_2PI + 1 - high), dtype=torch.float64)
-    terms = elbo.ElboTerms(elbo.prior_kl(x.cpu().double(), low), loss.mean(1), decoder)
-    return ImageElbo(terms, logsnr, eps_error, loss, (low, high), dim)
+    loss = WeightedLoss(ELBO(), schedule, prediction)
+    prior = elbo.prior_kl(x.cpu().double(), low)
+    return _bound(network, loss, batch, prior, decoder, dim, draws, seed, batch_size, group)
 
 
-def _drawn(
+def _bound(
     network: Network,
-    prediction: Prediction,
-    schedule: NoiseSchedule,
-    size: int,
+    weighted: WeightedLoss,
     batch: Callable[[range], tuple[Tensor, dict[str, Any]]],
+    prior: Tensor,
+    decoder: Tensor,
+    dim: int,
     draws: int,
     seed: int,
     batch_size: int,
     group: Group,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log-SNR, ‖ε̂ − ε‖² and ½‖ε̂ − ε‖²/p of all draws of the examples that ``batch`` gives, each (N, draws)."""
+) -> ImageElbo:
+    """Estimate the diffusion term between two others (N,), of the examples that ``batch`` gives."""
     require_positive("draws", draws)
-    loss = WeightedLoss(ELBO(), schedule, prediction)
-    offset = low_discrepancy_time(size, generator=seeded(seed, "likelihood", "levels"), dtype=torch.float64)
+    offset = low_discrepancy_time(len(prior), generator=seeded(seed, "likelihood", "levels"), dtype=torch.float64)
     stream = seed_of(seed, "likelihood", "noise")
 
     def evaluate(examples: range) -> Tensor:
         x, conditioning = batch(examples)
-        parts = []
+        rows = []
         for draw in range(draws):
             t = ((offset[examples.start : examples.stop] + draw) / draws).to(x.device, at_least_float32(x.dtype))
             eps = noise(stream, draw, examples, x.shape[1:], device=x.device, dtype=x.dtype)
-            found = loss(network, x, t=t, eps=eps, **conditioning)
+            found = weighted(network, x, t=t, eps=eps, **conditioning)
             require_finite_at("the error of ε̂", found.eps_error[:, None], found.logsnr)
-            parts.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))
-        return torch.stack(parts, 2).double()
+            rows.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))
+        return torch.stack(rows, 2).double()
 
-    found = _shared(size, evaluate, (3, draws), batch_size, group)
-    logsnr, eps_error, estimate = (found[:, index].contiguous() for index in range(3))
-    return logsnr, eps_error, estimate
+    found = _shared(len(prior), evaluate, (3, draws), batch_size, group)
+    logsnr, eps_error, loss = (found[:, index].contiguous() for index in range(3))
+    terms = elbo.ElboTerms(prior, loss.mean(1), decoder)
+    return ImageElbo(terms, logsnr, eps_error, loss, weighted.schedule.ends, dim)
 
 
 @lru_cache(maxsize=32)
 def expected_reconstruction(levels: int, logsnr_max: float) -> Tensor:
     """E_ε[−log P(v|z)] of a pixel of each value 0 … levels − 1, in nats, by quadrature; shape (levels,), float64.
 
-    It takes a second, so it is kept, and not to be changed.
-    (The decoder is that of :func:`paperlib.elbo.reconstruction`.)
+    The decoder is that of :func:`paperlib.elbo.reconstruction`.  What is returned is kept, and not to be changed.
     """
     eps = elbo.Noise.quadrature(1)
     value = _values(levels).repeat_interleave(len(eps.eps))
@@ -382,7 +372,7 @@ def flow_density(
     require_positive("tolerance", tolerance)
     if tolerance < (least := 10 * torch.finfo(dtype).eps):
         raise ValueError(f"tolerance must be at least {least:.1e} for a network in {dtype}, got {tolerance}.")
-    evaluations = 0
+    evaluations, one, none = 0, z.new_ones((), dtype=torch.float64), z.new_zeros((), dtype=torch.float64)
 
     @torch.enable_grad()
     def slope(logsnr: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -393,7 +383,7 @@ def flow_density(
         output = network(inner, level, **conditioning)
         require_same_shape("output", output, "z", inner)
         require_finite_at("output", output, level)
-        of_z, of_output = _eps_coefficients(prediction, logsnr)
+        of_z, of_output = prediction.to_eps(none, one, logsnr), prediction.to_eps(one, none, logsnr)
         eps_hat = of_z * here + of_output * output.detach().double()
         divergence = of_z * here[0].numel() + of_output * _divergence(output, inner, probe)
         spread = sigma(logsnr)
@@ -408,35 +398,25 @@ def flow_density(
     return FlowDensity(normal - gained, latent, evaluations)
 
 
-def _eps_coefficients(prediction: Prediction, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, b) of ε̂ = a z + b·output, each ()."""
-    one, none = torch.ones_like(logsnr), torch.zeros_like(logsnr)
-    return prediction.to_eps(none, one, logsnr), prediction.to_eps(one, none, logsnr)
-
-
 def _divergence(output: Tensor, z: Tensor, probe: Tensor | None) -> Tensor:
-    """∇·output of each example, shape (B,), float64."""
-    if probe is not None:
-        return (_gradient(output, z, probe.to(output)) * probe).flatten(1).sum(1)
-    outputs, total = output.flatten(1), torch.zeros(len(z), dtype=torch.float64, device=z.device)
-    for index in range(outputs.shape[1]):
-        total += _gradient(outputs[:, index], z, torch.ones_like(outputs[:, 0])).flatten(1)[:, index]
-    return total
-
-
-def _gradient(output: Tensor, z: Tensor, weight: Tensor) -> Tensor:
-    """∇_z of Σ weight·output, the shape of z, float64.
+    """∇·output of each example, (B,), float64: Σ e·∇(output·e) over the unit vectors e, or for one ``probe`` e.
 
     Raises:
         ValueError: when no gradient reaches z.
     """
-    found = torch.autograd.grad(output, z, weight, retain_graph=True, allow_unused=True) if output.requires_grad else ()
-    if not found or found[0] is None:
-        raise ValueError(
-            "the likelihood by the flow needs the gradient of the network's output by z, and there is none: the "
-            "network must not run under torch.no_grad() or detach z. The ELBO (image_elbo) needs no gradient."
-        )
-    return found[0].double()
+    along = torch.eye(z[0].numel()).reshape(-1, *z.shape[1:]) if probe is None else probe[None]
+    total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+    for e in along.to(output):
+        weight, gradient = e.expand_as(output), None
+        if output.requires_grad:
+            (gradient,) = torch.autograd.grad(output, z, weight, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "the likelihood by the flow needs the gradient of the network's output by z, and there is none: the "
+                "network must not run under torch.no_grad() or detach z. The ELBO (image_elbo) needs no gradient."
+            )
+        total += (gradient * weight).double().flatten(1).sum(1)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -483,20 +463,14 @@ def image_flow(
 ) -> ImageFlow:
     """−log P of every image of a set by the probability flow.
 
+    Arguments as in :func:`image_elbo` and :func:`flow_density`, and
+
     Args:
-        network: as for :func:`image_elbo`, and differentiable.
-        prediction: what it predicts.
-        data: the images, integers.
         ends: (λ_min, λ_max): from N(0, I) at the one to the density at the other.
         dequantisation: see :data:`Dequantisation`.
         divergence: see :data:`Divergence`; None is exact up to :data:`EXACT_DIMENSIONS`.
         draws: dequantisations, and probes, for each image.
-        conditional: whether the network is told the labels.
-        seed: of what is drawn.
         batch_size: images at once; their steps are the same.
-        tolerance: see :func:`flow_density`.
-        dtype: what the network is given.
-        group: the processes that share the work; each gets the whole answer.
 
     Raises:
         TypeError: for data that are not known to be integers.
@@ -506,8 +480,12 @@ def image_flow(
     require_positive("draws", draws)
     dim = data.images[0].numel()
     chosen: Divergence = divergence or ("exact" if dim <= EXACT_DIMENSIONS else "hutchinson")
-    _require_one_of("divergence", chosen, ("exact", "hutchinson"))
-    _require_one_of("dequantisation", dequantisation, ("uniform", "variational"))
+    for name, value, choices in (
+        ("divergence", chosen, Divergence),
+        ("dequantisation", dequantisation, Dequantisation),
+    ):
+        if value not in get_args(choices):
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(get_args(choices))}.")
     make = _uniform if dequantisation == "uniform" else _variational
     streams = {name: seed_of(seed, "likelihood", name) for name in ("dequantisation", "probe")}
 
@@ -581,8 +559,3 @@ def _require_integers(data: ImageData) -> None:
             f"a likelihood in bits a dimension is one of integers; data must be an ImageData, which holds them, got "
             f"{type(data).__name__}. Real numbers go through data.to_uint8(x, levels) first."
         )
-
-
-def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}.")

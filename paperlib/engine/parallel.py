@@ -121,13 +121,8 @@ def join() -> Group:
         # dead ones listened would wait for them.
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
-        atexit.register(_leave)
+        atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
     return Group(dist.get_rank(), dist.get_world_size(), device)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Single:

@@ -8,7 +8,7 @@ Generators of a CPU and of a GPU are different ones: the noise depends on the ki
 """
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ def seeded(*key: object, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_of(*key))
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """One number for each example of a global batch; drawn on the CPU, each of shape (B,).
 
     Attributes:
@@ -56,7 +55,7 @@ class Draws:
         """The draws on a device; a GPU copies them by itself, nobody waits."""
         if device.type == "cpu":
             return self
-        return Draws(*(drawn.pin_memory().to(device, non_blocking=True) for drawn in vars(self).values()))
+        return Draws(*(drawn.pin_memory().to(device, non_blocking=True) for drawn in self))
 
 
 def noise(

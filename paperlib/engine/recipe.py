@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -90,15 +90,12 @@ class TrainingConfig:
         for name in ("weight_decay", "warmup_steps", "seed", "workers"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)!r}.")
-        for name, shares in (
-            ("ema_decays", self.ema_decays),
-            ("betas", self.betas),
-            ("label_dropout", (self.label_dropout,)),
-        ):
-            if not all(0 <= share < 1 for share in shares):
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}.")
+        for name in ("ema_decays", "betas", "label_dropout"):
+            value = getattr(self, name)
+            if not all(0 <= share < 1 for share in ([value] if isinstance(value, float | int) else value)):
+                raise ValueError(f"{name} must lie in [0, 1), got {value!r}.")
         for name in ("precision", "weights_precision"):
-            if getattr(self, name) not in ("fp32", "bf16"):
+            if getattr(self, name) not in get_args(Precision):
                 raise ValueError(f"{name} must be fp32 or bf16, got {getattr(self, name)!r}.")
         if len(self.betas) != 2 or not self.ema_decays or len(set(self.ema_decays)) < len(self.ema_decays):
             raise ValueError(
@@ -233,18 +230,14 @@ def _network(network: nn.Module) -> dict[str, Any]:
         made = {"name": type(network).__qualname__, "modules": str(network)}
     seed = getattr(network, "initial_seed", None)
     on_meta = next(network.parameters()).is_meta
-    as_built = seed is not None and (on_meta or _equal(network, models.build(**config, seed=seed)))
+    as_built = seed is not None and (on_meta or _same(network, models.build(**config, seed=seed)))
     start = {"seed": seed} if as_built else {"weights": tensors_sha256(network.state_dict())}
     return made | _code({type(module) for module in network.modules()}) | start
 
 
-def _equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks of one architecture have the same weights, in the same type."""
-    theirs = other.state_dict()
-    return all(
-        value.dtype == theirs[name].dtype and torch.equal(value.cpu(), theirs[name])
-        for name, value in one.state_dict().items()
-    )
+def _same(*networks: nn.Module) -> bool:
+    """Whether networks have the same weights, in the same type."""
+    return len({tensors_sha256(network.state_dict()) for network in networks}) == 1
 
 
 def _code(classes: set[type]) -> dict[str, Any]:

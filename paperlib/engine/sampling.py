@@ -1,7 +1,8 @@
 r"""Samplers: from noise to data along decreasing levels of noise, and back.
 
 All of them take a *denoiser* x̂(z, λ), an estimate of the data at z, and levels :math:`\lambda_0 < \dots < \lambda_N`
-of log-SNR, from any schedule, not only the one of training.  They start from ``z`` at λ₀, VP, and return x̂ at λ_N.
+of log-SNR, from any schedule, not only the one of training.  They start from ``z`` at λ₀, VP, in general N(0, I), and
+return x̂ at λ_N.
 
 In VE scaling, :math:`\bar z = z/\alpha` and :math:`\bar\sigma = e^{-\lambda/2}`, the probability-flow equation is
 
@@ -19,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,32 +40,11 @@ EVERYWHERE = (-math.inf, math.inf)
 """All levels of log-SNR."""
 
 
-class Sampler(Protocol):
-    """What the samplers of :data:`SAMPLERS` have in common."""
-
-    def __call__(
-        self,
-        denoise: Denoiser,
-        z: Tensor,
-        levels: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """x, the shape of ``z``."""
-        ...
+# Denoiser and levels -------------------------------------------------------------------------------------------------
 
 
-# What a sampler starts from ------------------------------------------------------------------------------------------
-
-
-def denoiser(
-    network: Network,
-    prediction: Prediction,
-    label: Tensor | None = None,
-    guidance: float = 1.0,
-    interval: tuple[float, float] = EVERYWHERE,
-) -> "NetworkDenoiser":
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
     r"""The denoiser that a network is, with classifier-free guidance.
 
     :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Section 5, guidance; Ho & Salimans 2022.)
@@ -80,19 +59,11 @@ def denoiser(
         interval: lowest and highest log-SNR with guidance, −2 log σ_hi and −2 log σ_lo in the terms of EDM; outside it
             g is 1.
 
-    Returns:
-        x̂ of z, each example at a level of its own.  It raises TypeError when the network returns something else than a
-        tensor, and ValueError for a label or an output that does not fit the batch: nothing is broadcast.
-
     Raises:
-        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed.
+        TypeError: when called, for a network that returns something else than a tensor.
+        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed; when
+            called, for a label or an output that does not fit the batch: nothing is broadcast.
     """
-    return NetworkDenoiser(network, prediction, label, guidance, interval)
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkDenoiser:
-    """What :func:`denoiser` makes; a :data:`Denoiser`."""
 
     network: Network
     prediction: Prediction
@@ -111,17 +82,17 @@ class NetworkDenoiser:
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
         guided = (logsnr >= self.interval[0]) & (logsnr <= self.interval[1])
-        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else 1.0
+        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else None
         return self.prediction.to_x(self._output(z, logsnr, guidance), z, logsnr)
 
     def at(self, level: float, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂ where all examples are at one ``level``, which ``logsnr`` (B,) repeats: the same for less work."""
         guided = self.interval[0] <= level <= self.interval[1]
-        output = self._output(z, logsnr, self.guidance if guided else 1.0)
+        output = self._output(z, logsnr, self.guidance if guided else None)
         of_output, of_z = _x_coefficients(self.prediction, level)
         return torch.add(of_z * z, output, alpha=of_output)
 
-    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float) -> Tensor:
+    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float | None) -> Tensor:
         """The network's output; x̂ is linear in it, so with guidance either may be extrapolated."""
         if self.label is None:
             output = self.network(z, logsnr)
@@ -130,7 +101,7 @@ class NetworkDenoiser:
         else:
             raise ValueError(f"label must have shape ({len(z)},), one an example, got {tuple(self.label.shape)}.")
         require_same_shape("output", output, "z", z)
-        if self.guidance == 1 or (isinstance(guidance, float) and guidance == 1):
+        if guidance is None or self.guidance == 1:
             return output
         null = self.network(z, logsnr)
         require_same_shape("output without a label", null, "z", z)
@@ -155,16 +126,6 @@ def levels(schedule: NoiseSchedule, steps: int) -> Tensor:
     return schedule.logsnr(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
 
 
-def prior(
-    shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """z at the noisiest level, N(0, I): what q(z) is there but for a signal of e^{λ_min}."""
-    return torch.randn(shape, generator=generator, dtype=dtype, device=device)
-
-
 # Samplers ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +144,7 @@ def ddpm(
     with :math:`c = 1 - e^{\lambda_t - \lambda_s}` (:func:`paperlib.process.posterior`).
 
     Args:
-        denoise: the denoiser, from :func:`denoiser` or any other.
+        denoise: the denoiser, a :class:`NetworkDenoiser` or any other.
         z: noise at ``levels[0]``, VP, shape (B, *).
         levels: increasing log-SNR, shape (N + 1,).
         generator: source of the noise that is added.
@@ -295,7 +256,7 @@ def heun(
     gamma = min(churn / len(levels), math.sqrt(2) - 1)
     for t, s in pairwise(estimate.levels):
         if gamma > 0 and churn_range[0] <= t.logsnr <= churn_range[1]:
-            raised = t.noisier(1 + gamma)
+            raised = _Level.of(t.index, t.logsnr - 2 * math.log(1 + gamma))
             added = churn_noise * math.sqrt(raised.sigma_ve**2 - t.sigma_ve**2)
             z, t = raised.alpha * (z / t.alpha + added * _noise(z, generator)), raised
         kept = s.sigma / t.sigma
@@ -306,10 +267,11 @@ def heun(
     return estimate(z, estimate.levels[-1])
 
 
-SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+"""By name; all are called as :func:`ddpm` is, some take more."""
 
 
-def get(name: str) -> Sampler:
+def get(name: str) -> Callable[..., Tensor]:
     """A sampler by its name in :data:`SAMPLERS`.
 
     Raises:
@@ -371,10 +333,6 @@ class _Level:
     @property
     def sigma_ve(self) -> float:
         return self.sigma / self.alpha
-
-    def noisier(self, factor: float) -> "_Level":
-        """The level at which σ/α is ``factor`` times what it is here."""
-        return _Level.of(self.index, self.logsnr - 2 * math.log(factor))
 
 
 class _Estimates:

@@ -22,7 +22,6 @@ A folder holds one run::
     other-1a2b3c4d/               what lay here of another run, or was finished before this one went on
 """
 
-import itertools
 import json
 import math
 import os
@@ -33,6 +32,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,9 @@ __all__ = [
 ]
 
 WEIGHTS, LOG, CARD, FAILURE, STATES = "weights.safetensors", "log.jsonl", "MODEL_CARD.md", "failure.json", "states"
+
+COUNTED = ("step", "seconds", "loss_sum", "loss_count", "history")
+"""What a run counts as it goes."""
 
 RESIDENT_BYTES = 2**30
 """Data up to this size are kept on the GPU."""
@@ -140,13 +143,15 @@ class Trainer:
                 f"{data.name} has {data.image_shape} of {data.num_classes}."
             )
         make, group = choose(engine, next(network.parameters()).device)
-        share = config.micro_batch(group.size) * config.accumulate
+        self.micro_batch = config.micro_batch(group.size)
+        share = self.micro_batch * config.accumulate
         require_equal(network, group)
         self.network, self.loss, self.config, self.group = network, loss, config, group
-        self.data = _resident(data, group.device)
-        self.examples = range(group.rank * share, (group.rank + 1) * share)  # its part of the global batch
-        # A network that is to be sharded moves block by block, when that happens.
-        placed = network if make.name == "fsdp" else network.to(group.device)
+        if group.device.type != "cpu" and data.images.nbytes <= RESIDENT_BYTES:
+            images, labels = data.images.to(group.device), data.labels.to(group.device)
+            data = replace(data, images=images, labels=labels, digest=data.sha256)
+        self.data, self.examples = data, range(group.rank * share, (group.rank + 1) * share)  # of the global batch
+        placed = network if make.name == "fsdp" else network.to(group.device)  # a sharded one moves block by block
         self.engine: Single = make(placed, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
         if self.adaptive is not None:  # what it learned elsewhere is no part of the run
@@ -171,11 +176,8 @@ class Trainer:
         self.scale = loss_scale(loss, data.images[0].numel())
         self.step, self.seconds, self.loss_sum, self.loss_count = 0, 0.0, 0.0, 0
         self.history: list[dict[str, float]] = []
-        self.signals = StopSignals(patient=group.size > 1)
-        self.stop = 0
-        self._stream: Iterator[Batch] | None = None
-
-    # A step ----------------------------------------------------------------------------------------------------------
+        self.signals, self.stop = StopSignals(patient=group.size > 1), 0
+        self.batches = self._batches()
 
     def advance(self) -> None:
         """Take one step.
@@ -183,19 +185,22 @@ class Trainer:
         Raises:
             TrainingDivergedError: when loss or gradient is not finite; the weights are those before the step.
         """
-        config, step, size = self.config, self.step, self.config.micro_batch(self.group.size)
-        batch = self._fetch()
-        draws = Draws.of(config.seed, step, config.batch_size, at_least_float32(self.dtype)).to(self.group.device)
-        seed_dropout(config.seed, step, self.group.rank, self.group.device)
+        config, device, batch = self.config, self.group.device, next(self.batches)
+        draws = Draws.of(config.seed, self.step, config.batch_size, at_least_float32(self.dtype)).to(device)
+        seed_dropout(config.seed, self.step, self.group.rank, device)
         self.optimiser.zero_grad(set_to_none=True)
         done: list[LossParts] = []
-        for first in range(0, len(batch), size):
-            here = slice(first, first + size)
-            examples = self.examples[here]
-            x, label = self._augmented(batch.images[here], batch.labels[here], examples, draws)
-            t = draws.t[examples.start : examples.stop]
-            eps = noise(config.seed, step, examples, x.shape[1:], device=x.device, dtype=x.dtype)
-            with self.engine.accumulating(last=first + size == len(batch)):
+        for start in range(0, len(batch), self.micro_batch):
+            here = slice(start, start + self.micro_batch)
+            place = self.examples[here]  # in the global batch
+            t, flip, drop = (drawn[place.start : place.stop] for drawn in draws)
+            x, label = scale(batch.images[here], self.data.levels, self.dtype), None
+            if config.horizontal_flip:
+                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            if null := self.network.num_classes:
+                label = batch.labels[here].masked_fill(drop < config.label_dropout, null)
+            eps = noise(config.seed, self.step, place, x.shape[1:], device=device, dtype=self.dtype)
+            with self.engine.accumulating(last=here.stop == len(batch)):
                 parts = self.loss(self.engine.predict, x, t=t, eps=eps, label=label)
                 (parts.mean() / (config.accumulate * self.scale)).backward()
             done.append(parts)
@@ -203,34 +208,24 @@ class Trainer:
         loss, grad_norm, self.stop = self._agree(parts.loss, self.engine.clip(config.grad_clip))
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingDivergedError(self._failure(batch, parts, loss, grad_norm))
+
         if self.adaptive is not None:
             self.adaptive.update(parts.logsnr, parts.weighted_error, self.group.sum)
-        self.optimiser.param_groups[0]["lr"] = config.learning_rate_at(step)
+        self.optimiser.param_groups[0]["lr"] = config.learning_rate_at(self.step)
         self.optimiser.step()
         self.step += 1
-        self._average()
+        with torch.no_grad():
+            for decay, average in self.averages.items():  # each process averages what it holds
+                update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
+                update(_local(average), _local(self.parameters), self.step)
         self._note(loss, grad_norm)
 
-    def _fetch(self) -> Batch:
-        """The images of this process in this step."""
-        if self._stream is None:
-            steps, mine = range(self.step, self.config.steps), slice(self.examples.start, self.examples.stop)
-            indices = (self._indices(step)[mine] for step in steps)
-            self._stream = batches(self.data, indices, self.group.device, self.config.workers)
-        return next(self._stream)
-
-    def _indices(self, step: int) -> Tensor:
-        return batch_indices(self.config.seed, step, self.config.batch_size, len(self.data))
-
-    def _augmented(self, images: Tensor, labels: Tensor, examples: range, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        """Images in [−1, 1], mirrored where they are, and labels, dropped where they are."""
-        here = slice(examples.start, examples.stop)
-        x = scale(images, self.data.levels, self.dtype)
-        if self.config.horizontal_flip:
-            x = torch.where(draws.flip[here, None, None, None], x.flip(-1), x)
-        if not self.network.num_classes:
-            return x, None
-        return x, labels.masked_fill(draws.drop[here] < self.config.label_dropout, self.network.num_classes)
+    def _batches(self) -> Iterator[Batch]:
+        """The images of this process, from the step that is next."""
+        config, mine = self.config, slice(self.examples.start, self.examples.stop)
+        steps = range(self.step, config.steps)
+        indices = (batch_indices(config.seed, step, config.batch_size, len(self.data))[mine] for step in steps)
+        return batches(self.data, indices, self.group.device, config.workers)
 
     def _agree(self, loss: Tensor, grad_norm: Tensor) -> tuple[float, float, int]:
         """Mean loss (nats), norm of the gradient before clipping, and the signal to stop by (0 for none).
@@ -243,13 +238,6 @@ class Trainer:
         loss_mean, terminated, interrupted, norm = torch.cat([self.group.sum(told), grad_norm.double()[None]]).tolist()
         stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
         return loss_mean, norm, int(stop)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Take the weights after a step into the averages, each process those that it holds."""
-        now = _local(self.parameters)
-        for decay, average in self.averages.items():
-            get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)(_local(average), now, self.step)
 
     def _note(self, loss: float, grad_norm: float) -> None:
         """Have the log grow where a line is due."""
@@ -269,15 +257,10 @@ class Trainer:
     def _failure(self, batch: Batch, parts: LossParts, loss: float, grad_norm: float) -> dict[str, Any]:
         """What is recorded of a step whose loss or gradient was not finite, from all processes."""
         bad = ~torch.isfinite(parts.loss)
-        found = self.group.gather((parts.logsnr[bad].tolist(), batch.index[bad].tolist()))
-        return {
-            "step": self.step,
-            "loss": str(loss),
-            "grad_norm": str(grad_norm),
-            "logsnr": [level for levels, _ in found for level in levels],
-            "images": [image for _, images in found for image in images],
-            "batch": self._indices(self.step).tolist(),
-        }
+        found = self.group.gather((parts.logsnr[bad].tolist(), batch.index[bad].tolist(), batch.index.tolist()))
+        levels, images, whole = (list(chain(*part)) for part in zip(*found, strict=True))
+        told = {"step": self.step, "loss": str(loss), "grad_norm": str(grad_norm)}
+        return {**told, "logsnr": levels, "images": images, "batch": whole}
 
     # Its state -------------------------------------------------------------------------------------------------------
 
@@ -293,8 +276,7 @@ class Trainer:
 
     def values(self) -> dict[str, Any]:
         """All else that the run needs to go on, as plain values."""
-        names = ("step", "seconds", "loss_sum", "loss_count", "history")
-        return {name: getattr(self, name) for name in names} | {"schedule": self.learned_schedule()}
+        return {name: getattr(self, name) for name in COUNTED} | {"schedule": self.learned_schedule()}
 
     def learned_schedule(self) -> dict[str, list[float]] | None:
         """The state of an adaptive schedule as plain values; None for any other."""
@@ -309,24 +291,15 @@ class Trainer:
             ValueError: when it is of another network.
         """
         checkpoint.load_tensors(path, self.tensors(), self.group)
-        for name in ("step", "seconds", "loss_sum", "loss_count"):
-            setattr(self, name, values[name])
-        self.history = list(values["history"])
+        vars(self).update({name: values[name] for name in COUNTED})
         if self.adaptive is not None:
             relearn(self.adaptive, values["schedule"])
-        self._stream = None
+        self.batches = self._batches()
 
 
 def relearn(schedule: AdaptiveSchedule, learned: Mapping[str, list[float]]) -> None:
     """Have an adaptive schedule take up what one had learned, as a state or a card holds it."""
     schedule.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in learned.items()})
-
-
-def _resident(data: ImageData, device: torch.device) -> ImageData:
-    """The data, on the GPU where they are small."""
-    if device.type == "cpu" or data.images.nbytes > RESIDENT_BYTES:
-        return data
-    return replace(data, images=data.images.to(device), labels=data.labels.to(device), digest=data.sha256)
 
 
 def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -394,12 +367,13 @@ def train(
     return TrainResult(network.eval(), history, final_card["seconds"], directory / WEIGHTS, final_card)
 
 
-def finished_card(directory: Path, key: RunKey) -> dict[str, Any] | None:
+def finished_card(directory: str | Path, key: RunKey) -> dict[str, Any] | None:
     """The card of a finished run; None where there is none, or only one of another configuration.
 
     Raises:
         DamagedFileError: when one of its files is damaged or gone, naming it.
     """
+    directory = Path(directory)
     if not (directory / WEIGHTS).is_file():
         return None
     card = weights.read_card(directory / WEIGHTS)
@@ -463,7 +437,7 @@ def _set_aside(directory: Path, course: str, goes_on: bool) -> None:
         course = weights.read_card(directory / WEIGHTS).get("key", "")
     elif goes_on or not course:
         return
-    names = (f"other-{course[:8]}" + "-again" * times for times in itertools.count())
+    names = (f"other-{course[:8]}" + "-again" * times for times in count())
     aside = next(directory / name for name in names if not (directory / name).exists())
     aside.mkdir()
     kept = (LOG, CARD, FAILURE) if goes_on else (LOG, CARD, FAILURE, STATES)
@@ -482,45 +456,37 @@ def _set_aside(directory: Path, course: str, goes_on: bool) -> None:
 
 def _run(trainer: Trainer, directory: Path, key: RunKey, progress: bool) -> None:
     """Take the steps that are left, with log and states."""
-    config, first, start = trainer.config, trainer.group.is_first, time.perf_counter() - trainer.seconds
-    bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and first), unit="step", mininterval=1.0)
+    config, group, start = trainer.config, trainer.group, time.perf_counter() - trainer.seconds
+    hidden = not (progress and group.is_first)
     trainer.network.train()
+    bar = tqdm(total=config.steps, initial=trainer.step, disable=hidden, unit="step", mininterval=1.0)
     with trainer.signals, bar:
         while trainer.step < config.steps:
             lines = len(trainer.history)
             try:
                 trainer.advance()
             except TrainingDivergedError as error:
-                if first:
+                if group.is_first:
                     write_text(directory / FAILURE, json.dumps(error.record, indent=1))
                 raise
             trainer.seconds = time.perf_counter() - start
             for entry in trainer.history[lines:]:
-                if first:
+                if group.is_first:
                     with (directory / LOG).open("a", encoding="utf-8") as log:
                         log.write(json.dumps(entry) + "\n")
                 bar.set_postfix(loss=f"{entry['loss']:.4g}", refresh=False)
             bar.update()
-            _keep_state(trainer, directory, key)
-
-
-def _keep_state(trainer: Trainer, directory: Path, key: RunKey) -> None:
-    """Write a state where one is due, or the run is asked to stop."""
-    config, last = trainer.config, trainer.step == trainer.config.steps
-    due = config.extendable if last else trainer.stop or trainer.step % config.checkpoint_every == 0
-    if not due:
-        return
-    values = {"course": key.course, **trainer.values()}
-    path = checkpoint.save_state(
-        directory / STATES, trainer.tensors(), values, keep=config.keep_states, group=trainer.group
-    )
-    if trainer.stop and not last:
-        raise TrainingInterrupted(path, trainer.step, trainer.stop)
+            last = trainer.step == config.steps
+            if config.extendable if last else trainer.stop or trainer.step % config.checkpoint_every == 0:
+                values, keep = {"course": key.course, **trainer.values()}, config.keep_states
+                path = checkpoint.save_state(directory / STATES, trainer.tensors(), values, keep=keep, group=group)
+                if trainer.stop and not last:
+                    raise TrainingInterrupted(path, trainer.step, trainer.stop)
 
 
 def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
     """Write the averages, the first one last: where it is, the run is whole, and its card has the hash of all else."""
-    config, group, first = trainer.config, trainer.group, trainer.group.is_first
+    config, group = trainer.config, trainer.group
     card |= {
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "final_loss": trainer.history[-1]["loss"],
@@ -530,25 +496,25 @@ def _finish(trainer: Trainer, directory: Path, card: dict[str, Any]) -> None:
         "engine": {
             "name": trainer.engine.name,
             "processes": group.size,
-            "micro_batch": config.micro_batch(group.size),
+            "micro_batch": trainer.micro_batch,
             "device": group.device.type,
         },
     }
-    names = {decay: f"weights-{decay}.safetensors" for decay in config.ema_decays} | {config.ema_decays[0]: WEIGHTS}
-    titles = {decay: f"exponential moving average, decay {decay}" for decay in names}
-    if first:
+    decays = {f"weights-{decay}.safetensors": decay for decay in config.ema_decays[1:]}
+    decays = {WEIGHTS: config.ema_decays[0], **decays}
+    titles = {name: f"exponential moving average, decay {decay}" for name, decay in decays.items()}
+    if group.is_first:
         _write_log(trainer, directory)
-        people = {names[decay]: title for decay, title in titles.items()}
-        weights.write_model_card(directory / CARD, card, people)
-    for decay in reversed(config.ema_decays):
+        weights.write_model_card(directory / CARD, card, titles)
+    for name, decay in reversed(decays.items()):
         tensors = trainer.engine.whole({**trainer.network.state_dict(), **trainer.averages[decay]})
-        if first:
-            beside = {name: directory / name for name in (LOG, CARD, *names.values()) if name != WEIGHTS}
-            hashes = {name: file_sha256(path) for name, path in beside.items()} if names[decay] == WEIGHTS else {}
-            own = {"weights": titles[decay], "ema_decay": decay, "files": hashes}
+        if group.is_first:
+            others = [LOG, CARD, *list(decays)[1:]] if name == WEIGHTS else []
+            hashes = {other: file_sha256(directory / other) for other in others}
+            own = {"weights": titles[name], "ema_decay": decay, "files": hashes}
             dtype = torch.bfloat16 if config.weights_precision == "bf16" else None
-            weights.save_weights(directory / names[decay], tensors, card | own, dtype)
-    if first and not config.extendable:
+            weights.save_weights(directory / name, tensors, card | own, dtype)
+    if group.is_first and not config.extendable:
         checkpoint.remove_states(directory / STATES)
     group.wait()
 
@@ -557,9 +523,9 @@ def _write_log(trainer: Trainer, directory: Path) -> None:
     write_text(directory / LOG, "".join(json.dumps(entry) + "\n" for entry in trainer.history))
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: str | Path) -> list[dict[str, float]]:
     """The lines of a log; an unfinished last line, which a killed process leaves, is left out."""
-    if not path.exists():
+    if not Path(path).exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]

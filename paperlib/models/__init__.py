@@ -1,11 +1,24 @@
 """Networks, conditioned on log-SNR and class, by name, and from files of weights.
 
-Every network is called as ``network(z, logsnr, label)``, see :class:`paperlib.models.conditioning.ConditionedNetwork`.
+Every network is called as ``network(z, logsnr, label)``, see :class:`ConditionedNetwork`.  One of one's own is a class
+with a body, under a name that profiles, the command line and :func:`load` know from then on:
+
+.. code-block:: python
+
+    @models.register("mine")
+    class Mine(ConditionedNetwork):
+        def __init__(self, *, image_shape, num_classes, sigma_data, width=64):
+            super().__init__(image_shape, num_classes, sigma_data, condition_width=width)
+            ...
+
+        def body(self, x, condition): ...  # the prediction, from the scaled image and a vector of level and class
+
+A package does so for every process, see :mod:`paperlib.registry`.
 """
 
 from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.mlp import MLP
-from paperlib.models.presets import MODELS, PRESETS, Preset, build, option_names, resolve
+from paperlib.models.presets import MODELS, PRESETS, Preset, build, option_names, register, resolve
 from paperlib.models.unet import UNet
 from paperlib.models.uvit import UViT
 from paperlib.models.weights import load
@@ -21,5 +34,6 @@ __all__ = [
     "build",
     "load",
     "option_names",
+    "register",
     "resolve",
 ]

@@ -97,7 +97,10 @@ class Conditioning(nn.Module):
 class ConditionedNetwork(nn.Module, ABC):
     r"""A network ``network(z, logsnr, label=None)``; what it predicts is the business of the loss.
 
-    Its body sees :math:`c_{in} z`, of unit variance at every level (:func:`paperlib.process.input_scale`).
+    A subclass has a :meth:`body`, which sees :math:`c_{in} z`, of unit variance at every level
+    (:func:`paperlib.process.input_scale`), and level and class as one vector.  Its constructor takes ``image_shape``,
+    ``num_classes`` and ``sigma_data`` by name, which :func:`paperlib.models.build` hands on from the data, and options
+    of its own, with defaults.  Dropped labels come as ``num_classes``; to a network without classes, none come.
 
     Args:
         image_shape: (C, H, W) of the data.
@@ -148,9 +151,9 @@ class ConditionedNetwork(nn.Module, ABC):
     def body(self, x: Tensor, condition: Tensor) -> Tensor:
         """The prediction (B, C, H, W) from the scaled input (B, C, H, W) and the condition (B, condition_width)."""
 
-    @abstractmethod
     def sharding_units(self) -> list[nn.Module]:
-        """The modules to shard one by one (``fully_shard``), in the order of use; the root has the rest."""
+        """The modules to shard one by one (``fully_shard``), in the order of use; the root has the rest, here all."""
+        return []
 
     def _require_shapes(self, z: Tensor, logsnr: Tensor) -> None:
         flat = (math.prod(self.image_shape),)

@@ -1,4 +1,4 @@
-"""Networks with a name: the options of published architectures, and small ones for a CPU.
+"""Networks with a name: the models, published architectures and small ones for a CPU.
 
 A preset says which model it is, what it was made for, and, where there is one, the published number of parameters.
 What differs from the published network is said beside each; the tests print the counts side by side.
@@ -15,9 +15,7 @@ from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.mlp import MLP
 from paperlib.models.unet import UNet
 from paperlib.models.uvit import UViT
-
-MODELS: dict[str, type[ConditionedNetwork]] = {"mlp": MLP, "unet": UNet, "uvit": UViT}
-"""Models by name; :data:`PRESETS` are these with options."""
+from paperlib.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Preset:
     """Options under a name.
 
     Args:
-        model: one of :data:`MODELS`.
-        options: what that model is built with.
+        model: the name of a class in :data:`MODELS`.
+        options: what it is built with.
         image_shape: (C, H, W) of the data that it was made for.
         num_classes: number of their classes.
         published: parameters of the published network that it follows; None where it is our own.
@@ -39,20 +37,10 @@ class Preset:
     published: int | None = None
 
 
-def _uvit(size: int, patch: int) -> Preset:
-    """Simple diffusion's U-ViT for ``size`` × ``size`` images: 2 billion parameters, the transformer at 16 × 16."""
-    options = {
-        "channels": 128,
-        "multipliers": (1, 2, 4, 16),
-        "blocks": 2,
-        "transformer_blocks": 36,
-        "head_channels": 128,
-        "patch": patch,
-        "folding": "wavelet",
-        "dropout": 0.2,
-        "condition_width": 1024,
-    }
-    return Preset("uvit", options, (3, size, size), 1000, published=2_000_000_000)
+def _preset(
+    model: str, image_shape: tuple[int, int, int], num_classes: int, published: int | None = None, **options: Any
+) -> Preset:
+    return Preset(model, options, image_shape, num_classes, published)
 
 
 DIGITS, CIFAR = ((1, 8, 8), 10), ((3, 32, 32), 10)
@@ -63,57 +51,55 @@ PRESETS: dict[str, Preset] = {
     # blocks, 64-channel heads) with ADM's blocks that halve and double, where IDDPM has plain convolutions, and
     # attention at 16 × 16 and in the middle alone, as in DDPM++.  DDPM++ has 256 channels everywhere, four blocks, a
     # single head, shifts without scales, and a factor 1/√2 at every sum.  Dropout is EDM's.
-    "adm_cifar10": Preset(
-        "unet",
-        {
-            "channels": 128,
-            "multipliers": (1, 2, 2, 2),
-            "blocks": 3,
-            "attention": (16,),
-            "head_channels": 64,
-            "dropout": 0.13,
-        },
-        *CIFAR,
-        published=55_700_000,
+    "adm_cifar10": _preset(
+        *("unet", *CIFAR, 55_700_000),
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=3,
+        attention=(16,),
+        head_channels=64,
+        dropout=0.13,
     ),
     # ADM at 64 × 64 (Dhariwal & Nichol 2021, Table 11, 296 million parameters).  Ours does not predict variances, so
     # that its last convolution has half the channels, and knows the null class.
-    "adm_imagenet64": Preset(
-        "unet",
-        {
-            "channels": 192,
-            "multipliers": (1, 2, 3, 4),
-            "blocks": 3,
-            "attention": (32, 16, 8),
-            "head_channels": 64,
-            "dropout": 0.1,
-        },
-        (3, 64, 64),
-        1000,
-        published=296_000_000,
+    "adm_imagenet64": _preset(
+        *("unet", (3, 64, 64), 1000, 296_000_000),
+        channels=192,
+        multipliers=(1, 2, 3, 4),
+        blocks=3,
+        attention=(32, 16, 8),
+        head_channels=64,
+        dropout=0.1,
     ),
-    "unet_digits": Preset("unet", {"channels": 32, "blocks": 1, "attention": (4,)}, *DIGITS),
-    "unet_cifar_small": Preset(
-        "unet",
-        {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)},
-        *CIFAR,
-    ),
-    # Simple diffusion's U-ViT; what of it is the paper's and what ours is said in paperlib/models/uvit.py.
-    "uvit_imagenet128": _uvit(128, patch=1),
-    "uvit_imagenet256": _uvit(256, patch=2),
-    "uvit_imagenet512": _uvit(512, patch=4),
-    "vit_digits": Preset(
-        "uvit",
-        {"channels": 128, "transformer_blocks": 4, "patch": 2, "condition_width": 64},
-        *DIGITS,
-    ),
-    "vit_cifar_small": Preset(
-        "uvit",
-        {"channels": 128, "transformer_blocks": 5, "patch": 4, "condition_width": 64},
-        *CIFAR,
-    ),
+    "unet_digits": _preset("unet", *DIGITS, channels=32, blocks=1, attention=(4,)),
+    "unet_cifar_small": _preset("unet", *CIFAR, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(8,)),
+    # Simple diffusion's U-ViT, the transformer at 16 × 16; what of it is ours is said in paperlib/models/uvit.py.
+    **{
+        f"uvit_imagenet{size}": _preset(
+            *("uvit", (3, size, size), 1000, 2_000_000_000),
+            channels=128,
+            multipliers=(1, 2, 4, 16),
+            blocks=2,
+            transformer_blocks=36,
+            head_channels=128,
+            patch=patch,
+            folding="wavelet",
+            dropout=0.2,
+            condition_width=1024,
+        )
+        for size, patch in ((128, 1), (256, 2), (512, 4))
+    },
+    "vit_digits": _preset("uvit", *DIGITS, channels=128, transformer_blocks=4, patch=2, condition_width=64),
+    "vit_cifar_small": _preset("uvit", *CIFAR, channels=128, transformer_blocks=5, patch=4, condition_width=64),
 }
 """Presets by name."""
+
+MODELS: Registry[Any] = Registry(
+    "model", (ConditionedNetwork, Preset), {"mlp": MLP, "unet": UNet, "uvit": UViT, **PRESETS}
+)
+"""Everything that :func:`build` knows, by name: classes of networks, and presets.  ``register`` adds one."""
+
+register = MODELS.register
 
 
 def build(
@@ -128,7 +114,7 @@ def build(
     """A freshly initialised network.
 
     Args:
-        name: one of :data:`MODELS` or :data:`PRESETS`.
+        name: one of :data:`MODELS`.
         image_shape: (C, H, W) of the data.
         num_classes: number of classes; 0 for data without.
         sigma_data: standard deviation of the data, for the scale of the input.
@@ -159,11 +145,8 @@ def resolve(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     Raises:
         ValueError: for an unknown name; the message lists the choices.
     """
-    if name in PRESETS:
-        return PRESETS[name].model, {**PRESETS[name].options, **options}
-    if name in MODELS:
-        return name, dict(options)
-    raise ValueError(f"unknown model {name!r}; choose one of {', '.join([*MODELS, *PRESETS])}.")
+    known = MODELS[name]
+    return (known.model, {**known.options, **options}) if isinstance(known, Preset) else (name, dict(options))
 
 
 def option_names(name: str) -> list[str]:

@@ -7,7 +7,6 @@ Residual branches and the output start at zero.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -168,18 +167,35 @@ class UNet(ConditionedNetwork):
         super().__init__(image_shape, num_classes, sigma_data, width)
         require_foldable(image_shape, patch, len(multipliers))
         self.patch, folded = patch, image_shape[0] * patch**2
-        self._attention, self._head_channels = attention, head_channels
-        self._block = partial(ResidualBlock, condition_width=width, dropout=dropout)
         sizes = [image_shape[1] // (patch * 2**level) for level in range(len(multipliers))]
         widths = [channels * multiplier for multiplier in multipliers]
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths) or min(counts) < 1:
             raise ValueError(f"blocks must be 1 or more, or {len(widths)} such numbers, got {blocks}.")
+
+        def stage(channels_in: int, channels_out: int, size: int = 0, how: Resample = None) -> Stage:
+            block = ResidualBlock(channels_in, channels_out, width, how, dropout)
+            return Stage(block, Attention(channels_out, head_channels) if size in attention else None)
+
         self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
-        self.down, skips = self._make_down(widths, sizes, counts)
-        first, second = (self._block(widths[-1], widths[-1]) for _ in range(2))
-        self.middle = nn.ModuleList([Stage(first, Attention(widths[-1], head_channels)), Stage(second)])
-        self.up, self._joins = self._make_up(widths, sizes, counts, skips)
+        self.down, skips = nn.ModuleList(), [widths[0]]  # and the channels of each skip connection
+        for level, count in enumerate(counts):
+            if level > 0:
+                self.down.append(stage(skips[-1], skips[-1], how="down"))
+                skips.append(skips[-1])
+            for _ in range(count):
+                self.down.append(stage(skips[-1], widths[level], sizes[level]))
+                skips.append(widths[level])
+        last = widths[-1]
+        first, second = (ResidualBlock(last, last, width, dropout=dropout) for _ in range(2))
+        self.middle = nn.ModuleList([Stage(first, Attention(last, head_channels)), Stage(second)])
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for _ in range(counts[level] + 1):
+                self.up.append(stage(last + skips.pop(), widths[level], sizes[level]))
+                last = widths[level]
+            if level > 0:
+                self.up.append(stage(last, last, how="up"))
         self.outward = nn.Sequential(
             group_norm(widths[0]), nn.SiLU(), zero_initialised(nn.Conv2d(widths[0], folded, 3, padding=1))
         )
@@ -192,44 +208,10 @@ class UNet(ConditionedNetwork):
             skips.append(h)
         for stage in self.middle:
             h = stage(h, condition)
-        for stage, joins in zip(self.up, self._joins, strict=True):
-            h = stage(torch.cat([h, skips.pop()], dim=1) if joins else h, condition)
+        for stage in self.up:  # all but those that double the resolution take the skip that was made last
+            joined = h if stage.block.how else torch.cat([h, skips.pop()], dim=1)  # type: ignore[union-attr]
+            h = stage(joined, condition)
         return unfold(exactly(self.outward, h), self.patch)
 
     def sharding_units(self) -> list[nn.Module]:
         return [*self.down, *self.middle, *self.up]
-
-    def _stage(self, channels_in: int, channels_out: int, size: int) -> Stage:
-        attends = size in self._attention
-        return Stage(
-            self._block(channels_in, channels_out),
-            Attention(channels_out, self._head_channels) if attends else None,
-        )
-
-    def _make_down(self, widths: list[int], sizes: list[int], blocks: list[int]) -> tuple[nn.ModuleList, list[int]]:
-        """The way down, and the channels of each skip connection that it leaves."""
-        stages, skips = nn.ModuleList(), [widths[0]]
-        for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
-            if level > 0:
-                stages.append(Stage(self._block(skips[-1], skips[-1], how="down")))
-                skips.append(skips[-1])
-            for _ in range(blocks[level]):
-                stages.append(self._stage(skips[-1], width, size))
-                skips.append(width)
-        return stages, skips
-
-    def _make_up(
-        self, widths: list[int], sizes: list[int], blocks: list[int], skips: list[int]
-    ) -> tuple[nn.ModuleList, list[bool]]:
-        """The way up, and which of its stages each take a skip connection, last made first taken."""
-        stages, joins, channels = nn.ModuleList(), list[bool](), widths[-1]
-        remaining = list(skips)
-        for level in reversed(range(len(widths))):
-            for _ in range(blocks[level] + 1):
-                stages.append(self._stage(channels + remaining.pop(), widths[level], sizes[level]))
-                joins.append(True)
-                channels = widths[level]
-            if level > 0:
-                stages.append(Stage(self._block(channels, channels, how="up")))
-                joins.append(False)
-        return stages, joins

@@ -32,7 +32,10 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_weights(
-    path: Path, weights: nn.Module | Mapping[str, Tensor], card: Mapping[str, Any], dtype: torch.dtype | None = None
+    path: str | Path,
+    weights: nn.Module | Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
 ) -> str:
     """Write weights and a card that describes them.
 
@@ -48,8 +51,10 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    named = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    tensors = {name: _rounded(tensor, dtype) for name, tensor in named.items()}
+    tensors = {}
+    for name, tensor in (weights.state_dict() if isinstance(weights, nn.Module) else weights).items():
+        rounded = dtype if tensor.is_floating_point() else None
+        tensors[name] = tensor.detach().contiguous().to("cpu", rounded or tensor.dtype)
     digest = tensors_sha256(tensors)
     whole = {**card, "weights_sha256": digest}
     text = json.dumps(whole | {"card_sha256": card_sha256(whole)}, ensure_ascii=False, sort_keys=True)
@@ -63,12 +68,7 @@ def card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().contiguous().cpu()
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: str | Path) -> dict[str, Any]:
     """The card of a file of weights.
 
     Raises:
@@ -77,7 +77,7 @@ def read_card(path: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not (path := Path(path)).is_file():
         raise FileNotFoundError(f"there is no file {path}; train the network first, or correct the path.")
     try:
         with safe_open(path, framework="pt") as file:
@@ -90,7 +90,7 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
+def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
     """Read weights into ``network``, in the types that its parameters have.
 
     Returns:
@@ -103,13 +103,14 @@ def load_weights(path: Path, network: nn.Module) -> dict[str, Any]:
     """
     from safetensors.torch import load_file
 
-    card = read_card(path)
-    tensors = load_file(path)
+    card, tensors = read_card(path), load_file(path)
     if tensors_sha256(tensors) != card.get("weights_sha256"):
         raise damaged(path, "the weights that its card describes (their hash differs)")
     found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
     _require_fit(path, found, wanted)
-    _assign(network, tensors)
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            parameter.copy_(_share(tensors[name], parameter))
     return card
 
 
@@ -123,7 +124,6 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
         ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
     """
-    path = Path(path)
     card, shapes = read_card(path), _shapes(path)
     try:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
@@ -154,7 +154,7 @@ def _whole_numbers(values: list[Any]) -> Iterator[int]:
             yield value
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in a file, from its header."""
     from safetensors import safe_open
 
@@ -162,7 +162,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def _require_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         shapes = [sizes.get(name, "nothing") for sizes in (found, wanted)]
         if shapes[0] != shapes[1]:
@@ -172,24 +172,20 @@ def _require_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mappi
             )
 
 
-@torch.no_grad()
-def _assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put whole tensors into a network, of which each process may hold a share only."""
-    for name, wanted in network.state_dict().items():
-        wanted.copy_(_share(tensors[name], wanted) if hasattr(wanted, "full_tensor") else tensors[name])
-
-
 def _share(tensor: Tensor, like: Any) -> Tensor:
-    """The part of ``tensor`` that this process holds of ``like``; every process cuts out its own."""
-    from torch.distributed.tensor import distribute_tensor
+    """What this process holds of a tensor: the whole, or its part where the one that it is ``like`` is sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    return distribute_tensor(tensor.to(like.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
+    if not isinstance(like, DTensor):
+        return tensor
+    placed = tensor.to(like.device, like.dtype)
+    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)  # cut out by everyone
 
 
 # The card for people -------------------------------------------------------------------------------------------------
 
 
-def write_model_card(path: Path, card: Mapping[str, Any], files: Mapping[str, str]) -> None:
+def write_model_card(path: str | Path, card: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Write what a card says as Markdown.
 
     Args:

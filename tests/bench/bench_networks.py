@@ -24,7 +24,7 @@ from bench import Row, in_turn, main
 from contestants import CONTESTANTS, costs
 from torch import nn
 
-from paperlib.engine.costs import TRAINING_PASSES
+from tools.costs import TRAINING_PASSES
 
 THREADS = 2
 BATCH = 32

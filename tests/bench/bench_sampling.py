@@ -46,7 +46,7 @@ def rows() -> Iterator[Row]:
 
 def _ours(name: str, z: Tensor, levels: Tensor) -> Callable[[], object]:
     output = torch.randn(SHAPE)
-    denoise = sampling.denoiser(lambda z, logsnr: output, predictions.EPS)
+    denoise = sampling.NetworkDenoiser(lambda z, logsnr: output, predictions.EPS)
     return lambda: sampling.get(name)(denoise, z, levels)
 
 

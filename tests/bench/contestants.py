@@ -14,8 +14,8 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from paperlib import models
-from paperlib.engine.costs import NetworkCost, network_cost
 from paperlib.models import ConditionedNetwork
+from tools.costs import NetworkCost, network_cost
 
 CIFAR: dict[str, Any] = {"image_shape": (3, 32, 32), "num_classes": 10, "sigma_data": 0.5}
 TOLERANCE = 0.1

@@ -25,7 +25,8 @@ COLUMNS = ["name", "value", "unit", "target", "met", "peers"]
 def measure(path: Path) -> list[dict[str, Any]]:
     """The rows of one benchmark."""
     threads = re.search(r"^THREADS = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads[1] if threads else "2"}
+    here = {"PYTHONPATH": str(HERE.parents[1])}  # where tools are
+    environment = {**os.environ, **here, "OMP_NUM_THREADS": threads[1] if threads else "2"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "rows.json"
         print(f"— {path.stem}", flush=True)
