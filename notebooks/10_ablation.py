@@ -154,6 +154,7 @@ protocol = (
     f"floor {floor:.3f}"
 )
 run.table(measured, "every_run", caption=f"A row a run. {protocol}. Bits a dimension decoded from λ = {stop:g}.")
+assert len(every) + len(elsewhere) == len(measured)
 
 
 def of(label, column, rows=None):
@@ -418,6 +419,7 @@ means = {
     sampler: grid.groupby("weighting")[column].mean()[sweep].round(3).tolist() for sampler, column in distance.items()
 }
 print("distance for k = 1 … 5:", means)
+assert trends.notna().all(axis=None)
 trends.style.format("{:.2g}")
 
 # %% [markdown]
@@ -516,6 +518,7 @@ run.table(
     "smaller distance. Steps: to the worst final loss of three schedules, and of the two. The covariance at the same "
     "weights is post hoc.",
 )
+assert len(schedules_table) == len(unmarked)
 schedules_table
 
 
@@ -643,6 +646,7 @@ run.table(
     f"{confidence:.0%} intervals.",
 )
 print(outcomes["P7"])
+assert len(kinds_table) == 2 * len(distance) * adaptive.weighting.nunique()
 kinds_table.unstack("weighting")
 
 # %% [markdown]
@@ -815,6 +819,7 @@ run.table(
     "preregistered; spread: standard deviation over seeds of the logarithm of the distance (Heun). w/p: the largest "
     "importance in means.",
 )
+assert set(words.values()) <= {"different", "alike", "inconclusive"}
 density_table
 
 
@@ -862,6 +867,7 @@ conclude(
     "smallest test loss, not marked: " + ", ".join(f"{figures.label(w)}: {names[s]}" for w, s in best_density.items()),
     l4,
 )
+assert set(best_density) == set(held_weightings)
 for name in ("L1", "L2", "L3", "L4"):
     print(name, outcomes[name])
 
@@ -896,6 +902,7 @@ one_network = measured.filter(like="gradient_trace_").loc[lambda t: t.gradient_t
 same_weights = one_network.div(one_network.gradient_trace_own, axis=0).rename(
     columns=lambda c: c.removeprefix("gradient_trace_")
 )
+assert (same_weights > 0).any(axis=None)
 print("covariance of the gradient at the same weights, over that of the learned density:")
 print(same_weights.round(2).to_string())
 
