@@ -332,3 +332,33 @@ def test_every_claim_has_a_check_and_a_falsifier_in_its_notebook(repository: Pat
             assert re.search(rf"^{claim.id} falsifier fails, as it must", outputs, flags=re.M), (
                 f"{claim.id}: no falsifier"
             )
+
+
+# What rests on what --------------------------------------------------------------------------------------------------
+
+
+def test_what_rests_on_a_fallen_claim_is_named(claims_file: Path) -> None:
+    known = claims.load(claims_file)
+    assert claims.unsupported(known, {"C1": "FAIL", "C2": "PASS", "C3": "PASS"}) == {
+        "C1": [],
+        "C2": ["C1"],
+        "C3": ["C1"],  # through C2
+    }
+    assert claims.unsupported(known, {"C1": "PASS", "C2": "VACUOUS"})["C3"] == ["C2"]
+    assert not any(claims.unsupported(known, {"C1": "NOT HELD"}).values())
+
+
+def test_a_required_claim_stands_above(claims_file: Path) -> None:
+    text = claims_file.read_text(encoding="utf-8").replace("requires: [C1]", "requires: [C3]")
+    claims_file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="C2 requires C3, which must stand above it"):
+        claims.load(claims_file)
+
+
+@pytest.fixture
+def claims_file(tmp_path: Path) -> Path:
+    path = tmp_path / "claims.yaml"
+    entry = "- {{id: {}, place: p, statement: s, notebook: 01_a, cell: c, kind: check, why: w, falsifier: f{}}}\n"
+    needs = {"C1": "", "C2": ", requires: [C1]", "C3": ", requires: [C2]"}
+    path.write_text("".join(entry.format(*item) for item in needs.items()), encoding="utf-8")
+    return path

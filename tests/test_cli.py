@@ -109,7 +109,8 @@ def test_a_failing_notebook_gives_a_failing_exit_code(
 
 CLAIMS = """\
 - {id: C1, place: here, statement: it holds, notebook: 01_first, cell: a, kind: check, why: so, falsifier: not so}
-- {id: C2, place: here, statement: so too, notebook: 02_second, cell: a, kind: check, why: so, falsifier: not so}
+- {id: C2, place: here, statement: so too, notebook: 02_second, cell: a, kind: check, why: so, falsifier: not so,
+   requires: [C1]}
 """
 
 
@@ -130,6 +131,13 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ledger[0]["margin"] == pytest.approx(5)
     assert ledger[0]["missed"] == ledger[0]["falsifiers"]["not so"] == pytest.approx(1e8 / 3)
     assert ledger[1]["margin"] is ledger[1]["missed"] is None
+    assert [entry["unsupported"] for entry in ledger] == [[], []]
+    kept = test.path.read_text()
+    with pytest.raises(AssertionError):
+        test.check(1.0, 2.0, "neither side", tolerance=1e-8)
+    assert [entry["unsupported"] for entry in workflow.ledger(profiles.load("small"))] == [[], ["C1"]]
+    test.path.write_text(kept)
+    capsys.readouterr()
     assert cli.main(["claims", "--profile", "small"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"C1 +PASS +×5\.0 +×3e\+07 +it holds +01_first", shown)
