@@ -18,6 +18,10 @@
 # can be stated with a source, which of its claims can be tested at which scale, and what would it take to test the rest
 # (C14)?
 #
+# From what this was written: the text of the paper was not at hand, only public quotations of it. A number of its
+# tables is here where such a source quotes it, and is marked so (`results/paper/*.csv`); the addresses of those sources
+# were not kept. What none of them quotes is called not verified.
+#
 # Three rules. A published number is shown only with its source; a cell that cannot be verified says so. Our own numbers
 # carry their profile and their unit, and no distance in the features of a small classifier stands in a column of FIDs.
 # And what was not run is called that, with the command that would run it.
@@ -27,7 +31,7 @@ profile: str = "tiny"
 rows_shown: int = 10
 spread: float = 0.1
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 import literature
 import pandas as pd
 
@@ -69,8 +73,9 @@ run.table(
 table_4
 
 # %% [markdown]
-# What separates the paper's model from a rerun of it is computing time, and nothing else that we know of: the network,
-# the weighting, the schedule and the samplers are in the library, and these profiles state the recipe.
+# What separates the paper's model from a rerun of it? Computing time, first of all: the network, the weighting, the
+# schedule and the samplers are in the library. And a recipe: the paper's batch size, learning rate and number of steps
+# are not known to us, so that these profiles take those of simple diffusion and of ADM, or our own, and say which.
 
 # %% tags=["nbval-ignore-output"]
 at_scale = literature.full_scale()
@@ -126,7 +131,8 @@ shown.astype(object).fillna("one seed")
 
 # %% [markdown]
 # The paper's four empirical claims, side by side with what is published of them here. C11 to C13 are those of the
-# ablation (notebook 10), which one profile alone has runs for.
+# ablation (notebook 10), which one profile alone has runs for; HELD, NOT HELD and INCONCLUSIVE are what thresholds that
+# were written down before its runs make of them.
 
 # %%
 ledger = [entry for entry in workflow.published_ledger(profile) if entry["kind"] == "experiment"]
@@ -167,4 +173,4 @@ print("none yet" if others.empty else others.to_string(index=False))
 #   which could not be verified.
 # * Comparisons across papers mix architectures, budgets and guidance. The tables show that the paper's models are among
 #   the best of their time; that the *weighting* is why, they cannot show. The ablation can (Table 2, notebook
-#   13), at the scale at which it is run.
+#   10), at the scale at which it is run.

@@ -88,10 +88,10 @@ assert len(clarity[ours])
 clarity[ours].fillna("–")
 
 # %% [markdown]
-# ## 14.3 What was not run, or only in part
+# ## 14.3 What an experiment decided, and what was not run
 
 # %%
-open_claims = ledger[ledger.verdict.isin([Verdict.PARTIAL, Verdict.NOT_RUN, workflow.UNTESTED.verdict])]
+open_claims = ledger[~ledger.verdict.isin([Verdict.PASS, Verdict.FAIL, Verdict.VACUOUS])]
 for identifier, entry in open_claims.iterrows():
     reasons = "; ".join(entry.remarks.values()) or f"{profile} has no result of {entry.notebook}"
     print(f"{identifier} {entry.verdict}: {reasons}")

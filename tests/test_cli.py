@@ -151,14 +151,14 @@ def test_no_profile_shows_the_verdict_of_another(checkout: Path, capsys: pytest.
     (checkout / "claims.yaml").write_text(CLAIMS.replace("notebook: 02_second", "notebook: 03_third"))
     folder = checkout / "results" / "other" / "03_third"
     (folder / "claims").mkdir(parents=True)
-    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").partial("only there")
+    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").decide(claims.Verdict.HELD, "only there")
     provenance.write(folder, {})
     capsys.readouterr()
     assert cli.main(["claims", "--profile", "small", "--json"]) == 0
     assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)] == ["NOT RUN", "NOT RUN"]
-    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "PARTIAL"}
+    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "HELD"}
     published = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.published_ledger("small")}
-    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
+    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "HELD")}
 
 
 def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,12 +219,12 @@ def test_a_manifest_made_to_fit_does_not_hide_a_record(checkout: Path, capsys: p
     (folder / "claims" / "C1.json").unlink()
     provenance.write(folder, {"notebook": "01_first", "profile": "small"})
     assert cli.main(["verify"]) == 1
-    (folder / "claims" / "C1.json").write_text(record("C1", "PASS").replace('"PASS"', '"PARTIAL"'))
+    (folder / "claims" / "C1.json").write_text(record("C1", "PASS").replace('"PASS"', '"NOT HELD"'))
     provenance.write(folder, {"notebook": "01_first", "profile": "small"})
     assert cli.main(["verify"]) == 1
     first, second = (line for line in capsys.readouterr().out.splitlines() if "C1" in line)
     assert "missing, and claims.yaml has it" in first
-    assert "the verdict is PARTIAL, and what is recorded amounts to PASS" in second
+    assert "the verdict is NOT HELD, and what is recorded amounts to PASS" in second
 
 
 def test_any_two_results_are_compared(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

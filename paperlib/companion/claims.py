@@ -31,11 +31,13 @@ Kind = Literal["identity", "inequality", "statistic", "experiment", "erratum", "
 
 
 class Verdict(StrEnum):
-    """What came of a claim, the worst first."""
+    """What came of a claim, the worst first; the middle three are those of an experiment."""
 
     FAIL = "FAIL"
     VACUOUS = "VACUOUS"
-    PARTIAL = "PARTIAL"
+    NOT_HELD = "NOT HELD"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    HELD = "HELD"
     NOT_RUN = "NOT RUN AT THIS SCALE"
     PASS = "PASS"
 
@@ -194,10 +196,8 @@ def _verdict(checks: Collection[Outcome], falsifiers: Collection[Outcome], remar
         return Verdict.FAIL
     if any(outcome.holds for outcome in falsifiers):
         return Verdict.VACUOUS
-    for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
-        if verdict.value in remarks:
-            return verdict
-    return Verdict.PASS if checks else Verdict.NOT_RUN
+    remarked = next(map(Verdict, remarks), None)
+    return remarked or (Verdict.PASS if checks else Verdict.NOT_RUN)
 
 
 @dataclass
@@ -254,9 +254,10 @@ class Test:
         """A statement that would hold only if the assumption were not broken; it must be false."""
         self._record(self.falsifiers, Outcome(what, "", None, None, bool(condition)))
 
-    def partial(self, reason: str) -> None:
-        """Only part of the claim can be tested here; says which."""
-        self._remark(Verdict.PARTIAL, reason)
+    def decide(self, verdict: Verdict, reason: str) -> None:
+        """What thresholds stated before the runs make of an experiment, HELD, NOT HELD or INCONCLUSIVE, and why."""
+        self.remarks.clear()
+        self._remark(verdict, reason)
 
     def not_run(self, reason: str) -> None:
         """Nothing of the claim can be tested at this scale; says why."""
