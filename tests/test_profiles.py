@@ -163,7 +163,11 @@ def test_an_empty_file_is_refused(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1"]
+    "text",
+    ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1", "a: &b 1\nc: *b"]
+    + [f"a: !!{tag} x" for tag in ("bool", "timestamp", "int", "python/name:os.system")]
+    + ["a: " + "[" * 3000, "a: " + "9" * 5000],
+    ids=lambda text: text[:20],
 )
 def test_what_yaml_itself_refuses_is_an_error_of_the_file(checkout: Path, text: str) -> None:
     (checkout / "profiles" / "small.yaml").write_text(text)

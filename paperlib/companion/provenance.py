@@ -4,12 +4,13 @@ import json
 import os
 import platform
 import subprocess
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from paperlib import files
 from paperlib.companion import claims, documents, paths
@@ -26,6 +27,11 @@ PACKAGES = [
 
 COMMIT_VARIABLE = "PAPERLIB_COMMIT"
 """What an image without git was built from."""
+UNKNOWN_COMMIT = (
+    f"git knows none of this folder (`git log` says why; where another user owns it, git config --global --add "
+    f"safe.directory FOLDER helps); or set {COMMIT_VARIABLE}."
+)
+"""What to do about it."""
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -40,10 +46,24 @@ def write(directory: Path, facts: dict[str, Any]) -> None:
     files.write_text(directory / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
 class Manifest(BaseModel):
-    """What every manifest states; facts of the run are beside it."""
+    """What every manifest states, and, where they are facts of a run, what these must be."""
 
     model_config = ConfigDict(extra="allow")
+    notebook: str = ""
+    profile: str = ""
+    parameters: dict[str, Any] = {}
+    data: dict[str, dict[str, Any]] | None = None
+    started: Annotated[str, AfterValidator(_time)] = ""
+    seconds: NonNegativeFloat = 0.0
+    peak_memory_bytes: PositiveInt = 1
+    source_sha256: str = ""
+    cpu: str = ""
     commit: str | None
     dirty: bool | None
     lock_sha256: str | None
@@ -62,7 +82,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes()).model_dump()
+        return Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise files.damaged(path, "a manifest", documents.explained(error)) from None
 
