@@ -352,7 +352,7 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = doctor.examine()
     for finding in findings:
         remedy = "" if finding.good else f"  → {finding.remedy}"
-        print(f"{'ok ' if finding.good else 'NO '} {finding.what:<18} {finding.found}{remedy}")
+        print(f"{'ok ' if finding.good else 'NO '} {finding.what:<20} {finding.found}{remedy}")
     return 0 if all(finding.good for finding in findings) else 1
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from paperlib import files
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class DocumentError(ValueError):
@@ -69,9 +72,12 @@ def read(text: str | bytes, where: str | Path) -> tuple[yaml.Node | None, Any]:
         raise DocumentError(f"{where}:{mark.line + 1 if mark else 1}: not valid YAML: {what}.") from None
 
 
-def explained(error: ValidationError) -> str:
-    """What pydantic refuses in a file without lines, in a sentence each."""
-    return " ".join(map(_explain, error.errors()))
+def stated(path: Path, model: type[M], what: str) -> M:
+    """What a JSON file says, as a pydantic model; DamagedFileError where it is not ``what`` it should be."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise files.damaged(path, what, " ".join(map(_explain, error.errors()))) from None
 
 
 def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from paperlib import files
 from paperlib.companion import claims, documents, paths
@@ -80,11 +80,7 @@ def read(directory: Path) -> dict[str, Any]:
         FileNotFoundError: where there is none.
         DamagedFileError: where it is not what :func:`write` writes.
     """
-    path = directory / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise files.damaged(path, "a manifest", documents.explained(error)) from None
+    return documents.stated(directory / MANIFEST, Manifest, "a manifest").model_dump(exclude_unset=True)
 
 
 def verify(directory: Path) -> list[str]:

@@ -182,7 +182,7 @@ class Row:
     @classmethod
     def of(cls, notebook: str, folder: Path) -> "Row":
         """That of a finished result."""
-        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder)["seconds"])
+        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder).get("seconds"))
 
     @property
     def failed(self) -> bool:

@@ -213,7 +213,7 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """What distinguishes it from other sources: name, size and time of each file; or the hub's name and revision."""
+        """What tells it from other sources: name, size and time of each file; or its name and revision on the hub."""
         if not self.files:
             return f"hub {self.collection.hub} {self.collection.revision} {self.split}"
         facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
