@@ -1,6 +1,7 @@
 """The command ``paperlib``."""
 
 import argparse
+import io
 import json
 import math
 import signal
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 or 143 asked to stop."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no λ is no reason to fail
+            stream.reconfigure(errors="replace")
     paths.settle()
     try:
         return options.run(options)

@@ -95,7 +95,7 @@ def fuzz(path: Path, use: Callable[[], object], allowed: type[Exception] | tuple
     path.write_bytes(good)
     use()
     assert all(path.name in error and len(error) < 20_000 for error in said)
-    assert 0.2 * MUTATIONS < len(said) < MUTATIONS, "some mutations are harmless, and many are not"
+    assert len(said) > 0.2 * MUTATIONS, "many mutations are not harmless"
     return f"{len(said)} refused with the file's name, {MUTATIONS - len(said)} harmless; no traceback, nothing written"
 
 

@@ -18,7 +18,7 @@ from conftest import Note  # type: ignore[attr-defined]
 from helpers import NotebookWriter, listing
 
 from paperlib import files
-from paperlib.companion import notebooks, paths, profiles, provenance, runner, workflow
+from paperlib.companion import crate, notebooks, paths, profiles, provenance, runner, workflow
 from paperlib.engine import training
 
 FIRST = """\
@@ -51,7 +51,9 @@ def fork(work: Callable[[], object]) -> int:
     if process := os.fork():
         return process
     os.setsid()
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(null, stream)
     try:
         work()
     except BaseException:
@@ -102,7 +104,9 @@ def test_a_notebook_that_is_killed_at_16_random_moments_leaves_whole_results(wor
 
 
 @pytest.mark.slow
-def test_reproduce_that_is_killed_at_4_random_moments_goes_on(workplace: Path, became: Note) -> None:
+def test_reproduce_that_is_killed_at_4_random_moments_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], became: Note
+) -> None:
     """Twice alone, its children running on and holding the lock; twice with all of them, as when a machine stops."""
     dice = random.Random(3)
     command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
@@ -127,13 +131,21 @@ def test_reproduce_that_is_killed_at_4_random_moments_goes_on(workplace: Path, b
         for name in ("01_first", "02_second"):
             files.restore(paths.local("small", name))
         assert whole()
+    (workplace / "dry").mkdir()
+    (workplace / "dry" / "config.yaml").write_text("dry-run: true\n")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(workplace / "dry"))
+    capfd.readouterr()
     assert workflow.reproduce(profiles.load("small"), cores=1) == 0
+    assert "manifests will name no commit: git knows none" in capfd.readouterr().err
     assert whole()
+    assert crate.problems(paths.local("small")) == []
     assert listing(paths.local("small")) == ["01_first", "02_second", "ro-crate-metadata.json"]
     became(
         "`reproduce` killed −9 at 4 random moments, alone or with all its children",
         "a second one is refused as long as children run on; then the same command goes on",
     )
+    became("SNAKEMAKE_PROFILE of the reader's own, which says dry-run", "ignored")
+    became("git that knows no commit of the folder", "said at once, with the remedy; the manifest has null")
 
 
 class Killed(BaseException):
