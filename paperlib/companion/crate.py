@@ -33,7 +33,7 @@ def write(folder: Path) -> Path:
     Raises:
         ValueError: when it holds no result.
     """
-    files.write_text(folder / METADATA, json.dumps(describe(folder), indent=1, ensure_ascii=False) + "\n")
+    files.write_text(folder / METADATA, json.dumps(describe(folder), ensure_ascii=False) + "\n")
     return folder / METADATA
 
 
