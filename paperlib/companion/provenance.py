@@ -4,13 +4,12 @@ import json
 import os
 import platform
 import subprocess
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from paperlib import files
 from paperlib.companion import claims, documents, paths
@@ -46,11 +45,6 @@ def write(directory: Path, facts: dict[str, Any]) -> None:
     files.write_text(directory / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _time(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
-
-
 class Manifest(BaseModel):
     """What every manifest states, and, where they are facts of a run, what these must be."""
 
@@ -59,7 +53,7 @@ class Manifest(BaseModel):
     profile: str = ""
     parameters: dict[str, Any] = {}
     data: dict[str, dict[str, Any]] | None = None
-    started: Annotated[str, AfterValidator(_time)] = ""
+    started: str = ""
     seconds: NonNegativeFloat = 0.0
     peak_memory_bytes: PositiveInt = 1
     source_sha256: str = ""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Note  # type: ignore[attr-defined]
 from helpers import FACTS, NotebookWriter, record
 
+from faults.conftest import Note
 from paperlib import files, models, objectives, predictions, schedules, weightings
 from paperlib.companion import (
     claims,
@@ -183,6 +183,12 @@ HARM: dict[str, Callable[[bytes], bytes]] = {
     "a pointer of git-lfs": lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     "nested without end": lambda content: b'{"outputs": ' + b"[" * 50_000,
 }
+FILES = [
+    *("manifest.json", "claims/C1.json", "tables/t.csv", "figures/f.npz", "../ro-crate-metadata.json"),
+    *("../../../small/intervals.json", "../../../../.cache/small/01_first/done", "../../../../claims.yaml"),
+    *("../../../../profiles/small.yaml", "../../../../notebooks/01_first.ipynb", "../../../../requirements.lock"),
+]
+"""Files of every kind, relative to a result."""
 COMMANDS = [
     ["verify"],
     ["claims", "--profile", "small"],
@@ -194,14 +200,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("harm", HARM)
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("manifest.json", "claims/C1.json", "tables/t.csv", "figures/f.npz", "../ro-crate-metadata.json"),
-        *("../../../small/intervals.json", "../../../../.cache/small/01_first/done", "../../../../claims.yaml"),
-        *("../../../../profiles/small.yaml", "../../../../notebooks/01_first.ipynb", "../../../../requirements.lock"),
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_an_error_of_a_line_or_harmless(
     checkout: Path, results: Path, capsys: pytest.CaptureFixture[str], became: Note, name: str, harm: str
 ) -> None:
@@ -220,9 +219,9 @@ def test_a_damaged_file_is_an_error_of_a_line_or_harmless(
     if path.is_relative_to(results) or "crate" in name:
         assert cli.main(["verify", "small"]) == 1, "what a manifest or a crate states is noticed"
         assert path.name in capsys.readouterr().out
-    if harm == next(iter(HARM)):
-        what = path.relative_to(paths.root()).as_posix()
+    if (name, harm) == (FILES[-1], [*HARM][-1]):
         became(
-            f"`{what}` {', '.join(HARM)}",
-            "`verify`, `claims`, `compare`, `run`, `doctor`: a line that names it, or none is needed",
+            f"{', '.join(f'`{Path(file).name}`' for file in FILES)}, each {', '.join(HARM)}",
+            "`verify`, `claims`, `compare`, `run`, `doctor` say so in a line, or need it not; what a manifest or crate "
+            "states is noticed by `verify`",
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import training_worker as worker
-from conftest import Note  # type: ignore[attr-defined]
 from helpers import NotebookWriter, listing
 
+from faults.conftest import Note
 from paperlib import files
 from paperlib.companion import paths, profiles, provenance, runner
 from paperlib.engine import training

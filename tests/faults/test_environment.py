@@ -9,9 +9,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from conftest import ELSEWHERE, Note, functions  # type: ignore[attr-defined]
 from helpers import NotebookWriter
 
+from faults.conftest import ELSEWHERE, Note, functions
 from paperlib.companion import cli, doctor, documents, figures, paths, profiles, provenance, runner
 
 DRAWS = """\

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Note  # type: ignore[attr-defined]
 from helpers import NotebookWriter, listing
 
+from faults.conftest import Note
 from paperlib import files
 from paperlib.companion import crate, notebooks, paths, profiles, provenance, runner, workflow
 from paperlib.engine import training
