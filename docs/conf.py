@@ -31,6 +31,7 @@ if repository := os.environ.get("PAPERLIB_REPOSITORY"):
         "use_repository_button": True,
         "launch_buttons": {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"},
     }
+html_extra_path = ["_extra"]  # tools/moving.py makes it
 
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
