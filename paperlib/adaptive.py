@@ -31,6 +31,8 @@ from paperlib.schedules import NoiseSchedule, register
 
 START_HITS = 2
 """How many hits of a bin the start value counts for: what keeps single early draws from steering the schedule."""
+MOST_BINS = 10_000
+"""More bins than hits, and larger tables than the networks that they serve, are a slip."""
 
 
 @register("adaptive")
@@ -64,8 +66,8 @@ class AdaptiveSchedule(NoiseSchedule):
 
     def __post_init__(self) -> None:
         require_range(*self.ends)
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, got {self.bins}.")
+        if not 1 <= self.bins <= MOST_BINS:
+            raise ValueError(f"bins must be at least 1 and at most {MOST_BINS:,}, got {self.bins}.")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}.")
         if not 0 < self.floor <= 1:

@@ -5,12 +5,14 @@ A crash, a full disk or a killed process leaves what was there before.  Everythi
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run again",
@@ -26,6 +28,10 @@ REMEDIES = {
 
 class UnwritableError(OSError):
     """A file or folder that cannot be written, with the remedy."""
+
+
+class BusyError(RuntimeError):
+    """Another process is at the same work."""
 
 
 class DamagedFileError(ValueError):
@@ -107,18 +113,55 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
+@contextmanager
+def held(lock: Path, refusal: str) -> Iterator[IO[str]]:
+    """Hold the file ``lock``, for this process and those that it hands the stream to.
+
+    It is free when the last of them has ended, however that was, and on whichever machine of a shared disk.
+
+    Raises:
+        BusyError: with ``refusal``, when others hold it.
+    """
+    with explained(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(refusal) from None
+        yield stream
+
+
 def replace_directory(new: Path, old: Path) -> None:
-    """Put ``new`` where ``old`` is, which is set aside meanwhile and comes back if that fails."""
-    aside = old.with_name(f".{old.name}.{os.getpid()}.old")
+    """Put ``new`` where ``old`` is, which is set aside meanwhile and comes back if that fails, or by :func:`restore`.
+
+    Nobody else may be at ``old`` at the same time: whoever calls this holds a lock on it.
+    """
+    near, aside = old.with_name(f".{old.name}.new"), _aside(old)
     with explained(old):
         old.parent.mkdir(parents=True, exist_ok=True)
+        restore(old)
+        shutil.rmtree(near, ignore_errors=True)
+        shutil.move(new, near)  # a rename, except between file systems
         if old.exists():
             old.rename(aside)
         try:
-            shutil.move(new, old)  # a rename, except between file systems
+            near.rename(old)
         except OSError:
-            if aside.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                aside.rename(old)
+            restore(old)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore(directory: Path) -> None:
+    """Bring back a folder that was set aside for a new one by a process that did not live to put that in place."""
+    if (aside := _aside(directory)).exists():
+        if directory.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(directory)
+
+
+def _aside(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.old")

@@ -8,6 +8,10 @@ NotebookWriter = Callable[..., Path]
 """``write_notebook(name, *cells, parameters=…)``, the path of the notebook that it wrote."""
 
 
+FACTS = {"parameters": {}, "data": None, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "source_sha256": ""}
+"""What a run states of itself, as far as others read it."""
+
+
 def listing(folder: Path) -> list[str]:
     """Names of what lies in a folder, hidden files included."""
     return sorted(path.name for path in folder.iterdir())

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers import NotebookWriter, listing, record
+from helpers import FACTS, NotebookWriter, listing, record
 from matplotlib import pyplot
 from PIL import Image
 
-from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
+from paperlib.companion import compare, crate, notebooks, paths, profiles, provenance, workflow
 from tools import pictures, publish, repeat
 
 NUMBERS = np.array([1.0, 20.0, 300.0])
@@ -168,7 +168,7 @@ def ran(checkout: Path, write_notebook: NotebookWriter) -> Path:
         folder = results(paths.local("small"), NUMBERS) if name == "01_first" else paths.local("small", name)
         folder.mkdir(parents=True, exist_ok=True)
         (paths.local("small", name) / f"{name}.ipynb").write_text('{"cells": []}')
-        provenance.write(paths.local("small", name), {"notebook": name, "seconds": 1.0})
+        provenance.write(paths.local("small", name), {"notebook": name, "profile": "small", **FACTS})
         stamp = checkout / workflow.stamp("small", name)
         stamp.parent.mkdir(parents=True)
         stamp.write_text(notebooks.fingerprint(paths.local("small", name)) + "\n")
@@ -179,7 +179,8 @@ def test_what_is_published_is_light_and_verifies(ran: Path) -> None:
     (ran / "results" / "small" / "00_gone").mkdir(parents=True)
     (ran / "results" / "small" / compare.INTERVALS).write_text("{}")
     target = publish.publish(profiles.load("small"))
-    assert listing(target) == ["01_first", "02_second", compare.INTERVALS]
+    assert listing(target) == ["01_first", "02_second", compare.INTERVALS, crate.METADATA]
+    assert crate.problems(target) == []
     assert listing(target / "01_first") == ["claims", "figures", "manifest.json", "tables"]
     assert listing(target / "01_first" / "figures") == ["a.png", "array.npz"]
     assert listing(target / "02_second") == ["02_second.ipynb", "manifest.json"]

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,30 @@ def test_it_says_what_the_manifests_say(results: Path) -> None:
         files = {one["@id"]: graph[one["@id"]]["sha256"] for one in action["result"]}
         assert files == {f"{name}/{path}": sha256 for path, sha256 in manifest["outputs"].items()}
         assert {f"#{one['sha256']}" for one in manifest["data"].values()} <= {one["@id"] for one in action["object"]}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text.replace('"name": "MIT"', '"name": "mine"'),
+        lambda text: text[:-20],
+        lambda text: "[" * 100_000,
+        lambda text: "[]",
+    ],
+)
+def test_what_the_manifests_do_not_say_is_a_problem(results: Path, harm: Callable[[str], str]) -> None:
+    assert crate.problems(results) == []
+    path = crate.write(results)
+    assert crate.problems(results) == []
+    path.write_text(harm(path.read_text()))
+    assert [line.partition(": ")[0] for line in crate.problems(results)] == [str(path)]
+
+
+def test_a_result_that_was_made_anew_makes_it_stale(results: Path) -> None:
+    crate.write(results)
+    manifest = json.loads((results / "07_train" / "manifest.json").read_text())
+    (results / "07_train" / "manifest.json").write_text(json.dumps({**manifest, "seconds": 9.0}))
+    assert len(crate.problems(results)) == 1
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

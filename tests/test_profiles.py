@@ -59,6 +59,10 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
         ("    sigmoid: {name", "    ../../sigmoid: {name", "training.weightings"),
         ("{name: sigmoid, bias: 2.0}", "{name: sigmoid, image_size: 0}", "size must be a positive number"),
         ("{name: cosine, logsnr_min: -12.0", "{name: adaptive, bins: 0, logsnr_min: -12.0", "bins must be at least 1"),
+        ("logsnr_min: -12.0", "logsnr_min: -1.0e+308", "log-SNR must lie within ±100"),
+        ("{name: mlp}", "{name: mlp, options: {blocks: 10000000}}", "option 'blocks' must be at most 100,000"),
+        ("count: 8", "count: 99999999999999999999", "sampling.count"),
+        ("{name: cosine, logsnr_min", "{name: adaptive, bins: 200000000, logsnr_min", "at most 10,000, got 200000000"),
         ("points: 3", "points: {a: 1}", "parameters.points"),
         ("steps: 20", "steps: 20\n    steps: 30", "'steps' is already given in line 11"),
         ("points: 3", "points: [3", "not valid YAML"),
@@ -71,6 +75,21 @@ def test_a_mistake_is_refused_with_file_and_line(checkout: Path, old: str, new: 
     reported = re.findall(r"^(.*?):(\d+): ", str(caught.value), flags=re.MULTILINE)
     assert {Path(file) for file, _ in reported} == {checkout / "profiles" / "small.yaml"}
     assert any(line <= int(number) <= line + 1 + new.count("\n") for _, number in reported)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("width: 0", "model: mlp would have 8e+03 parameters"),
+        ("width: [1]", "model: mlp cannot be built with"),
+        ("width: -3", "model: mlp cannot be built with"),
+        ("width: 100000, hidden: 100000, blocks: 100", "model: mlp would have 2e+12 parameters"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(checkout: Path, options: str, says: str) -> None:
+    spoil(checkout, "{name: mlp}", f"{{name: mlp, options: {{{options}}}}}")
+    with pytest.raises(documents.DocumentError, match=rf"small\.yaml:1: {re.escape(says)}"):
+        profiles.load("small")
 
 
 def test_every_mistake_is_reported(checkout: Path) -> None:
@@ -163,7 +182,11 @@ def test_an_empty_file_is_refused(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1"]
+    "text",
+    ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1", "a: &b 1\nc: *b"]
+    + [f"a: !!{tag} x" for tag in ("bool", "timestamp", "int", "python/name:os.system")]
+    + ["a: " + "[" * 3000, "a: " + "9" * 5000],
+    ids=lambda text: text[:20],
 )
 def test_what_yaml_itself_refuses_is_an_error_of_the_file(checkout: Path, text: str) -> None:
     (checkout / "profiles" / "small.yaml").write_text(text)

@@ -166,10 +166,16 @@ def test_the_kernel_is_this_interpreter_and_shows_pictures_whatever_the_machine_
     (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(checkout / "jupyter"))
     monkeypatch.setenv("MPLBACKEND", "TkAgg")
-    write_notebook("01_first", "import sys\nimport matplotlib.pyplot as plt\nplt.plot([1])\nprint(sys.executable)")
+    says = """\
+import sys
+import matplotlib.pyplot as plt
+from ipykernel.kernelapp import IPKernelApp
+plt.plot([1])
+print(sys.executable, "in secret" if IPKernelApp.instance().curve_secretkey else "for all to hear")"""
+    write_notebook("01_first", says)
     executed = nbformat.read(run("01_first") / "01_first.ipynb", as_version=4)
     outputs = executed.cells[-1].outputs
-    assert sys.executable in "".join(output.get("text", "") for output in outputs)
+    assert f"{sys.executable} in secret" in "".join(output.get("text", "") for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
@@ -531,7 +537,10 @@ def test_parameters_are_checked_before_anything_runs(workplace: Path) -> None:
 
 def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
     profile = profiles.load("small")
-    with workflow._sole("small"), pytest.raises(RuntimeError, match="being reproduced by another process"):
+    with (
+        files.held(paths.cache("small") / "lock", ""),
+        pytest.raises(files.BusyError, match="being reproduced by another process"),
+    ):
         workflow.reproduce(profile, cores=1)
 
 
@@ -558,7 +567,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
     assert "the same command goes on" in message
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
-    with workflow._sole("small"):
+    with files.held(paths.cache("small") / "lock", "somebody holds it still"):
         pass
 
 

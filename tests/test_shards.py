@@ -136,15 +136,37 @@ def test_the_hub_and_files_are_read_alike(tmp_path: Path, monkeypatch: pytest.Mo
     load, asked = datasets.load_dataset, []
 
     def hub(**arguments: Any) -> Any:
-        asked.append([arguments[name] for name in ("path", "split", "streaming")])
+        asked.append([arguments[name] for name in ("path", "split", "streaming", "revision")])
         return load("parquet", data_files={"x": [str(path) for path in paths]}, split="x", streaming=True)
 
     monkeypatch.setattr(datasets, "load_dataset", hub)
     source = find(COLLECTION, "test")
     assert rows(source) == (CONTENTS, LABELS)
-    assert asked == [["nobody/noise", "validation", True]]
+    assert asked == [["nobody/noise", "validation", True, None]]
+    assert all(collection.revision for collection in (data.CIFAR10, data.IMAGENET))
+    rows(find(replace(COLLECTION, revision="0123abc"), "test"))
+    assert asked[-1][-1] == "0123abc"
     assert source.count() == COLLECTION.counts["test"]
     assert source.description == "nobody/noise on the Hugging Face hub"
+
+
+def test_what_datasets_has_kept_is_read_without_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    kept = tmp_path / "uoft-cs___cifar10" / "plain_text" / "0.0.0" / str(data.CIFAR10.revision)
+    kept.mkdir(parents=True)
+    features = datasets.Features({"img": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    with ArrowWriter(path=str(kept / "cifar10-test.arrow"), features=features) as writer:
+        for content, label in zip(CONTENTS, LABELS, strict=True):
+            writer.write({"img": {"bytes": content, "path": None}, "label": label})
+        writer.finalize()
+    split: Any = {"name": "test", "num_bytes": 1, "num_examples": len(LABELS), "dataset_name": "cifar10"}
+    stated = {"builder_name": "parquet", "dataset_name": "cifar10", "config_name": "plain_text", "version": "0.0.0"}
+    datasets.DatasetInfo(features=features, splits=[split], **stated).write_to_directory(str(kept))  # type: ignore[arg-type]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert rows(find(data.CIFAR10, "test")) == (CONTENTS, LABELS)
 
 
 def test_a_hub_that_is_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

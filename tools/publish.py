@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from paperlib import files
-from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
+from paperlib.companion import compare, crate, notebooks, paths, profiles, provenance, workflow
 from tools import pictures
 
 READABLE = 50_000
@@ -45,6 +45,7 @@ def publish(profile: profiles.Profile) -> Path:
             assert row.folder is not None
             home = notebooks.parameters(notebooks.path(row.notebook), {}).get("profile")
             _light(row.folder, folder / row.notebook, executed=home != profile.name)
+        crate.write(folder)
         if (target / compare.INTERVALS).is_file():
             shutil.copy(target / compare.INTERVALS, folder)
         files.replace_directory(folder, target)

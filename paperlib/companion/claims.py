@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from paperlib import files
 from paperlib.companion import documents, paths
@@ -155,10 +155,7 @@ class Record(BaseModel):
     @classmethod
     def read(cls, path: Path) -> "Record":
         """The record in a file; DamagedFileError where it is none."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise files.damaged(path, "a record of a claim", documents.explained(error)) from None
+        return documents.stated(path, cls, "a record of a claim")
 
     @property
     def tightest(self) -> str | None:

@@ -1,6 +1,7 @@
 """The command ``paperlib``."""
 
 import argparse
+import io
 import json
 import math
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperlib import DISTRIBUTION
+from paperlib.companion import paths
 
 if TYPE_CHECKING:
     from paperlib.companion.profiles import Profile
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 or 143 asked to stop."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no λ is no reason to fail
+            stream.reconfigure(errors="replace")
+    paths.settle()
     try:
         return options.run(options)
     except ModuleNotFoundError as error:
@@ -154,7 +160,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from paperlib import files
-    from paperlib.companion import notebooks, paths, profiles, runner
+    from paperlib.companion import notebooks, profiles, runner
 
     profile = profiles.load(options.profile)
     name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
@@ -179,7 +185,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from paperlib.companion import experiments, measuring, paths, profiles
+    from paperlib.companion import experiments, measuring, profiles
     from paperlib.engine import sampling
 
     profile = profiles.load(options.profile)
@@ -198,7 +204,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from paperlib import files
-    from paperlib.companion import experiments, measuring, paths, profiles
+    from paperlib.companion import experiments, measuring, profiles
     from paperlib.engine import features, sampling
 
     profile = profiles.load(options.profile)
@@ -253,7 +259,7 @@ def _claims(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from paperlib import files
-    from paperlib.companion import compare, paths, profiles
+    from paperlib.companion import compare, profiles
 
     if options.other:
         found = compare.results(Path(options.one), Path(options.other))
@@ -273,14 +279,14 @@ def _compare(options: argparse.Namespace) -> int:
 def said(words: Sequence[str]) -> dict[str, Any]:
     """The plain dictionary that ``NAME PARAMETER=VALUE …`` says, values read as YAML reads them.
 
-    ValueError for words that are no pairs.
+    ValueError for words that are no pairs, and for values that are no YAML.
     """
-    import yaml
+    from paperlib.companion import documents
 
     name, *pairs = words
     if unpaired := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"expected PARAMETER=VALUE after {name}, got {' '.join(unpaired)}.")
-    return {"name": name, **{key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}}
+    return {"name": name, **{key: documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)}}
 
 
 def _described(options: argparse.Namespace) -> dict[str, Any]:
@@ -339,7 +345,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from paperlib.companion import paths, profiles, provenance
+    from paperlib.companion import crate, profiles, provenance
 
     results, chosen = paths.root() / "results", options.profile or "*"
     there = {*results.glob(f"{chosen}/[0-9]*"), *results.glob(f"local/{chosen}/[0-9]*")}
@@ -348,6 +354,7 @@ def _verify(options: argparse.Namespace) -> int:
         if paths.published(name).is_dir():
             there |= {paths.published(name, notebook) for notebook in notebooks}
     problems = [problem for folder in sorted(there) for problem in provenance.problems(folder)]
+    problems += [problem for home in sorted({folder.parent for folder in there}) for problem in crate.problems(home)]
     if not there:
         problems = [f"there are no results of {options.profile or 'any profile'}"]
     print(*problems, f"{len(there)} results looked at, {len(problems)} problems.", sep="\n")
@@ -360,5 +367,9 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = doctor.examine()
     for finding in findings:
         remedy = "" if finding.good else f"  → {finding.remedy}"
-        print(f"{'ok ' if finding.good else 'NO '} {finding.what:<18} {finding.found}{remedy}")
+        print(f"{'ok ' if finding.good else 'NO '} {finding.what:<20} {finding.found}{remedy}")
     return 0 if all(finding.good for finding in findings) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

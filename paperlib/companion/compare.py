@@ -16,7 +16,6 @@ seeds: s, the standard deviation over the runs, pooled over the R numbers of a c
 of times are not compared.
 """
 
-import json
 import math
 import re
 import textwrap
@@ -27,14 +26,17 @@ from html import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, PositiveInt
 from pydantic_core import to_json
 from scipy import stats
 from tabulate import tabulate
 
-from paperlib.companion import claims, paths, provenance
+from paperlib import files
+from paperlib.companion import claims, documents, paths, provenance
 
 ROUNDING = 1e-5
 """Difference, relative to the largest number of a column, that the arithmetic of another processor makes."""
@@ -73,13 +75,19 @@ class Column:
 
 
 def columns(path: Path) -> dict[str, Column]:
-    """The columns of a CSV file or the arrays of an NPZ file, without those that state times."""
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    else:
-        table = pd.read_csv(path)
-        found = {str(name): table[name].to_numpy() for name in table}
+    """The columns of a CSV file or the arrays of an NPZ file, without those that state times.
+
+    DamagedFileError for any other file.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        else:
+            table = pd.read_csv(path)
+            found = {str(name): table[name].to_numpy() for name in table}
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise files.damaged(path, "a table or the data of a figure") from error
     return {name: Column.of(values) for name, values in found.items() if not TIMES.search(name)}
 
 
@@ -144,7 +152,9 @@ def data(notebooks: Mapping[str, Path]) -> dict[str, Path]:
     }
 
 
-def _differences(one: Mapping[str, Path], other: Mapping[str, Path], stated: dict[str, Any]) -> Iterator[Difference]:
+def _differences(
+    one: Mapping[str, Path], other: Mapping[str, Path], stated: "Intervals | None"
+) -> Iterator[Difference]:
     for name in sorted(one.keys() ^ other.keys()):
         yield Difference(name, "", "outside", ONLY[name in other])
     common = sorted(one.keys() & other.keys())
@@ -156,8 +166,8 @@ def _differences(one: Mapping[str, Path], other: Mapping[str, Path], stated: dic
         for name in sorted(ours.keys() ^ theirs.keys()):
             yield Difference(file, name, "outside", ONLY[name in theirs])
         for name in (name for name in ours if name in theirs):
-            known = stated.get("spread", {}).get(file, {})
-            interval = {"spread": known[name], "runs": stated["runs"]} if name in known else None
+            known = stated.spread.get(file, {}) if stated else {}
+            interval = {"spread": known[name], "runs": stated.runs} if stated and name in known else None
             yield _compare(file, name, ours[name], theirs[name], interval)
 
 
@@ -313,10 +323,17 @@ def results(one: Path, other: Path, only: Iterable[str] | None = None) -> Compar
     return Comparison((paths.shown(one), paths.shown(other)), settings, tested, [*_differences(*pair, _intervals(one))])
 
 
-def _intervals(folder: Path) -> dict[str, Any]:
+class Intervals(BaseModel):
+    """What ``intervals.json`` states, as far as it is read here: s of every column of a file, over so many runs."""
+
+    runs: PositiveInt
+    spread: dict[str, dict[str, float | None]]
+
+
+def _intervals(folder: Path) -> Intervals | None:
     """How far numbers move between seeds, where it is known for these results or for their profile."""
     profiles = [provenance.read(folder).get("profile", "")] if (folder / paths.MANIFEST).is_file() else []
     for home in (folder, folder.parent, *map(paths.published, profiles)):
         if (home / INTERVALS).is_file():
-            return json.loads((home / INTERVALS).read_text(encoding="utf-8"))
-    return {}
+            return documents.stated(home / INTERVALS, Intervals, "how far numbers move")
+    return None

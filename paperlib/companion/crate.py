@@ -6,20 +6,22 @@ objects, the files of its folder the results, with their hashes.  Nothing in it 
 """
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from itertools import chain
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
-from rocrate.model.contextentity import ContextEntity
-from rocrate.rocrate import ROCrate
-
+from paperlib import files
 from paperlib.companion import provenance
 from paperlib.companion.paths import MANIFEST
 
 METADATA = "ro-crate-metadata.json"
-CONFORMS_TO = "https://w3id.org/ro/wfrun/process/0.5"
+VERSION = "https://w3id.org/ro/crate/1.1"
+PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
+LICENCE = "https://spdx.org/licenses/MIT"
+
+Entity = dict[str, Any]
 
 
 def write(folder: Path) -> Path:
@@ -31,75 +33,85 @@ def write(folder: Path) -> Path:
     Raises:
         ValueError: when it holds no result.
     """
-    manifests = {path.parent.name: provenance.read(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))}
-    if not manifests:
-        raise ValueError(f"{folder} holds no finished result to describe.")
-    crate = ROCrate(version="1.1")
-    crate.name = f"Results of the profile {folder.name}"
-    crate.description = "Notebooks of the companion of 'Understanding Diffusion Objectives', run at this profile."
-    crate.license = _mention(crate, "https://spdx.org/licenses/MIT", "CreativeWork", name="MIT")
-    crate.root_dataset["conformsTo"] = _mention(
-        crate, CONFORMS_TO, "CreativeWork", name="Process Run Crate", version="0.5"
-    )
-    actions = [_action(crate, folder, name, manifest) for name, manifest in manifests.items()]
-    crate.root_dataset["mentions"] = actions
-    crate.datePublished = max(action["endTime"] for action in actions)
-    crate.metadata.write(folder)
+    files.write_text(folder / METADATA, json.dumps(describe(folder), ensure_ascii=False) + "\n")
     return folder / METADATA
 
 
-def _action(crate: ROCrate, folder: Path, name: str, manifest: dict[str, Any]) -> ContextEntity:
+def problems(folder: Path) -> list[str]:
+    """What is wrong with the metadata in a folder, a line each; nothing where there is none."""
+    path = folder / METADATA
+    if not path.is_file():
+        return []
+    try:
+        if json.loads(path.read_bytes()) == describe(folder):
+            return []
+    except (ValueError, KeyError, RecursionError) as error:
+        return [f"{path}: cannot be held against the manifests beside it: {error}"]
+    return [f"{path}: not what the manifests beside it say"]
+
+
+def describe(folder: Path) -> Entity:
+    """The metadata of all finished results in a folder, as JSON-LD; ValueError when it holds no result."""
+    manifests = {path.parent.name: provenance.read(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))}
+    if not manifests:
+        raise ValueError(f"{folder} holds no finished result to describe.")
+    entities: dict[str, Entity] = {}
+
+    def add(identifier: str, kind: str, /, **properties: Any) -> Entity:
+        """An entity of the graph, made once; the reference to it."""
+        entities.setdefault(identifier, {"@id": identifier, "@type": kind, **properties})
+        return {"@id": identifier}
+
+    actions = [_action(add, name, manifest) for name, manifest in manifests.items()]
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": f"Results of the profile {folder.name}",
+        "description": "Notebooks of the companion of 'Understanding Diffusion Objectives', run at this profile.",
+        "license": add(LICENCE, "CreativeWork", name="MIT"),
+        "conformsTo": add(PROFILE, "CreativeWork", name="Process Run Crate", version="0.5"),
+        "datePublished": max(entities[action["@id"]]["endTime"] for action in actions),
+        "hasPart": [{"@id": one["@id"]} for one in entities.values() if one["@type"] == "File"],
+        "mentions": actions,
+    }
+    itself = {"@id": METADATA, "@type": "CreativeWork", "conformsTo": {"@id": VERSION}, "about": {"@id": "./"}}
+    return {"@context": f"{VERSION}/context", "@graph": [itself, root, *entities.values()]}
+
+
+def _action(add: Callable[..., Entity], name: str, manifest: dict[str, Any]) -> Entity:
     """The run of one notebook."""
-    notebook = _mention(
-        crate, f"#{name}", "SoftwareSourceCode", name=f"notebooks/{name}.ipynb", version=manifest["source_sha256"]
-    )
     parameters = [
-        _mention(crate, f"#{name}-{key}", "PropertyValue", name=key, value=json.dumps(value, ensure_ascii=False))
+        add(f"#{name}-{key}", "PropertyValue", name=key, value=json.dumps(value, ensure_ascii=False))
         for key, value in manifest["parameters"].items()
     ]
     data = [
-        _mention(
-            crate,
+        add(
             f"#{one['sha256']}",
             "CreativeWork",
             name=one["name"],
             description=f"{one['images']} images; {one['preprocessing']}",
             identifier=f"sha256:{one['sha256']}",
         )
-        for one in manifest["data"].values()
+        for one in (manifest["data"] or {}).values()
     ]
     results = [
-        crate.add_file(
-            folder / name / path,
-            f"{name}/{path}",
-            properties={"name": path, "sha256": sha256, "encodingFormat": guess_type(path)[0] or "text/plain"},
-        )
+        add(f"{name}/{path}", "File", name=path, sha256=sha256, encodingFormat=guess_type(path)[0] or "text/plain")
         for path, sha256 in manifest["outputs"].items()
     ]
     start = datetime.fromisoformat(manifest["started"])
     end = start + timedelta(seconds=manifest["seconds"])
     packages = ", ".join(f"{package} {version}" for package, version in manifest["packages"].items())
-    return _mention(
-        crate,
+    return add(
         f"#run-of-{name}",
         "CreateAction",
         name=f"{name} at the profile {manifest['profile']}",
         description=f"Commit {manifest['commit']}; Python {manifest['python']}, {packages}; {manifest['cpu']}.",
-        instrument=notebook,
-        object=list(chain(parameters, data)),
+        instrument=add(
+            f"#{name}", "SoftwareSourceCode", name=f"notebooks/{name}.ipynb", version=manifest["source_sha256"]
+        ),
+        object=[*parameters, *data],
         result=results,
         startTime=start.isoformat(),
         endTime=end.isoformat(timespec="seconds"),
         actionStatus="http://schema.org/CompletedActionStatus",
     )
-
-
-def _mention(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> ContextEntity:
-    """An entity of the crate's graph, made once."""
-    known = crate.dereference(identifier)
-    if known is not None:
-        return known
-    entity = crate.add(ContextEntity(crate, identifier, {"@type": kind}))
-    for name, value in properties.items():
-        entity[name] = value
-    return entity

@@ -1,7 +1,8 @@
 """YAML files checked against a pydantic model, with errors that name file and line.
 
 Unknown keys, wrong types and duplicate keys are refused; so is a number that YAML reads as text (``1e-3``: it wants
-``1.0e-3``), which would otherwise travel on as a string.
+``1.0e-3``), which would otherwise travel on as a string.  An alias (``*name``), which stands for another value, and a
+tag (``!name``) are refused: ten lines of aliases can stand for millions of values.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from paperlib import files
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class DocumentError(ValueError):
@@ -19,7 +23,14 @@ class DocumentError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that is given twice is an error, not the last of them."""
+    """Plain values alone; a key that is given twice is an error, not the last of them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
+            problem = "an alias or a tag; write out the value"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -40,23 +51,33 @@ def load(path: Path, model: type[T]) -> T:
         FileNotFoundError: when there is no such file.
         DocumentError: naming file and line of everything that is wrong.
     """
-    tree = None
+    tree, data = read(path.read_bytes(), path)
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        tree = loader.get_single_node()
-        data = None if tree is None else loader.construct_document(tree)
         return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
         problems = [f"{path}:{_line(tree, one['loc'])}: {_explain(one)}" for one in error.errors()]
         raise DocumentError("\n".join(problems)) from None
+
+
+def read(text: str | bytes, where: str | Path) -> tuple[yaml.Node | None, Any]:
+    """The nodes of a YAML document and its plain values; DocumentError, naming ``where`` it is from, for any other."""
+    try:
+        loader = _Loader(text.decode() if isinstance(text, bytes) else text)
+        tree = loader.get_single_node()
+        return tree, None if tree is None else loader.construct_document(tree)
+    except RecursionError:
+        raise DocumentError(f"{where}:1: not valid YAML: nested too deeply.") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of impossible dates and of bytes that are no text
         mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        raise DocumentError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {what}.") from None
+        raise DocumentError(f"{where}:{mark.line + 1 if mark else 1}: not valid YAML: {what}.") from None
 
 
-def explained(error: ValidationError) -> str:
-    """What pydantic refuses in a file without lines, in a sentence each."""
-    return " ".join(map(_explain, error.errors()))
+def stated(path: Path, model: type[M], what: str) -> M:
+    """What a JSON file says, as a pydantic model; DamagedFileError where it is not ``what`` it should be."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise files.damaged(path, what, " ".join(map(_explain, error.errors()))) from None
 
 
 def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:

@@ -69,7 +69,11 @@ _taken: set[tuple[str, Any]] = set()
 
 
 def use_style() -> None:
-    """Apply the style to all figures made from here on.  SVG files come out the same bytes every time."""
+    """Apply the style to all figures made from here on, whatever a reader's matplotlibrc says.
+
+    SVG files come out the same bytes every time.
+    """
+    mpl.rcdefaults()
     mpl.rcParams.update(
         {
             "figure.figsize": (WIDTH, 0.5 * WIDTH),

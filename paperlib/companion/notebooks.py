@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from paperlib import files
 from paperlib.companion import paths, provenance
 
 PACKAGE = Path(__file__).parents[1]
@@ -47,9 +48,12 @@ def fingerprint(directory: Path) -> str:
 
 
 def cells(notebook: Path) -> list[tuple[str, str]]:
-    """Kind and source of every cell."""
-    content: dict[str, Any] = json.loads(notebook.read_text(encoding="utf-8"))
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
+    """Kind and source of every cell; DamagedFileError for a file that is no notebook."""
+    try:
+        content: dict[str, Any] = json.loads(notebook.read_bytes())
+        return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise files.damaged(notebook, "a notebook") from error
 
 
 def python(source: str) -> str:
@@ -68,6 +72,7 @@ def declared(notebook: Path) -> dict[str, tuple[str, str]]:
     """
     import papermill  # slow, and the workflow does not need it
 
+    cells(notebook)  # which says of a damaged file what papermill does not
     found = {}
     for name, parameter in papermill.inspect_notebook(str(notebook)).items():
         annotation = found[name] = parameter["inferred_type_name"], parameter["default"]

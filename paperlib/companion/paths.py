@@ -12,6 +12,7 @@ Git ignores all but the first.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -75,6 +76,24 @@ def cache(profile: str, notebook: str = "") -> Path:
 def failed(profile: str, notebook: str) -> Path:
     """The folder in which a failed run leaves what it had made."""
     return cache(profile, notebook) / "failed"
+
+
+def home() -> Path | None:
+    """The user's home, where programs keep caches; None where it cannot be written, as that of an unknown user."""
+    with suppress(RuntimeError):  # of a user without any
+        if os.access(folder := Path.home(), os.W_OK):
+            return folder
+    return None
+
+
+def settle() -> None:
+    """Give what is started from here a home below ``.cache`` where the user has none that can be written."""
+    with suppress(FileNotFoundError):  # no checkout
+        if home() is None:
+            folder = root() / ".cache" / "home"
+            with suppress(OSError):  # said by whoever wants to write there
+                folder.mkdir(parents=True, exist_ok=True)
+            os.environ["HOME"] = str(folder)
 
 
 def shown(path: Path) -> str:

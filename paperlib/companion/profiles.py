@@ -7,12 +7,14 @@ type, an impossible value, an unknown weighting is refused with file and line.
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
+import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,10 +33,12 @@ from paperlib.engine import data, sampling
 from paperlib.engine.recipe import TrainingConfig
 from paperlib.schedules import NoiseSchedule
 
+LARGEST_LOGSNR, LARGEST_OPTION, LARGEST_NETWORK = 100, 100_000, 10**12
+"""What no schedule, no option and no network of a profile goes beyond: nats, a number, parameters."""
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**12)]
 Seed = Annotated[int, Field(ge=0)]
 Label = Annotated[str, Field(pattern=r"^\w+$")]
 """What names a weighting or a schedule: it becomes part of a path."""
@@ -54,7 +58,8 @@ class Choice(Section):
 
     @model_validator(mode="after")
     def _can_be_made(self) -> "Choice":
-        self.make()
+        if max(map(abs, ends := self.make().ends)) > LARGEST_LOGSNR:
+            raise ValueError(f"log-SNR must lie within ±{LARGEST_LOGSNR} nats, got {ends}; float32 ends at ±88.")
         return self
 
     def make(self) -> NoiseSchedule:
@@ -113,6 +118,9 @@ class Model(Section):
         for option in self.options:
             if option not in known:
                 raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
+        for option, value in self.options.items():  # so many blocks would be made one by one
+            if any(isinstance(n, int) and n > LARGEST_OPTION for n in (value if isinstance(value, list) else [value])):
+                raise ValueError(f"option {option!r} must be at most {LARGEST_OPTION:,}, got {value}.")
         return self
 
 
@@ -273,6 +281,22 @@ class Profile(Section):
             raise ValueError(f"pictures: no weighting {self.pictures.weighting!r}; choose one of {', '.join(known)}.")
         if self.pictures:
             _require_fit(self.pictures_recipe)
+        return self
+
+    @model_validator(mode="after")
+    def _networks_can_be_built(self) -> "Profile":
+        """Without their numbers, which costs milliseconds at any size."""
+        images = data.DATASETS[self.data.name]
+        known: dict[str, Any] = {name: getattr(images, name) for name in ("image_shape", "num_classes", "sigma_data")}
+        for model in (self.model, *([self.pictures.model] if self.pictures else [])):
+            try:
+                with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # of tensors without elements
+                    network = models.build(model.name, seed=0, **known, **dict[str, Any](model.options))
+            except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
+                raise ValueError(f"model: {model.name} cannot be built with {model.options}: {error}") from None
+            sizes = [parameter.numel() for parameter in network.parameters()]
+            if not all(sizes) or sum(sizes) > LARGEST_NETWORK:
+                raise ValueError(f"model: {model.name} would have {sum(sizes):.0e} parameters with {model.options}.")
         return self
 
     @model_validator(mode="after")

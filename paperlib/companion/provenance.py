@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from paperlib import files
 from paperlib.companion import claims, documents, paths
@@ -26,6 +26,11 @@ PACKAGES = [
 
 COMMIT_VARIABLE = "PAPERLIB_COMMIT"
 """What an image without git was built from."""
+UNKNOWN_COMMIT = (
+    f"git knows none of this folder (`git log` says why; where another user owns it, git config --global --add "
+    f"safe.directory FOLDER helps); or set {COMMIT_VARIABLE}."
+)
+"""What to do about it."""
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -41,9 +46,18 @@ def write(directory: Path, facts: dict[str, Any]) -> None:
 
 
 class Manifest(BaseModel):
-    """What every manifest states; facts of the run are beside it."""
+    """What every manifest states, and, where they are facts of a run, what these must be."""
 
     model_config = ConfigDict(extra="allow")
+    notebook: str = ""
+    profile: str = ""
+    parameters: dict[str, Any] = {}
+    data: dict[str, dict[str, Any]] | None = None
+    started: str = ""
+    seconds: NonNegativeFloat = 0.0
+    peak_memory_bytes: PositiveInt = 1
+    source_sha256: str = ""
+    cpu: str = ""
     commit: str | None
     dirty: bool | None
     lock_sha256: str | None
@@ -60,11 +74,7 @@ def read(directory: Path) -> dict[str, Any]:
         FileNotFoundError: where there is none.
         DamagedFileError: where it is not what :func:`write` writes.
     """
-    path = directory / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes()).model_dump()
-    except ValidationError as error:
-        raise files.damaged(path, "a manifest", documents.explained(error)) from None
+    return documents.stated(directory / MANIFEST, Manifest, "a manifest").model_dump(exclude_unset=True)
 
 
 def verify(directory: Path) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import psutil
+import zmq
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -131,9 +131,9 @@ def run(job: Job) -> Path:
         FileNotFoundError: when a notebook that it reads from has no result yet.
         NotebookFailure: when a cell fails, takes too long, or the kernel dies.
         UnwritableError: when the results cannot be written, naming the folder and the remedy.
+        BusyError: when another process is at the same result.
     """
     upstream = _upstream(job)
-    shutil.rmtree(job.failed, ignore_errors=True)
     screen = Screen(job.notebook, len(notebooks.cells(job.path)))
     with files.explained(job.destination), _workplace(job) as directory:
         started = datetime.now(UTC)
@@ -160,18 +160,20 @@ def _upstream(job: Job) -> dict[str, str]:
 
 @contextmanager
 def _workplace(job: Job) -> Iterator[Path]:
-    """A folder of this process beside the destination; gone afterwards.  Those of dead processes are cleared away."""
-    parent = job.destination.parent
-    directory = parent / f".{job.notebook}.{os.getpid()}.part"
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f".{job.notebook}.*.part"):
-        if not psutil.pid_exists(int(left.name.split(".")[-2])) or left == directory:
-            shutil.rmtree(left)
-    directory.mkdir()
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    """A folder beside the destination, held by this process; what one that was killed left there is put in order."""
+    parent, name = job.destination.parent, job.destination.name
+    lock = paths.cache(job.profile.name, job.notebook) / f"{notebooks.sha256(str(job.destination))[:8]}.lock"
+    busy = f"{paths.shown(job.destination)} is being made by another process; wait for it, or name another --output."
+    with files.held(lock, busy):
+        files.restore(job.destination)
+        for left in (job.failed, *parent.glob(f".{name}.*.part")):
+            shutil.rmtree(left, ignore_errors=True)
+        directory = parent / f".{name}.{os.getpid()}.part"  # a kernel of the one that was killed may not know it yet
+        directory.mkdir(parents=True)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _execute(job: Job, directory: Path, screen: Screen) -> NotebookNode:
@@ -223,11 +225,17 @@ def _environment(job: Job, directory: Path) -> dict[str, str]:
 
 
 def _kernel(environment: dict[str, str]) -> type[AsyncKernelManager]:
-    """Kernels of this very interpreter, whatever kernelspec of the notebook's name the machine has."""
+    """Kernels of this very interpreter, whatever kernelspec of the notebook's name the machine has.
+
+    What is said with them is encrypted where ZeroMQ was built with CURVE, as its wheels are.
+    """
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     literal = {name: value.replace("$", "$$") for name, value in environment.items()}  # it is a template
-    spec = KernelSpec(argv=argv, display_name="Python 3", language="python", env=literal)
-    return type("Kernel", (AsyncKernelManager,), {"kernel_spec": property(lambda self: spec)})
+    encrypts = {"supported_encryption": "curve"}
+    spec = KernelSpec(argv=argv, display_name="Python 3", language="python", env=literal, metadata=encrypts)
+    encryption = "auto" if zmq.has("curve") else "disabled"
+    members = {"kernel_spec": property(lambda self: spec), "transport_encryption": encryption}
+    return type("Kernel", (AsyncKernelManager,), members)
 
 
 def _save(notebook: NotebookNode, path: Path) -> None:

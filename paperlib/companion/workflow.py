@@ -4,7 +4,6 @@ Snakemake decides what has to run and in which order; the rules are in the ``Sna
 by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of its outputs.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -13,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -92,7 +90,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
         ValueError: before anything runs, for a notebook or parameter that does not fit.
         BusyError: when the same profile is being reproduced by another process.
     """
-    from paperlib.companion import compare, runner  # slow to import, and the Snakefile needs neither
+    from paperlib.companion import compare, crate, runner  # slow to import, and the Snakefile needs neither
 
     print(f"{profile.name}: {profile.description}; {len(profile.notebooks)} notebooks, {cores} cores", flush=True)
     for name in profile.notebooks:
@@ -100,11 +98,16 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
     names = list(profile.notebooks) if only is None else [only]
     for name in names:
         profile.section(name)
-    with _sole(profile.name) as lock:
+    busy = f"profile {profile.name!r} is being reproduced by another process; wait for it."
+    if provenance.revision(paths.root())["commit"] is None:
+        print(f"manifests will name no commit: {provenance.UNKNOWN_COMMIT}", file=sys.stderr)
+    with files.held(paths.cache(profile.name) / "lock", busy) as lock:
         _forget_missing(profile)
         for name in profile.notebooks:
             shutil.rmtree(paths.failed(profile.name, name), ignore_errors=True)
         code = _snakemake(profile, cores, [stamp(profile.name, name) for name in names], lock)
+        if any((paths.local(profile.name, name) / paths.MANIFEST).is_file() for name in profile.notebooks):
+            crate.write(paths.local(profile.name))
     print(report(profile), flush=True)
     rows = overview(profile)
     made = [row.notebook for row in rows if row.state == "done"]
@@ -163,25 +166,6 @@ def finished(profile: str, notebook: str) -> bool:
     return path.read_text().strip() == notebooks.fingerprint(result)
 
 
-class BusyError(RuntimeError):
-    """Another process is at the same work."""
-
-
-@contextmanager
-def _sole(profile: str) -> Iterator[IO[str]]:
-    """Hold the profile for this process and those it hands the lock to; it is free when the last of them has ended."""
-    path = paths.cache(profile) / "lock"
-    with files.explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"profile {profile!r} is being reproduced by another process; wait for it.") from None
-        yield stream
-
-
 # The table at the end ------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +182,7 @@ class Row:
     @classmethod
     def of(cls, notebook: str, folder: Path) -> "Row":
         """That of a finished result."""
-        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder)["seconds"])
+        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder).get("seconds"))
 
     @property
     def failed(self) -> bool:

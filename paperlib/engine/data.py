@@ -275,6 +275,7 @@ CIFAR10 = Collection(
     counts={"train": 50_000, "test": 10_000},
     classes=10,
     licence="no formal licence; made available for research by A. Krizhevsky (2009)",
+    revision="0b2714987fa478483af9968de7c934580d0bb9a2",
 )
 IMAGENET = Collection(
     title="ImageNet",
@@ -286,6 +287,7 @@ IMAGENET = Collection(
     classes=1000,
     licence="ImageNet terms of access: non-commercial research and education only",
     gated=True,
+    revision="49e2ee26f3810fb5a7536bbf732a7b07389a47b5",
 )
 
 

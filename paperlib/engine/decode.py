@@ -163,6 +163,7 @@ class Collection:
         classes: how many classes, numbered from 0 in the column ``label``; 0 where there is no such column.
         licence: under which terms it may be used.
         gated: whether the hub gives it only to those who have accepted its terms.
+        revision: the commit of the copy on the hub; None takes the newest.
     """
 
     title: str
@@ -174,6 +175,7 @@ class Collection:
     classes: int
     licence: str
     gated: bool = False
+    revision: str | None = None
 
     def located(self, root: Path | str | None = None) -> Path | None:
         """The folder of its files: ``root``, else ``$PAPERLIB_DATA/<folder>`` if there is one, else none: the hub.
@@ -194,9 +196,10 @@ class Collection:
     def remedy(self) -> str:
         """How to have its files."""
         terms = f"accept its terms at https://huggingface.co/datasets/{self.hub}, log in (hf auth login) and "
+        revision = f"--revision {self.revision} " if self.revision else ""
         return (
-            f"To have {self.title}: {terms * self.gated}run `hf download {self.hub} --repo-type dataset --local-dir "
-            f"DIR/{self.folder}` on a machine with a connection, and set {DATA_VARIABLE} to DIR here."
+            f"To have {self.title}: {terms * self.gated}run `hf download {self.hub} {revision}--repo-type dataset "
+            f"--local-dir DIR/{self.folder}` on a machine with a connection, and set {DATA_VARIABLE} to DIR here."
         )
 
 
@@ -210,9 +213,9 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """What distinguishes it from other sources: the files' names, sizes and times of change; or the hub's name."""
+        """What tells it from other sources: name, size and time of each file; or its name and revision on the hub."""
         if not self.files:
-            return f"hub {self.collection.hub} {self.split}"
+            return f"hub {self.collection.hub} {self.collection.revision} {self.split}"
         facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files]
         return f"{self.collection.folder} {self.split} {facts}"
 
@@ -220,7 +223,8 @@ class Source:
     def description(self) -> str:
         """For people: where it comes from, without the folders of this machine."""
         if not self.files:
-            return f"{self.collection.hub} on the Hugging Face hub"
+            revision = f", revision {self.collection.revision}" if self.collection.revision else ""
+            return f"{self.collection.hub} on the Hugging Face hub{revision}"
         last = f" … {self.files[-1].name}" if len(self.files) > 1 else ""
         return f"{self.files[0].name}{last} in the columns of {self.collection.hub}"
 
@@ -278,7 +282,10 @@ class Source:
                 f"{collection.title} is read with the package datasets; pip install '{DISTRIBUTION}[datasets]'."
             ) from error
         try:
-            found = datasets.load_dataset(path=collection.hub, split=collection.splits[self.split], streaming=True)
+            # No other option: each becomes part of the name under which `datasets` looks for a copy when offline.
+            found = datasets.load_dataset(
+                path=collection.hub, split=collection.splits[self.split], streaming=True, revision=collection.revision
+            )
         except Exception as error:  # offline, gated, not found, no such repository: each library below has its own
             raise MissingDataError(
                 f"{collection.title} ({self.split}) cannot be read from {self.description}: {error} {collection.remedy}"

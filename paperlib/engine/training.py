@@ -394,14 +394,15 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
     if group.is_first:
         with explained(directory / LOG):
             directory.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            refusal = f"{directory} is being trained by {holder.read_text() if holder.exists() else 'another process'}"
-            if group.size == 1:
-                warnings.warn(f"{refusal}; waiting for it.", stacklevel=4)
-                lock.acquire()
-                refusal = ""
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                who = holder.read_text() if holder.exists() else "another process"
+                refusal = f"{directory} is being trained by {who}"
+                if group.size == 1:
+                    warnings.warn(f"{refusal}; waiting for it.", stacklevel=4)
+                    lock.acquire()
+                    refusal = ""
     if refusal := group.broadcast(refusal):
         raise ValueError(f"{refusal}; wait for it.")
     try:
