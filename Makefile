@@ -54,7 +54,7 @@ gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; wha
 
 site: $(READY) ## the notebooks and the API as a web site that needs no network, docs/_build/html (needs npm, for MathJax)
 	$(BIN)/python -m tools.mathjax
-	rm -rf docs/api docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
+	rm -rf docs/_build docs/api docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
