@@ -12,6 +12,7 @@
 # .cache stands for the result in results/local, and is not part of a clone: a fresh one makes everything itself.
 
 from paperlib.companion import experiments, profiles
+from paperlib.companion.paths import local, shown
 from paperlib.companion.workflow import (
     dependencies,
     stamp,
@@ -63,9 +64,10 @@ for position, (name, section) in enumerate(PROFILE.notebooks.items()):
         params:
             profile=PROFILE.name,
             notebook=name,
+            result=shown(local(PROFILE.name, name)),
             depends_on=dependencies(PROFILE, name),
         threads: section.threads
         priority: -position
         shell:
-            '"${{PAPERLIB_PYTHON:-python}}" -m paperlib.companion.runner {params.profile} {params.notebook}'
-            " --threads {threads} --stamp {output:q}"
+            '"${{PAPERLIB_PYTHON:-python}}" -m paperlib run {params.notebook} --profile {params.profile}'
+            " --threads {threads} --output {params.result:q} --stamp {output:q}"

@@ -32,11 +32,11 @@ class DamagedFileError(ValueError):
     """A file that is truncated, corrupt or of another kind; the message names it."""
 
 
-def damaged(path: str | Path, wanted: str) -> DamagedFileError:
+def damaged(
+    path: str | Path, wanted: str, why: str = "it is truncated, corrupt or of another kind."
+) -> DamagedFileError:
     """The error for a file that is not what it should be."""
-    return DamagedFileError(
-        f"{path} is not {wanted}: it is truncated, corrupt or of another kind. Delete or replace it."
-    )
+    return DamagedFileError(f"{path} is not {wanted}: {why} Delete or replace it.")
 
 
 @contextmanager

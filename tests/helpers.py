@@ -1,5 +1,6 @@
 """Functions that several test files call; not in conftest.py, whose name the notebooks use as well."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,22 @@ NotebookWriter = Callable[..., Path]
 def listing(folder: Path) -> list[str]:
     """Names of what lies in a folder, hidden files included."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def record(identifier: str, verdict: str) -> str:
+    """The record of a claim with one check, margin 2, and one falsifier, such that the verdict follows."""
+    outcome = {"what": "a", "measure": "at most", "limit": 1.0, "value": 0.5, "used": 0.5}
+    content = {
+        "id": identifier,
+        "verdict": verdict,
+        "statement": "it holds",
+        "place": "here",
+        "tolerance": None,
+        "checks": [{**outcome, "holds": verdict != "FAIL"}],
+        "falsifiers": [{**outcome, "used": 9.0, "holds": verdict == "VACUOUS"}],
+        "remarks": {verdict: "why"} if verdict in ("PARTIAL", "NOT RUN AT THIS SCALE") else {},
+    }
+    return json.dumps(content)
 
 
 PROFILE = """\

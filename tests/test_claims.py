@@ -9,9 +9,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from helpers import record as record_text
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paperlib import files
 from paperlib.companion import claims, documents
 from paperlib.companion.claims import Verdict, relative_error
 
@@ -106,7 +108,7 @@ def test_a_falsifier_that_is_not_a_number_shows_nothing(claim: claims.Test) -> N
     with pytest.raises(ValueError, match="shows nothing"):
         claim.falsify(math.nan, 1.0)
     claim.falsify(math.inf, 1.0)
-    assert record(claim)["falsifiers"][0]["value"] == "inf"
+    assert float(record(claim)["falsifiers"][0]["value"]) == math.inf
 
 
 def test_nothing_compared_is_no_agreement(claim: claims.Test) -> None:
@@ -171,7 +173,7 @@ def test_a_falsifier_misses_by_a_factor_of_the_limit(
     getattr(claim, falsify)(*arguments, what="broken")
     found = claims.Record.read(claim.path)
     assert found.missed == (None if missed is None else pytest.approx(missed))
-    assert found.falsifiers == {"broken": found.missed}
+    assert found.misses == {"broken": found.missed}
     assert found.margin is None
 
 
@@ -195,11 +197,33 @@ def test_a_margin_is_above_one_exactly_when_the_check_holds(value: float, limit:
     assert (outcome.used <= 1) == outcome.holds
 
 
-def test_an_older_record_has_a_verdict_and_no_margin(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"PASS"', '"FAIL"', "the verdict is FAIL, and what is recorded amounts to PASS"),
+        ('"holds": true', '"holds": false', "the verdict is PASS, and what is recorded amounts to FAIL"),
+        ('"holds": false', '"holds": true', "amounts to VACUOUS"),
+        ('"remarks": {}', '"remarks": {"PARTIAL": "half"}', "amounts to PARTIAL"),
+        ('"used": 0.5', '"used": "half"', "checks.0.used"),
+        ('"place": "here", ', "", "place: missing"),
+        ("}", "", "is not a record of a claim"),
+    ],
+)
+def test_a_record_that_was_tampered_with_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
     path = tmp_path / "C1.json"
-    path.write_text('{"id": "C1", "verdict": "PASS", "checks": [{"what": "a", "value": 1.0}], "falsifiers": []}')
-    found = claims.Record.read(path)
-    assert (found.verdict, found.margin, found.missed) == ("PASS", None, None)
+    path.write_text(record_text("C1", "PASS"))
+    assert claims.Record.read(path).verdict == "PASS"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(files.DamagedFileError, match=re.escape(says)) as caught:
+        claims.Record.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_verdict_without_checks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "C1.json"
+    path.write_text('{"id": "C1", "verdict": "PASS"}')
+    with pytest.raises(files.DamagedFileError, match="checks: missing"):
+        claims.Record.read(path)
 
 
 def test_factors_as_they_are_shown() -> None:

@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import NotebookWriter, listing
+from helpers import NotebookWriter, listing, record
 
 from paperlib.companion import claims, cli, paths, profiles, provenance, workflow
 from paperlib.companion.doctor import pins
@@ -28,7 +29,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["reproduce", "small", "--only", "09_none"], "no notebook '09_none'; choose one of 01_first, 02_second"),
         (["run", "09_none", "--profile", "small"], "unknown notebook '09_none'; choose one of 01_first, 02_second"),
         (["run", "01_first", "--profile", "small", "-p", "pionts=3"], "no parameter 'pionts'"),
-        (["run", "01_first", "--profile", "small", "-p", "points=many"], "'points' must be int, got 'many'"),
+        (["run", "01_first", "--profile", "small", "-p", "points=many"], "'points' must be int, got 'many' (str)"),
         (["claims", "--profile", "large"], "unknown profile 'large'"),
         (["verify", "large"], "unknown profile 'large'"),
         (["train", "large"], "unknown profile 'large'"),
@@ -66,6 +67,34 @@ def test_one_notebook_with_another_parameter(
     result = checkout / "results" / "interactive" / "small" / "01_first"
     assert provenance.read(result)["parameters"]["points"] == 11
     assert listing(checkout / "results") == ["interactive"], "finished results are not touched"
+
+
+def test_two_results_of_one_notebook_lie_side_by_side(
+    checkout: Path, write_notebook: NotebookWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook("01_first", "print('points', points)")
+    folders = [checkout / "out" / "five", checkout / "out" / "six"]
+    for folder, points in zip(folders, (5, 6), strict=True):
+        arguments = ["run", "01", "--profile", "small", "-p", f"points={points}", "--output", str(folder)]
+        assert cli.main(arguments) == 0
+    assert [provenance.read(folder)["parameters"]["points"] for folder in folders] == [5, 6]
+    assert not (checkout / "results").exists()
+    assert cli.main(["compare", *map(str, folders)]) == 0
+    assert "parameter points: 5 → 6" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_result_is_not_replaced(
+    checkout: Path, write_notebook: NotebookWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook("01_first")
+    mine = checkout / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    (checkout / "results").mkdir()
+    for target in (mine, mine / "letter.txt", checkout / "results"):
+        assert cli.main(["run", "01_first", "--profile", "small", "--output", str(target)]) == 1
+        assert "is no result, which a new one may replace" in capsys.readouterr().err
+    assert (mine / "letter.txt").read_text() == "dear"
 
 
 def test_a_failing_notebook_gives_a_failing_exit_code(
@@ -129,15 +158,94 @@ def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
-def test_a_changed_result_does_not_verify(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = checkout / "results" / "small" / "01_first"
-    folder.mkdir(parents=True)
-    (folder / "a.csv").write_text("1\n")
-    provenance.write(folder, {})
+def published(checkout: Path) -> dict[str, Path]:
+    """Two published results, by notebook, each with a claim."""
+    (checkout / "claims.yaml").write_text(CLAIMS)
+    folders = {}
+    for identifier, name in (("C1", "01_first"), ("C2", "02_second")):
+        folder = folders[name] = checkout / "results" / "small" / name
+        (folder / "claims").mkdir(parents=True)
+        (folder / "claims" / f"{identifier}.json").write_text(record(identifier, "PASS"))
+        (folder / "a.csv").write_text("1\n")
+        provenance.write(folder, {"notebook": name, "profile": "small"})
+    return folders
+
+
+def test_whole_results_verify(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify"]) == 1
+    assert "there are no results of any profile" in capsys.readouterr().out
+    published(checkout)
     assert cli.main(["verify"]) == 0
-    (folder / "a.csv").write_text("2\n")
+    assert capsys.readouterr().out == "2 results looked at, 0 problems.\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "a.csv").write_text("2\n"), "01_first/a.csv: changed"),
+        (lambda folder: (folder / "manifest.json").unlink(), "01_first/manifest.json: missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "01_first/manifest.json is not a manifest: "),
+        (lambda folder: (folder / "manifest.json").write_text('{"outputs": {}}'), "commit: missing"),
+        (lambda folder: shutil.rmtree(folder), "01_first/manifest.json: missing"),
+        (lambda folder: (folder / "claims" / "C1.json").write_text("[]"), "C1.json is not a record of a claim: "),
+        (lambda folder: (folder / "claims" / "C1.json").unlink(), "C1.json: missing, and claims.yaml has it"),
+        (lambda folder: (folder / "claims" / "C9.json").write_text(record("C9", "PASS")), "C9.json: not a claim of"),
+    ],
+)
+def test_every_problem_of_a_result_is_a_line(
+    checkout: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], object], says: str
+) -> None:
+    """One result is spoilt, and all others are looked at nonetheless."""
+    folders = published(checkout)
+    spoil(folders["01_first"])
+    (folders["02_second"] / "b.csv").write_text("1\n")
     assert cli.main(["verify", "small"]) == 1
-    assert "01_first/a.csv: changed" in capsys.readouterr().out
+    *problems, last = capsys.readouterr().out.splitlines()
+    assert any(says in line for line in problems)
+    assert any("02_second/b.csv: not in the manifest" in line for line in problems)
+    assert last == f"2 results looked at, {len(problems)} problems."
+
+
+def test_a_manifest_made_to_fit_does_not_hide_a_record(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = published(checkout)["01_first"]
+    (folder / "claims" / "C1.json").unlink()
+    provenance.write(folder, {"notebook": "01_first", "profile": "small"})
+    assert cli.main(["verify"]) == 1
+    (folder / "claims" / "C1.json").write_text(record("C1", "PASS").replace('"PASS"', '"PARTIAL"'))
+    provenance.write(folder, {"notebook": "01_first", "profile": "small"})
+    assert cli.main(["verify"]) == 1
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "C1" in line)
+    assert "missing, and claims.yaml has it" in first
+    assert "the verdict is PARTIAL, and what is recorded amounts to PASS" in second
+
+
+def test_any_two_results_are_compared(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (published(checkout)["01_first"], checkout / "elsewhere")
+    shutil.copytree(first, second)
+    (second / "tables").mkdir()
+    (second / "tables" / "t.csv").write_text("x\n1\n")
+    (second / "claims" / "C1.json").write_text(record("C1", "FAIL"))
+    provenance.write(second, {"notebook": "01_first", "profile": "small", "parameters": {"points": 4}})
+    provenance.write(first, {"notebook": "01_first", "profile": "small", "parameters": {"points": 3}})
+    assert cli.main(["compare", str(first), str(first), "--strict"]) == 0
+    capsys.readouterr()
+    data, page = checkout / "out" / "a.json", checkout / "out" / "a.html"
+    arguments = ["compare", str(first.parent), str(second), "--json", str(data), "--html", str(page)]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--strict"]) == 1
+    shown = capsys.readouterr().out
+    found = json.loads(data.read_text())
+    assert found["settings"] == {"parameter points": [3, 4]}
+    assert [(one["id"], one["verdicts"]) for one in found["claims"]] == [("C1", ["PASS", "FAIL"])]
+    assert {(one["file"], one["largest"]) for one in found["outside"]} == {
+        ("claim C1", "PASS → FAIL"),
+        ("01_first/tables/t.csv", "only the second has it"),
+    }
+    for text in (shown, page.read_text()):
+        assert all(says in text for says in ("parameter points", "it holds", "t.csv", "only the second has it"))
+    assert not re.search(r"(?:src|href)=", page.read_text()), "it needs nothing else"
+    assert cli.main(["compare", str(first), str(checkout / "profiles")]) == 1
+    assert "profiles holds no results" in capsys.readouterr().err
 
 
 def test_the_doctor_looks_at_everything(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

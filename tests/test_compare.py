@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers import NotebookWriter, listing
+from helpers import NotebookWriter, listing, record
 from matplotlib import pyplot
 from PIL import Image
 
@@ -36,8 +37,7 @@ def results(folder: Path, numbers: np.ndarray, verdict: str = "PASS") -> Path:
     }
     pd.DataFrame(table).to_csv(notebook / "tables" / "table.csv", index=False)
     np.savez(notebook / "figures" / "array.npz", x=numbers.reshape(1, 3))
-    record = {"id": "C1", "verdict": verdict, "checks": [{"what": "a", "used": 0.5}], "falsifiers": []}
-    (notebook / "claims" / "C1.json").write_text(json.dumps(record))
+    (notebook / "claims" / "C1.json").write_text(record("C1", verdict))
     for name in ("figures/a.svg", "01_first.ipynb"):
         (notebook / name).write_text("")
     pyplot.imsave(notebook / "figures" / "a.png", np.tile(numbers, (40, 20)))
@@ -75,8 +75,8 @@ def test_what_only_one_side_has_is_outside(tmp_path: Path) -> None:
     (other / "01_first" / "tables" / "new.csv").write_text("x\n1\n")
     found = compare.results(one, other, ["01_first"])
     assert {(item.file.rpartition("/")[2], item.largest) for item in found.outside} == {
-        ("array.npz", "published only"),
-        ("new.csv", "not published"),
+        ("array.npz", "only the first has it"),
+        ("new.csv", "only the second has it"),
     }
 
 
@@ -112,13 +112,13 @@ def test_the_screen_names_every_claim_every_file_and_the_largest_difference(chec
     one = results(tmp_path / "a", NUMBERS)
     shown = compare.results(one, results(tmp_path / "b", NUMBERS * 1.5, "FAIL"), ["01_first"]).text()
     assert [line.split() for line in shown.splitlines() if line.startswith("C1")] == [
-        ["C1", "FAIL", "×2.0", "PASS", "×2.0"]
+        ["C1", "PASS", "×2.0", "FAIL", "×2.0"]
     ]
     assert "table.csv value: 300 → 450" in shown
     assert "array.npz x: 300 → 450" in shown
     alone = compare.results(tmp_path / "none", one, ["01_first"])
     assert [line.split() for line in alone.text().splitlines() if line.startswith("C1")] == [
-        ["C1", "PASS", "×2.0", "–", "–"]
+        ["C1", "–", "–", "PASS", "×2.0"]
     ]
     assert alone.differences == []
 
@@ -160,13 +160,15 @@ def test_intervals_are_of_what_all_repetitions_have(checkout: Path, write_notebo
 @pytest.fixture
 def ran(checkout: Path, write_notebook: NotebookWriter) -> Path:
     """A checkout where both notebooks of "small" have a result; the second is at home at another profile."""
+    stated = "place: here, statement: so, cell: a, kind: check, why: so, falsifier: not so"
+    (checkout / "claims.yaml").write_text(f"- {{id: C1, notebook: 01_first, {stated}}}")
     write_notebook("01_first")
     write_notebook("02_second", parameters='profile: str = "other"')
     for name in ("01_first", "02_second"):
         folder = results(paths.local("small"), NUMBERS) if name == "01_first" else paths.local("small", name)
         folder.mkdir(parents=True, exist_ok=True)
         (paths.local("small", name) / f"{name}.ipynb").write_text('{"cells": []}')
-        provenance.write(paths.local("small", name), {"seconds": 1.0})
+        provenance.write(paths.local("small", name), {"notebook": name, "seconds": 1.0})
         stamp = checkout / workflow.stamp("small", name)
         stamp.parent.mkdir(parents=True)
         stamp.write_text(notebooks.fingerprint(paths.local("small", name)) + "\n")
@@ -186,11 +188,11 @@ def test_what_is_published_is_light_and_verifies(ran: Path) -> None:
 
 
 def test_what_failed_or_is_not_of_a_commit_is_not_published(ran: Path) -> None:
-    record = paths.local("small", "01_first") / "claims" / "C1.json"
-    good = record.read_text()
+    claim = paths.local("small", "01_first") / "claims" / "C1.json"
+    good = claim.read_text()
     for spoil, says in (
-        (lambda: record.write_text(good.replace("PASS", "FAIL")), "01_first: a claim failed"),
-        (lambda: record.write_text(good + " "), "C1.json: changed"),
+        (lambda: claim.write_text(record("C1", "FAIL")), "01_first: a claim failed"),
+        (lambda: claim.write_text(good + " "), "C1.json: changed"),
         (lambda: shutil.rmtree(paths.local("small", "02_second")), "02_second: not run"),
     ):
         spoil()
@@ -269,7 +271,7 @@ def test_a_clone_in_any_folder_reproduces_and_stays_clean(repository: Path, tmp_
     for name in ("01_schedules", "02_objectives"):
         shown = run("paperlib", "reproduce", "tiny", "--only", name)
         assert f"results/local/tiny/{name}" in shown
-        assert "beside what is published" in shown
+        assert re.search(r"^first: results/tiny\nsecond: results/local/tiny$", shown, re.MULTILINE)
     tests = ("equations", "project", "claims", "notebooks", "literature", "cli", "profiles")
     run("pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in tests))
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)

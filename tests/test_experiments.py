@@ -142,7 +142,7 @@ def test_what_is_finished_is_not_trained_again_whoever_trained_it(
 def publish(run: Run, one: experiments.Experiment) -> Path:
     """Put a run among those that came with the checkout, and remove it from where it was trained."""
     experiments.train_once(run, one)
-    published = paths.published_runs("small") / one.name
+    published = paths.published("small", "07_train") / "runs" / one.name
     published.parent.mkdir(parents=True, exist_ok=True)
     (run.directory / "runs" / one.name).rename(published)
     shutil.rmtree(one.folder)

@@ -1,12 +1,12 @@
 """Comparison with others: no number without a source, our rows marked, reproductions read from their manifests."""
 
-import json
 import shutil
 from pathlib import Path
 
 import literature
 import pandas as pd
 import pytest
+from helpers import record
 
 from paperlib.companion import profiles, provenance
 
@@ -59,7 +59,7 @@ def test_reproductions_are_read_from_their_manifests(checkout: Path) -> None:
     assert literature.reproductions().empty
     result = checkout / "results" / "reproduced" / "somebody" / "small" / "01_first"
     (result / "claims").mkdir(parents=True)
-    (result / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": "PASS"}))
+    (result / "claims" / "C1.json").write_text(record("C1", "PASS"))
     (result / "table.csv").write_text("1\n")
     provenance.write(result, {"profile": "small", "notebook": "01_first", "seconds": 90.0})
     (result / "table.csv").write_text("2\n")

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from paperlib.companion import parameters, profiles
+from paperlib.companion import notebooks, profiles
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -42,16 +42,16 @@ def test_it_has_one_parameters_cell_of_typed_literals(path: Path) -> None:
         assert statement.value is not None
         ast.literal_eval(statement.value)
         assert statement.lineno == statement.end_lineno, "one line each: papermill reads lines"
-    declared = parameters.declared(path)
+    declared = notebooks.declared(path)
     assert list(declared) == [ast.unparse(statement.target) for statement in statements]
-    assert parameters.check(path, {})["profile"] == home(path)
+    assert notebooks.parameters(path, {})["profile"] == home(path)
 
 
 def test_its_parameters_are_those_of_every_profile_that_runs_it(path: Path) -> None:
     for name in profiles.names():
         profile = profiles.load(name)
         if path.stem in profile.notebooks:
-            parameters.check(path, dict(profile.notebook(path.stem)))
+            notebooks.parameters(path, profile.notebook(path.stem))
 
 
 def test_its_profile_runs_it(path: Path) -> None:

@@ -124,6 +124,9 @@ def test_some_notebook_waits_for_the_training(checkout: Path) -> None:
     path = checkout / "profiles" / "small.yaml"
     text = path.read_text()
     path.write_text(text + "launch: {threads: 1}\n")
+    with pytest.raises(ValueError, match=r"launch\.before: missing"):
+        profiles.load("small")
+    path.write_text(text + "launch: {before: 07_train}\n")
     with pytest.raises(ValueError, match=r"'07_train' is to wait for the training.*01_first, 02_second"):
         profiles.load("small")
     path.write_text(text + "launch: {before: 02_second}\n")
@@ -156,6 +159,21 @@ def test_a_profile_cannot_be_changed(checkout: Path) -> None:
 def test_an_empty_file_is_refused(checkout: Path) -> None:
     (checkout / "profiles" / "small.yaml").write_text("")
     with pytest.raises(documents.DocumentError, match=r"small\.yaml:1: "):
+        profiles.load("small")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "a: !tag 1", "a: 2020-13-45", "a: *b", "\ta: 1"]
+)
+def test_what_yaml_itself_refuses_is_an_error_of_the_file(checkout: Path, text: str) -> None:
+    (checkout / "profiles" / "small.yaml").write_text(text)
+    with pytest.raises(documents.DocumentError, match=r"small\.yaml:\d+: not valid YAML: "):
+        profiles.load("small")
+
+
+def test_bytes_that_are_no_text_are_an_error_of_the_file(checkout: Path) -> None:
+    (checkout / "profiles" / "small.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(documents.DocumentError, match=r"small\.yaml:1: not valid YAML: "):
         profiles.load("small")
 
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from helpers import NotebookWriter, listing
 
 from paperlib import files
-from paperlib.companion import notebooks, paths, provenance, sources
+from paperlib.companion import notebooks, paths, provenance
 
 
 @pytest.fixture
@@ -70,15 +69,6 @@ def test_commit_and_dirt(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert provenance.revision(checkout) == clean
     (checkout / "claims.yaml").write_text("# changed\n")
     assert provenance.revision(checkout) == {**clean, "dirty": True}
-
-
-def test_peak_memory_includes_child_processes() -> None:
-    with provenance.PeakMemory(interval=0.01) as alone:
-        pass
-    with provenance.PeakMemory(interval=0.01) as both:
-        subprocess.run(["python3", "-c", "b = bytearray(300_000_000); b[::4096] = b[::4096]"], check=True)
-    assert both.bytes > 280_000_000
-    assert alone.bytes > 10_000_000
 
 
 # Files are whole or absent -------------------------------------------------------------------------------------------
@@ -151,7 +141,7 @@ def test_outside_a_checkout_the_message_says_what_to_do(tmp_path: Path, monkeypa
 
 
 def names(source: str) -> set[str]:
-    return {file.relative_to(sources.PACKAGE).as_posix() for file in sources.dependencies(source)}
+    return {file.relative_to(notebooks.PACKAGE).as_posix() for file in notebooks.dependencies(source)}
 
 
 def test_dependencies_follow_imports() -> None:
@@ -172,17 +162,17 @@ def test_what_lies_beside_the_notebooks_counts_and_files_that_are_read(
     found = {file.name for file in notebooks.library_files(path)}
     assert {"shared.py", "oracles.py", "workflow.py"} <= found
     assert "other.py" not in found
-    assert sources.reads(notebooks.library_files(path)) == ["claims.yaml"]
+    assert notebooks.reads(notebooks.library_files(path)) == ["claims.yaml"]
 
 
 def test_a_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PACKAGE", tmp_path / "paperlib")
+    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path / "paperlib")
     file = tmp_path / "paperlib" / "a.py"
     file.parent.mkdir()
 
     def digest(text: str) -> str:
         file.write_text(text)
-        return sources.digest([file])
+        return notebooks.digest([file])
 
     first = digest('"""One."""\ndef f(x):\n    """Two."""\n    return x + 1\n')
     assert digest('"""Other."""\n# why\ndef f(x):\n    return x + 1\n') == first
@@ -191,14 +181,3 @@ def test_a_digest_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest
 
 def test_a_manifest_is_plain_json(result: Path) -> None:
     assert json.loads((result / "manifest.json").read_text()) == provenance.read(result)
-
-
-@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_the_memory_of_the_largest_child_is_in_bytes_on_every_system(
-    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
-) -> None:
-    """``ru_maxrss`` is in kilobytes on Linux and in bytes on macOS."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    monkeypatch.setattr(provenance.resource, "getrusage", lambda who: usage)
-    monkeypatch.setattr(provenance.sys, "platform", system)
-    assert provenance._largest_child() == usage.ru_maxrss * unit

@@ -20,10 +20,10 @@ import jupytext
 import nbformat
 import psutil
 import pytest
-from helpers import NotebookWriter, listing
+from helpers import NotebookWriter, listing, record
 
 from paperlib import files
-from paperlib.companion import experiments, notebooks, parameters, paths, profiles, provenance, runner, workflow
+from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
 from paperlib.companion.screen import Screen
 from paperlib.engine import data, training
 from paperlib.models import weights
@@ -55,7 +55,7 @@ quick: bool = False"""
 
 def test_the_parameters_cell_is_read(write_notebook: NotebookWriter) -> None:
     path = write_notebook("01_first", parameters=TYPED)
-    assert {name: annotation for name, (annotation, _) in parameters.declared(path).items()} == {
+    assert {name: annotation for name, (annotation, _) in notebooks.declared(path).items()} == {
         "profile": "str",
         "points": "int",
         "width": "float",
@@ -63,7 +63,7 @@ def test_the_parameters_cell_is_read(write_notebook: NotebookWriter) -> None:
         "seeds": "list[int]",
         "quick": "bool",
     }
-    assert parameters.check(path, {"points": 5}) == {
+    assert notebooks.parameters(path, {"points": 5}) == {
         "profile": "small",
         "points": 5,
         "width": 1.5,
@@ -89,18 +89,19 @@ def test_the_parameters_cell_is_read(write_notebook: NotebookWriter) -> None:
 def test_a_parameter_that_does_not_fit_is_refused(write_notebook: NotebookWriter, given: dict, says: str) -> None:
     path = write_notebook("01_first", parameters=TYPED)
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
-        parameters.check(path, given)
+        notebooks.parameters(path, given)
     assert str(caught.value).startswith("01_first.ipynb: ")
 
 
 def test_a_whole_number_is_a_float(write_notebook: NotebookWriter) -> None:
-    assert parameters.check(write_notebook("01_first", parameters=TYPED), {"width": 2})["width"] == 2
+    assert notebooks.parameters(write_notebook("01_first", parameters=TYPED), {"width": 2})["width"] == 2
 
 
 def test_parameters_from_the_command_line(write_notebook: NotebookWriter) -> None:
     path = write_notebook("01_first", parameters=TYPED)
     given = ["points=7", "width=1e-3", "labels=['x']", "profile=other=1", "quick=True"]
-    assert parameters.parse(path, given) == {
+    assert notebooks.parameters(path, {"points": 3}, given) == {
+        "seeds": [0, 1],
         "points": 7,
         "width": 1e-3,
         "labels": ["x"],
@@ -108,14 +109,14 @@ def test_parameters_from_the_command_line(write_notebook: NotebookWriter) -> Non
         "quick": True,
     }
     with pytest.raises(ValueError, match="no assignment"):
-        parameters.parse(path, ["points"])
+        notebooks.parameters(path, {}, ["points"])
     with pytest.raises(ValueError, match="must be int, got 'many'"):
-        parameters.parse(path, ["points=many"])
+        notebooks.parameters(path, {}, ["points=many"])
 
 
 def test_a_parameter_without_a_type_is_refused(write_notebook: NotebookWriter) -> None:
     with pytest.raises(ValueError, match="parameter 'points' is annotated None; choose one of bool, int"):
-        parameters.declared(write_notebook("01_first", parameters="points = 3"))
+        notebooks.declared(write_notebook("01_first", parameters="points = 3"))
 
 
 def test_an_unknown_notebook_is_refused(write_notebook: NotebookWriter) -> None:
@@ -266,6 +267,36 @@ def test_a_results_folder_that_is_a_file_is_named(checkout: Path, write_notebook
     assert (checkout / "results").read_text() == "in the way"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "notebook"),
+    [
+        (".", ["notebooks/01_first.ipynb", "out.ipynb", "--cwd", "notebooks"]),
+        ("notebooks", ["01_first.ipynb", "o.ipynb"]),
+    ],
+)
+def test_papermill_alone_runs_a_notebook(
+    checkout: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch, folder: str, notebook: list[str]
+) -> None:
+    """From the root and from notebooks/, without anything in the environment that says where the checkout is."""
+    monkeypatch.delenv("PAPERLIB_ROOT")
+    path = write_notebook("01_first", "import beside", "from paperlib import companion", USES_THE_RUN)
+    path.with_name("beside.py").touch()
+    command = [sys.executable, "-m", "papermill", *notebook, "-p", "points", "7"]
+    done = subprocess.run(command, cwd=checkout / folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = checkout / "results" / "interactive" / "small" / "01_first"
+    assert (result / "tables" / "points.csv").read_text() == "points\n7\n"
+    assert nbformat.read(checkout / folder / notebook[1], as_version=4).metadata.papermill.exception is None
+
+
+USES_THE_RUN = """\
+import pandas as pd
+
+run = companion.start("01_first", profile)
+run.table(pd.DataFrame({"points": [points]}), "points")"""
+
+
 # What a notebook uses ------------------------------------------------------------------------------------------------
 
 
@@ -335,11 +366,13 @@ def test_finished_results_are_for_readers_and_not_for_headless_runs(
 
 def test_progress_bars_become_lines_and_silence_is_broken() -> None:
     text = io.StringIO()
-    with Screen("01_first", patience=1.0, stream=text) as screen:
-        screen.begin(2, 5, "Training")
-        screen.hear("10%\r20%\r30%")
-        screen.hear("\r100%\n")
-        screen.hear("done")
+    cells = [nbformat.v4.new_markdown_cell("# A\n\n## Training"), nbformat.v4.new_code_cell("train()")]
+    with Screen("01_first", 5, patience=1.0, stream=text) as screen:
+        for number, cell in enumerate(cells):
+            screen.begin(cell, number)
+        for part in ("10%\r20%\r30%", "\r100%\n", "done"):
+            screen.write(part)
+            screen.flush()
         screen.end()
         deadline = time.monotonic() + 10
         while "running for" not in text.getvalue() and time.monotonic() < deadline:
@@ -347,6 +380,16 @@ def test_progress_bars_become_lines_and_silence_is_broken() -> None:
     lines = [line.split("  ", 1)[1] for line in text.getvalue().splitlines()]
     assert lines[:3] == ["cell 2/5  Training", "| 100%", "| done"]
     assert lines[3].startswith("cell 2/5  Training … running for 0:0")
+
+
+def test_peak_memory_includes_child_processes() -> None:
+    with Screen("01_first", 1, stream=io.StringIO()) as alone:
+        pass
+    hold = "b = bytearray(300_000_000); b[::4096] = b[::4096]; import time; time.sleep(2)"
+    with Screen("01_first", 1, stream=io.StringIO()) as both:
+        subprocess.run([sys.executable, "-c", hold], check=True)
+    assert both.memory > alone.memory + 280_000_000
+    assert alone.memory > 10_000_000
 
 
 # The workflow --------------------------------------------------------------------------------------------------------
@@ -413,7 +456,9 @@ def test_a_profile_that_says_how_is_trained_by_jobs_before_its_notebook(
     workplace: Path, write_notebook: NotebookWriter
 ) -> None:
     file = workplace / "profiles" / "small.yaml"
-    file.write_text(file.read_text().replace("notebooks:\n", "launch: {threads: 1}\nnotebooks:\n  07_train: {}\n"))
+    file.write_text(
+        file.read_text().replace("notebooks:\n", "launch: {before: 07_train}\nnotebooks:\n  07_train: {}\n")
+    )
     first = "from paperlib import companion\nrun = companion.start('07_train', profile)"
     there = "from paperlib.companion import experiments, profiles\none = next(experiments.grid(profiles.load(profile)))"
     write_notebook("07_train", first, f"{there}\nassert one.find(published=False)", parameters='profile: str = "small"')
@@ -432,10 +477,10 @@ def test_a_job_is_started_as_its_profile_says(checkout: Path) -> None:
     profile = profiles.load("small")
     with pytest.raises(ValueError, match="has no section 'launch'"):
         workflow.training_command(profile, "sigmoid")
-    alone = profile.model_copy(update={"launch": profiles.Launch()})
+    alone = profile.model_copy(update={"launch": profiles.Launch(before="01_first")})
     stated = shlex.split(workflow.training_command(alone, "sigmoid"))
     assert stated[:6] == ["-m", "paperlib", "train", "small", "--arm", "sigmoid"]
-    many = profile.model_copy(update={"launch": profiles.Launch(gpus=8, engine="fsdp")})
+    many = profile.model_copy(update={"launch": profiles.Launch(before="01_first", gpus=8, engine="fsdp")})
     arguments = shlex.split(workflow.training_command(many, "sigmoid"))
     assert arguments[:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8", "-m", "paperlib"]
     assert arguments[-2:] == ["--engine", "fsdp"]
@@ -503,7 +548,7 @@ def test_a_failed_claim_fails_the_run(workplace: Path) -> None:
     for name, verdict in (("01_first", "PASS"), ("02_second", "VACUOUS")):
         folder = paths.local("small", name)
         (folder / "claims").mkdir(parents=True)
-        (folder / "claims" / "C1.json").write_text(json.dumps({"id": "C1", "verdict": verdict}))
+        (folder / "claims" / "C1.json").write_text(record("C1", verdict))
         provenance.write(folder, {"seconds": 1.0})
         stamp = workplace / workflow.stamp("small", name)
         stamp.parent.mkdir(parents=True)

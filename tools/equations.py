@@ -2,7 +2,7 @@
 
 ``docs/equations.yaml`` lists the places.  Docstrings of the library below the companion, the ``place`` of each claim
 and the texts that code cells carry (captions, tables) cite them, word for word; this module collects who does, and
-writes ``docs/equations.md``, and ``docs/equations.csv`` for notebook 12:
+writes ``docs/equations.md``, and ``docs/equations.csv`` for the notebook of the claims:
 
     python -m tools.equations
 

@@ -324,7 +324,7 @@ def collect(came: Path, results: Path) -> Path:
     from paperlib.engine.training import read_log
 
     profile = json.loads((ROOT / PROFILE).read_text(encoding="utf-8"))
-    folder = results / profile["name"] / "07_train"
+    folder = results / profile["name"] / next(iter(profile["notebooks"]))
     tables, figures = folder / "tables", folder / "figures"
     for directory in (tables, figures):
         directory.mkdir(parents=True, exist_ok=True)

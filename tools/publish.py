@@ -5,7 +5,6 @@ executed notebook where ``notebooks/`` holds it executed at the same profile.  I
 hashes of what is published.
 """
 
-import ast
 import json
 import shutil
 import sys
@@ -41,7 +40,8 @@ def publish(profile: profiles.Profile) -> Path:
         folder = Path(name) / profile.name
         for row in rows:
             assert row.folder is not None
-            _light(row.folder, folder / row.notebook, executed=_home(row.notebook) != profile.name)
+            home = notebooks.parameters(notebooks.path(row.notebook), {}).get("profile")
+            _light(row.folder, folder / row.notebook, executed=home != profile.name)
         if (target / compare.INTERVALS).is_file():
             shutil.copy(target / compare.INTERVALS, folder)
         files.replace_directory(folder, target)
@@ -54,7 +54,7 @@ def _problems(row: workflow.Row) -> list[str]:
         return [f"{row.notebook}: {row.state}"]
     failed = [f"{row.notebook}: a claim failed"] if row.failed else []
     dirty = [f"{row.notebook}: made from uncommitted changes"] if provenance.read(row.folder).get("dirty") else []
-    return [*failed, *dirty, *provenance.verify(row.folder)]
+    return [*failed, *dirty, *provenance.problems(row.folder)]
 
 
 def _light(result: Path, target: Path, executed: bool) -> None:
@@ -66,16 +66,6 @@ def _light(result: Path, target: Path, executed: bool) -> None:
     manifest = provenance.read(target)
     manifest["outputs"] = provenance.hashes(target)
     files.write_text(target / paths.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-
-
-def _home(notebook: str) -> str | None:
-    """The profile at which ``notebooks/`` holds a notebook executed: the one that its parameters cell names."""
-    for kind, source in notebooks.cells(notebooks.path(notebook)):
-        if kind == "code" and "profile: str" in source:
-            for statement in ast.parse(source).body:
-                if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "profile":
-                    return ast.literal_eval(statement.value) if statement.value else None
-    return None
 
 
 if __name__ == "__main__":

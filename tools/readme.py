@@ -35,20 +35,18 @@ def notebooks(profile: profiles.Profile) -> str:
 
 
 def predictions(profile: profiles.Profile) -> str:
-    """What was expected of the ablation, and what came, as notebook 13 wrote it."""
-    return _table(profiles.load("digits"), "13_ablation", "predictions_and_verdicts")
+    """What was expected of the ablation, and what came."""
+    return _table("digits", "predictions_and_verdicts")
 
 
 def photographs(profile: profiles.Profile) -> str:
-    """Distances and bits a dimension on CIFAR-10, as notebooks 08 and 09 wrote them."""
-    cifar = profiles.load("cifar10-cpu")
-    names = {"08_sample_and_evaluate": "weighting_by_sampler", "09_likelihood": "bits_by_weighting"}
-    return "\n\n".join(_table(cifar, notebook, name) for notebook, name in names.items())
+    """Distances and bits a dimension on CIFAR-10."""
+    return "\n\n".join(_table("cifar10-cpu", name) for name in ("weighting_by_sampler", "bits_by_weighting"))
 
 
 def weightings(profile: profiles.Profile) -> str:
-    """The table weighting × sampler of notebook 08, as that notebook wrote it."""
-    return _table(profile, "08_sample_and_evaluate", "weighting_by_sampler")
+    """The table weighting × sampler."""
+    return _table(profile.name, "weighting_by_sampler")
 
 
 def claims(profile: profiles.Profile) -> str:
@@ -115,10 +113,10 @@ def _title(notebook: str) -> str:
     return heading[1] if heading else notebook
 
 
-def _table(profile: profiles.Profile, notebook: str, name: str) -> str:
-    """A table as a notebook wrote it, its caption below."""
-    text = (paths.published(profile.name, notebook) / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    caption, _, table = text.strip().partition("\n\n")
+def _table(profile: str, name: str) -> str:
+    """A published table as its notebook wrote it, its caption below."""
+    (path,) = paths.published(profile).glob(f"*/tables/{name}.md")
+    caption, _, table = path.read_text(encoding="utf-8").strip().partition("\n\n")
     return f"{table}\n\n*{caption}*"
 
 

@@ -20,8 +20,7 @@ from typing import Any
 import yaml
 
 from paperlib import files
-from paperlib.companion import compare, parameters, paths, profiles, provenance
-from paperlib.companion import notebooks as books
+from paperlib.companion import compare, notebooks, paths, profiles, provenance
 
 STEP = 1000
 LINKED = ("paperlib", "notebooks", "claims.yaml", "Snakefile", "requirements.lock", "docs", "pyproject.toml")
@@ -40,7 +39,7 @@ def reseed(profile: str, by: int) -> dict[str, Any]:
         if section in content:
             content[section]["seed"] = content[section].get("seed", 0) + by
     for name in content["notebooks"]:
-        stated = parameters.check(books.path(name), dict(profiles.load(profile).notebook(name)))
+        stated = notebooks.parameters(notebooks.path(name), profiles.load(profile).notebook(name))
         seeds = {key: moved(value, by) for key, value in stated.items() if key in ("seed", "seeds")}
         content["notebooks"][name].setdefault("parameters", {}).update(seeds)
     return content
@@ -76,7 +75,7 @@ def intervals(folders: list[Path], profile: str) -> dict[str, Any]:
     results = [folder / "results" / "local" / profile for folder in folders]
     names = list(profiles.load(profile).notebooks)
     finished = {name: [(one / name / paths.MANIFEST).is_file() for one in results] for name in names}
-    found = [compare.data(one, names) for one in results]
+    found = [compare.data({name: one / name for name in names}) for one in results]
     spreads: dict[str, dict[str, float | None]] = {}
     for file in sorted(set.intersection(*(set(one) for one in found))):
         runs = [compare.columns(one[file]) for one in found]

@@ -13,8 +13,8 @@ limit / value: 1 at the limit, 1000 when the value is a thousandth of what was a
 must be zero, an interval from 0 to infinity) there is neither.
 """
 
-import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paperlib import files
 from paperlib.companion import documents, paths
@@ -93,6 +93,83 @@ class Outcome:
     used: float | None = None
 
 
+class Record(BaseModel):
+    """What a notebook leaves about a claim, ``claims/<id>.json``: the checks, the falsifiers, and the verdict of them.
+
+    A record whose verdict does not follow from its checks, falsifiers and remarks is refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    id: str
+    verdict: str
+    statement: str
+    place: str
+    tolerance: float | None
+    checks: list[Outcome]
+    falsifiers: list[Outcome]
+    remarks: dict[str, str]
+
+    @model_validator(mode="after")
+    def _follows(self) -> "Record":
+        if self.verdict != (due := _verdict(self.checks, self.falsifiers, self.remarks)):
+            raise ValueError(f"the verdict is {self.verdict}, and what is recorded amounts to {due}.")
+        return self
+
+    @classmethod
+    def absent(cls, verdict: str) -> "Record":
+        """What stands for a record that is not there."""
+        return cls.model_construct(verdict=verdict, checks=[], falsifiers=[], remarks={})
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """The record in a file; DamagedFileError where it is none."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise files.damaged(path, "a record of a claim", documents.explained(error)) from None
+
+    @property
+    def tightest(self) -> str | None:
+        """What the tightest check compared; None where no check has a scale."""
+        return self._tightest.what if self._tightest else None
+
+    @property
+    def margin(self) -> float | None:
+        """limit / value of the tightest check."""
+        return 1 / self._tightest.used if self._tightest and self._tightest.used else None
+
+    @property
+    def misses(self) -> dict[str, float | None]:
+        """Each falsifier by what it broke, with value / limit, the factor by which it missed."""
+        return {outcome.what: outcome.used for outcome in self.falsifiers}
+
+    @property
+    def missed(self) -> float | None:
+        """value / limit of the falsifier that missed by least; infinite where all did."""
+        return min((miss for miss in self.misses.values() if miss is not None), default=None)
+
+    @property
+    def _tightest(self) -> Outcome | None:
+        return max((one for one in self.checks if one.used is not None), key=lambda one: one.used or 0, default=None)
+
+
+def records(directory: Path) -> dict[str, Record]:
+    """What a result says about each claim that its notebook tests, by id; DamagedFileError for what is no record."""
+    return {path.stem: Record.read(path) for path in sorted((directory / "claims").glob("*.json"))}
+
+
+def _verdict(checks: Collection[Outcome], falsifiers: Collection[Outcome], remarks: Collection[str]) -> Verdict:
+    """What checks, falsifiers and remarks amount to."""
+    if not all(outcome.holds for outcome in checks):
+        return Verdict.FAIL
+    if any(outcome.holds for outcome in falsifiers):
+        return Verdict.VACUOUS
+    for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
+        if verdict.value in remarks:
+            return verdict
+    return Verdict.PASS if checks else Verdict.NOT_RUN
+
+
 @dataclass
 class Test:
     """A claim being tested in a notebook; made by ``run.claim``.
@@ -158,14 +235,7 @@ class Test:
     @property
     def verdict(self) -> Verdict:
         """What came of it so far."""
-        if not all(outcome.holds for outcome in self.checks.values()):
-            return Verdict.FAIL
-        if any(outcome.holds for outcome in self.falsifiers.values()):
-            return Verdict.VACUOUS
-        for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
-            if verdict.value in self.remarks:
-                return verdict
-        return Verdict.PASS if self.checks else Verdict.NOT_RUN
+        return _verdict(self.checks.values(), self.falsifiers.values(), self.remarks)
 
     def _agreement(self, lhs: Any, rhs: Any, what: str, tolerance: float | None, scale: Any) -> Outcome:
         limit = self.claim.tolerance if tolerance is None else tolerance
@@ -216,25 +286,11 @@ class Test:
         return f"{self._line(outcome, falsifier)}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}."
 
     def _write(self) -> None:
-        record = {
-            "id": self.claim.id,
-            "verdict": self.verdict.value,
-            "statement": self.claim.statement,
-            "place": self.claim.place,
-            "tolerance": self.claim.tolerance,
-            "checks": [_plain(outcome) for outcome in self.checks.values()],
-            "falsifiers": [_plain(outcome) for outcome in self.falsifiers.values()],
-            "remarks": self.remarks,
-        }
-        files.write_text(self.path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    """The outcome for JSON, which has no word for NaN and infinity."""
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(outcome).items()
-    }
+        stated = self.claim.model_dump(include={"id", "statement", "place", "tolerance"})
+        checks, falsifiers = ([asdict(one) for one in made.values()] for made in (self.checks, self.falsifiers))
+        made = {**stated, "checks": checks, "falsifiers": falsifiers, "remarks": self.remarks}
+        record = Record.model_validate({**made, "verdict": self.verdict.value})
+        files.write_text(self.path, record.model_dump_json(indent=1) + "\n")
 
 
 def _share(value: float, limit: float) -> float | None:
@@ -247,57 +303,6 @@ def _share_of_interval(values: np.ndarray, low: float, high: float) -> np.ndarra
     if math.isfinite(low) and math.isfinite(high):
         return np.abs(values - (low + high) / 2) / ((high - low) / 2)
     return low / np.maximum(values, ROUNDING) if low > 0 else None
-
-
-# The record, read again ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a notebook left about a claim: the verdict, and how clear it was.
-
-    Attributes:
-        verdict: as printed.
-        margin: limit / value of the tightest check; None where no check has a scale.
-        tightest: what that check compared.
-        missed: value / limit of the falsifier that missed by least; infinite where all did.
-        falsifiers: each falsifier by what it broke, with the factor by which it missed.
-        remarks: why a claim is PARTIAL or NOT RUN.
-    """
-
-    verdict: str
-    margin: float | None
-    tightest: str | None
-    missed: float | None
-    falsifiers: dict[str, float | None]
-    remarks: dict[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> "Record":
-        """The record of a claim, ``claims/<id>.json`` of a result; what an older one lacks is None or empty."""
-        record = json.loads(path.read_text(encoding="utf-8"))
-        used = {outcome["what"]: share for outcome in record.get("checks", []) if (share := _used(outcome)) is not None}
-        tightest = max(used, key=lambda what: used[what], default=None)
-        falsifiers = {outcome["what"]: _used(outcome) for outcome in record.get("falsifiers", [])}
-        return cls(
-            verdict=record["verdict"],
-            margin=None if tightest is None else 1 / used[tightest],
-            tightest=tightest,
-            missed=min((miss for miss in falsifiers.values() if miss is not None), default=None),
-            falsifiers=falsifiers,
-            remarks=record.get("remarks", {}),
-        )
-
-
-def records(directory: Path) -> dict[str, Record]:
-    """What a result says about each claim that its notebook tests, by id."""
-    return {path.stem: Record.read(path) for path in sorted((directory / "claims").glob("*.json"))}
-
-
-def _used(outcome: dict[str, Any]) -> float | None:
-    """The share of the limit that was used, where it is recorded."""
-    share = outcome.get("used")
-    return None if share is None else float(share)
 
 
 def factor(value: float | None) -> str:

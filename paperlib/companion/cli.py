@@ -47,10 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--only", metavar="NOTEBOOK", help="this notebook alone, with what it reads from")
     reproduce.add_argument("--strict", action="store_true", help="fail too where a number is outside its interval")
 
-    run = _command(commands, "run", _run, "run one notebook with other parameters, into results/interactive")
-    run.add_argument("notebook")
+    run = _command(commands, "run", _run, "run one notebook, with other parameters if you like, into a folder")
+    run.add_argument("notebook", help="its name, or the number it begins with")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--profile", default="tiny")
+    run.add_argument("--output", type=Path, metavar="DIR", help="where the result goes (default: results/interactive)")
+    run.add_argument("--threads", type=_positive, help="threads of the notebook (default: the profile's)")
+    run.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)  # the workflow's
 
     train = _command(commands, "train", _train, "train the networks of a profile, or one of them")
     sample = _command(commands, "sample", _sample, "draw samples of a trained network")
@@ -83,11 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--profile", default="tiny")
     ledger.add_argument("--json", action="store_true")
 
-    comparing = _command(commands, "compare", _compare, "compare the run made here with what is published")
-    comparing.add_argument("profile")
-    comparing.add_argument("--strict", action="store_true", help="fail where a number is outside its interval")
+    comparing = _command(commands, "compare", _compare, "compare two results: claims, tables, data of figures")
+    comparing.add_argument("one", help="a folder of results, or a profile: what is published with what was run here")
+    comparing.add_argument("other", nargs="?", help="another folder of results, of one notebook or several")
+    comparing.add_argument("--strict", action="store_true", help="fail where anything is outside its interval")
+    comparing.add_argument("--json", type=Path, metavar="FILE", help="everything as data")
+    comparing.add_argument("--html", type=Path, metavar="FILE", help="a page that needs nothing else")
 
-    verify = _command(commands, "verify", _verify, "check that finished results are what their manifests say")
+    verify = _command(commands, "verify", _verify, "check that results are whole and what their manifests say")
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
     auditing = _command(commands, "audit", _audit, "what a loss really optimises: its weighting, and where it is spent")
@@ -143,11 +149,19 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from paperlib.companion import profiles, runner
+    from paperlib import files
+    from paperlib.companion import notebooks, paths, profiles, runner
 
     profile = profiles.load(options.profile)
-    given = runner.plan(profile, options.notebook)
-    runner.run(runner.with_parameters(given, options.parameter))
+    name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
+    target = options.output or paths.interactive(profile.name, name)
+    job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    if options.stamp:
+        sys.stderr = sys.stdout  # what goes wrong is said on the screen: standard error is Snakemake's log
+    result = runner.run(job)
+    if options.stamp:
+        files.write_text(options.stamp, notebooks.fingerprint(result) + "\n")
     return 0
 
 
@@ -234,13 +248,20 @@ def _claims(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from paperlib import files
     from paperlib.companion import compare, paths, profiles
 
-    profile = profiles.load(options.profile)
-    here = paths.local(profile.name)
-    if not here.is_dir():
-        raise ValueError(f"nothing of {profile.name} was run here; run: paperlib reproduce {profile.name}")
-    found = compare.results(paths.published(profile.name), here, [path.name for path in sorted(here.glob("[0-9]*"))])
+    if options.other:
+        found = compare.results(Path(options.one), Path(options.other))
+    else:
+        profile = profiles.load(options.one)
+        here = paths.local(profile.name)
+        if not here.is_dir():
+            raise ValueError(f"nothing of {profile.name} was run here; run: paperlib reproduce {profile.name}")
+        found = compare.results(paths.published(profile.name), here, compare.folders(here))
+    for path, text in ((options.json, found.json), (options.html, found.html)):
+        if path:
+            files.write_text(path, text())
     print(found.text())
     return 1 if options.strict and found.outside else 0
 
@@ -309,11 +330,16 @@ def _recipes(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from paperlib.companion import paths, profiles, provenance
 
-    if options.profile:
-        profiles.path(options.profile)
-    found = sorted((paths.root() / "results").glob(f"{options.profile or '*'}/[0-9]*/{provenance.MANIFEST}"))
-    problems = [problem for manifest in found for problem in provenance.verify(manifest.parent)]
-    print(*problems, f"{len(found)} results looked at, {len(problems)} files differ.", sep="\n")
+    results, chosen = paths.root() / "results", options.profile or "*"
+    there = {*results.glob(f"{chosen}/[0-9]*"), *results.glob(f"local/{chosen}/[0-9]*")}
+    for name in [options.profile] if options.profile else profiles.names():
+        notebooks = profiles.load(name).notebooks
+        if paths.published(name).is_dir():
+            there |= {paths.published(name, notebook) for notebook in notebooks}
+    problems = [problem for folder in sorted(there) for problem in provenance.problems(folder)]
+    if not there:
+        problems = [f"there are no results of {options.profile or 'any profile'}"]
+    print(*problems, f"{len(there)} results looked at, {len(problems)} problems.", sep="\n")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-r"""Two sets of results side by side: what is published, and what a run here gave.
+r"""Two sets of results side by side, such as what is published and what a run here gave.
 
 Claims are compared by verdict and margin, tables and the data of figures number by number.  Of a column (or an array)
 the largest difference decides:
@@ -21,27 +21,37 @@ import math
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic_core import to_json
 from scipy import stats
 from tabulate import tabulate
 
-from paperlib.companion import claims
+from paperlib.companion import claims, paths, provenance
 
 ROUNDING = 1e-5
 """Difference, relative to the largest number of a column, that the arithmetic of another processor makes."""
 NOTHING = 1e-11
 """Numbers this small are rounding errors themselves."""
-STATES = ("identical", "rounding", "interval", "outside")
+WORDS = {
+    "identical": "identical",
+    "rounding": "the same up to rounding",
+    "interval": "within what other seeds change",
+    "outside": "outside",
+}
+STATES = tuple(WORDS)
 TIMES = re.compile(r"second|minute|hour|\btime\b|duration", re.IGNORECASE)
 NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 INTERVALS = "intervals.json"
-MISSING = claims.Record("–", None, None, None, {}, {})
+MISSING = claims.Record.absent("–")
+ONLY = ("only the first has it", "only the second has it")
 
 
 @dataclass(frozen=True)
@@ -115,25 +125,56 @@ def _compare(file: str, name: str, one: Column, other: Column, interval: dict[st
     return Difference(file, name, "outside", largest)
 
 
-def data(folder: Path, notebooks: Iterable[str]) -> dict[str, Path]:
-    """Tables and data of figures of some notebooks, by ``notebook/figures/name.csv``."""
-    found = [path for name in notebooks for kind in ("tables", "figures") for path in (folder / name / kind).glob("*")]
-    return {path.relative_to(folder).as_posix(): path for path in sorted(found) if path.suffix in (".csv", ".npz")}
+def folders(results: Path) -> dict[str, Path]:
+    """The notebooks in a folder of results, by name; it may be that of a single one."""
+    if (results / paths.MANIFEST).is_file():
+        return {provenance.read(results).get("notebook", results.name): results}
+    return {path.name: path for path in sorted(results.glob("[0-9]*")) if path.is_dir()}
 
 
-def _differences(ours: Path, theirs: Path, notebooks: list[str]) -> Iterator[Difference]:
-    stated = json.loads((ours / INTERVALS).read_text(encoding="utf-8")) if (ours / INTERVALS).is_file() else {}
-    one, other = data(ours, notebooks), data(theirs, notebooks)
-    for file in sorted(one.keys() ^ other.keys()):
-        yield Difference(file, "", "outside", "published only" if file in one else "not published")
-    for file in sorted(one.keys() & other.keys()):
-        left, right = columns(one[file]), columns(other[file])
-        for name in sorted(left.keys() ^ right.keys()):
-            yield Difference(file, name, "outside", "published only" if name in left else "not published")
-        for name in (name for name in left if name in right):
+def data(notebooks: Mapping[str, Path]) -> dict[str, Path]:
+    """Tables and data of figures of some results, by ``notebook/figures/name.csv``."""
+    found = [
+        (n, path) for n, one in notebooks.items() for kind in ("tables", "figures") for path in one.glob(kind + "/*")
+    ]
+    return {
+        f"{name}/{path.parent.name}/{path.name}": path
+        for name, path in sorted(found)
+        if path.suffix in (".csv", ".npz")
+    }
+
+
+def _differences(one: Mapping[str, Path], other: Mapping[str, Path], stated: dict[str, Any]) -> Iterator[Difference]:
+    for name in sorted(one.keys() ^ other.keys()):
+        yield Difference(name, "", "outside", ONLY[name in other])
+    common = sorted(one.keys() & other.keys())
+    left, right = (data({name: side[name] for name in common}) for side in (one, other))
+    for file in sorted(left.keys() ^ right.keys()):
+        yield Difference(file, "", "outside", ONLY[file in right])
+    for file in sorted(left.keys() & right.keys()):
+        ours, theirs = columns(left[file]), columns(right[file])
+        for name in sorted(ours.keys() ^ theirs.keys()):
+            yield Difference(file, name, "outside", ONLY[name in theirs])
+        for name in (name for name in ours if name in theirs):
             known = stated.get("spread", {}).get(file, {})
             interval = {"spread": known[name], "runs": stated["runs"]} if name in known else None
-            yield _compare(file, name, left[name], right[name], interval)
+            yield _compare(file, name, ours[name], theirs[name], interval)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim on both sides: verdicts and margins, – where a side does not have it."""
+
+    id: str
+    verdicts: tuple[str, str]
+    margins: tuple[float | None, float | None]
+    statement: str
+
+    @property
+    def row(self) -> list[str]:
+        """For a table."""
+        pairs = zip(self.verdicts, map(claims.factor, self.margins), strict=True)
+        return [self.id, *chain.from_iterable(pairs), self.statement]
 
 
 @dataclass(frozen=True)
@@ -141,33 +182,76 @@ class Comparison:
     """What came of it.
 
     Attributes:
-        claims: a row an id: verdict and margin here, verdict and margin there, and what is claimed.
-        differences: one a column of every table and figure.
+        sides: what is compared with what.
+        settings: how the runs themselves differ, by what: parameters, commit, versions, processor.
+        claims: those that either side tests.
+        differences: one a column of every table and figure, and one for what a single side has.
     """
 
-    claims: list[list[str]]
+    sides: tuple[str, str]
+    settings: dict[str, tuple[Any, Any]]
+    claims: list[Claim]
     differences: list[Difference]
 
     @property
     def outside(self) -> list[Difference]:
-        """What no interval covers."""
-        return [one for one in self.differences if one.state == "outside"]
+        """What no interval covers, another verdict included."""
+        verdicts = [
+            Difference(f"claim {one.id}", "verdict", "outside", " → ".join(one.verdicts))
+            for one in self.claims
+            if len({*one.verdicts, MISSING.verdict}) == 3
+        ]
+        return [*verdicts, *(one for one in self.differences if one.state == "outside")]
 
-    def text(self) -> str:
-        """For a terminal: every claim, the files by their worst column, and what is outside with its difference."""
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """Files by the state of their worst column."""
         worst: dict[str, int] = defaultdict(int)
         for one in self.differences:
             worst[one.file] = max(worst[one.file], STATES.index(one.state))
-        names = {"rounding": "the same up to rounding", "interval": "within what other seeds change"}
-        columns = ["claim", "verdict", "margin", "published", "margin", "what is claimed"]
-        lines = [tabulate(self.claims, columns, maxcolwidths=[None, 11, None, 11, None, 56]), ""]
-        lines += ["Tables and data of figures, beside what is published:"]
-        for number, state in enumerate(STATES):
-            files = [file for file, found in sorted(worst.items()) if found == number]
-            lines.append(f"{len(files):4} {names.get(state, state)}")
-            lines += _wrapped(files) if state != "outside" else []
+        return {state: [file for file in sorted(worst) if worst[file] == n] for n, state in enumerate(STATES)}
+
+    def _table(self, form: str, widths: list[int | None] | None = None) -> str:
+        columns = ["claim", "first", "margin", "second", "margin", "what is claimed"]
+        return tabulate([one.row for one in self.claims], columns, tablefmt=form, maxcolwidths=widths)
+
+    def text(self) -> str:
+        """For a terminal: every claim, the files by their worst column, and what is outside with its difference."""
+        lines = [f"first: {self.sides[0]}", f"second: {self.sides[1]}"]
+        lines += [f"       {what}: {' → '.join(map(str, both))}" for what, both in self.settings.items()]
+        lines += ["", self._table("simple", [None, 11, None, 11, None, 56]), "", "Tables and data of figures:"]
+        for state, found in self.files.items():
+            lines.append(f"{len(found):4} {WORDS[state]}")
+            lines += _wrapped(found) if state != "outside" else []
         lines += [f"       {one.file} {one.column}: {one.largest}" for one in self.outside]
         return "\n".join([*lines, ""])
+
+    def json(self) -> str:
+        """Everything as data."""
+        content = {**asdict(self), "outside": list(map(asdict, self.outside)), "files": self.files}
+        return to_json(content, indent=1, inf_nan_mode="strings").decode() + "\n"
+
+    def html(self) -> str:
+        """A page that needs nothing else: settings, claims, and every column that is not identical, the worst first."""
+        settings = tabulate([[what, *both] for what, both in self.settings.items()], ["", *self.sides], tablefmt="html")
+        settings = settings if self.settings else "<p>In nothing that their manifests state.</p>"
+        shown = sorted(self.differences, key=lambda one: -STATES.index(one.state))
+        rows = [[WORDS[one.state], one.file, one.column, one.largest] for one in shown if one.state != "identical"]
+        counts = ", ".join(f"{len(found)} {WORDS[state]}" for state, found in self.files.items())
+        table = tabulate(rows, ["", "file", "column", "largest difference"], tablefmt="html")
+        return PAGE.format(*map(escape, self.sides), settings, self._table("html"), escape(counts), table)
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{0} and {1}</title><style>
+:root {{ color-scheme: light dark; font: 1rem/1.4 system-ui, sans-serif; }}
+body {{ max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-x: auto; }}
+td, th {{ padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top; }}
+</style></head><body><h1>Two sets of results</h1><p>First: <code>{0}</code>; second: <code>{1}</code>.</p>
+<h2>How the runs differ</h2>{2}<h2>Claims</h2>{3}
+<h2>Tables and data of figures</h2><p>{4}.</p>{5}</body></html>
+"""
 
 
 def _wrapped(files: list[str]) -> list[str]:
@@ -181,22 +265,58 @@ def _wrapped(files: list[str]) -> list[str]:
     ]
 
 
-def results(published: Path, here: Path, notebooks: list[str]) -> Comparison:
-    """Compare notebooks of two folders of results of one profile.
+def _settings(folder: Path) -> dict[str, Any]:
+    """What may explain a difference of a result from another run of its notebook."""
+    if not (folder / paths.MANIFEST).is_file():
+        return {}
+    stated = provenance.read(folder)
+    parameters = {f"parameter {name}": value for name, value in stated.get("parameters", {}).items()}
+    return {**parameters, **{name: stated.get(name) for name in ("profile", "commit", "dirty", "python", "cpu")}}
+
+
+def results(one: Path, other: Path, only: Iterable[str] | None = None) -> Comparison:
+    """Compare two folders of results, each of a profile or of one notebook.
 
     Args:
-        published: such as ``results/tiny``; its ``intervals.json`` says how far trained numbers move.
-        here: such as ``results/local/tiny``.
-        notebooks: names of those to compare; of one that is not published only the claims are shown.
+        one: such as ``results/tiny``; ``intervals.json`` of it, or of the published results of its profile, says how
+            far trained numbers move.
+        other: such as ``results/local/tiny``.
+        only: notebooks to compare; of one that the first does not have only the claims are shown.
+
+    Raises:
+        ValueError: for folders that hold no results, or none of a common notebook.
     """
-    known = claims.load()
-    verdicts = []
-    for name in notebooks:
-        then, now = claims.records(published / name), claims.records(here / name)
+    first, second = folders(one), folders(other)
+    names = {*(first.keys() | second.keys() if only is None else only)}
+    if any((side / paths.MANIFEST).is_file() for side in (one, other)):
+        names &= first.keys() & second.keys()
+    if only is None and not (first and second and names):
+        raise ValueError(
+            f"nothing to compare: {one} holds {', '.join(first) or 'no results'}, "
+            f"{other} holds {', '.join(second) or 'no results'}."
+        )
+    first, second = ({name: side[name] for name in sorted(names & side.keys())} for side in (first, second))
+    settings: dict[str, tuple[Any, Any]] = {}
+    for name in first.keys() & second.keys():
+        before, after = _settings(first[name]), _settings(second[name])
+        settings |= {
+            what: (before[what], after[what]) for what in before if what in after and before[what] != after[what]
+        }
+    known, tested = claims.load(), []
+    for name in sorted(names):
+        then, now = (claims.records(side[name]) if name in side else {} for side in (first, second))
         for identifier in sorted(then.keys() | now.keys()):
-            pair = [side.get(identifier, MISSING) for side in (now, then)]
-            shown = [text for one in pair for text in (one.verdict, claims.factor(one.margin))]
-            verdicts.append([identifier, *shown, known[identifier].statement if identifier in known else ""])
-    return Comparison(
-        verdicts, list(_differences(published, here, [name for name in notebooks if (published / name).is_dir()]))
-    )
+            left, right = (side.get(identifier, MISSING) for side in (then, now))
+            statement = known[identifier].statement if identifier in known else ""
+            tested.append(Claim(identifier, (left.verdict, right.verdict), (left.margin, right.margin), statement))
+    pair = (first, second) if only is None else (first, {name: second[name] for name in second if name in first})
+    return Comparison((paths.shown(one), paths.shown(other)), settings, tested, [*_differences(*pair, _intervals(one))])
+
+
+def _intervals(folder: Path) -> dict[str, Any]:
+    """How far numbers move between seeds, where it is known for these results or for their profile."""
+    profiles = [provenance.read(folder).get("profile", "")] if (folder / paths.MANIFEST).is_file() else []
+    for home in (folder, folder.parent, *map(paths.published, profiles)):
+        if (home / INTERVALS).is_file():
+            return json.loads((home / INTERVALS).read_text(encoding="utf-8"))
+    return {}

@@ -3,9 +3,10 @@
 import platform
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -30,59 +31,59 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
-    looks: list[Callable[[], Finding]] = [_python, _torch, _accelerator, _memory, _disk, _writable, _lock]
-    return [look() for look in looks]
-
-
-def _python() -> Finding:
-    version = platform.python_version_tuple()
-    good = (int(version[0]), int(version[1])) >= (3, 11)
-    return Finding("Python", platform.python_version(), good, "use Python 3.11 or newer")
-
-
-def _torch() -> Finding:
-    return Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
-
-
-def _accelerator() -> Finding:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding("processor", "; ".join([f"{provenance.cpu()}, {provenance.cores()} cores", *names]))
-
-
-def _memory() -> Finding:
-    free = psutil.virtual_memory().available
-    return Finding(
-        "memory", f"{free / 2**30:.1f} GB free", free > 3 * 2**30, "free some: the notebooks take up to 3 GB"
-    )
-
-
-def _disk() -> Finding:
-    free = shutil.disk_usage(paths.root()).free
-    remedy = f"free some: results and caches take up to {NEEDED_DISK / 2**30:.0f} GB"
-    return Finding("disk", f"{free / 2**30:.1f} GB free", free > NEEDED_DISK, remedy)
-
-
-def _writable() -> Finding:
     folder = paths.root()
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    recent, written, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
+    named = "; ".join(locked[:5]) + (f" and {len(locked) - 5} more" if len(locked) > 5 else "")
+    return [
+        Finding("Python", platform.python_version(), recent, "use Python 3.11 or newer"),
+        Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        Finding("processor", "; ".join([f"{provenance.cpu()}, {provenance.cores()} cores", *gpus])),
+        Finding("memory", f"{_size(memory)} free", memory > 3 * 2**30, "free some: the notebooks take up to 3 GB"),
+        Finding(
+            "disk",
+            f"{_size(disk)} free",
+            disk > NEEDED_DISK,
+            f"free some: results and caches take {_size(NEEDED_DISK)}",
+        ),
+        Finding(
+            "checkout",
+            f"{folder}: {written or 'can be written'}",
+            not written,
+            "make it writable, or use a checkout of your own",
+        ),
+        Finding(
+            "requirements.lock",
+            named or "installed versions are those of the lock",
+            not locked,
+            "run `make clean` and try again, or accept that numbers may differ in their last digits",
+        ),
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GB"
+
+
+def _unwritable(folder: Path) -> str:
+    """Why a folder cannot be written; nothing where it can."""
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return Finding("checkout", f"{folder} can be written")
+            return ""
     except OSError as error:
-        return Finding(
-            "checkout", f"{folder}: {error.strerror}", False, "make it writable, or use a checkout of your own"
-        )
+        return error.strerror or "cannot be written"
 
 
-def _lock() -> Finding:
-    text = (paths.root() / "requirements.lock").read_text(encoding="utf-8")
-    different = [
-        f"{name} {have} instead of {version}"
-        for name, version in pins(text).items()
-        if (have := provenance.installed(name)) and have.partition("+")[0] != version
+def _unlike_the_lock(folder: Path) -> list[str]:
+    """Installed packages of another version than the lock's."""
+    stated = pins((folder / "requirements.lock").read_text(encoding="utf-8"))
+    found = {name: provenance.installed(name) for name in stated}
+    return [
+        f"{name} {have} instead of {stated[name]}"
+        for name, have in found.items()
+        if have and have.partition("+")[0] != stated[name]
     ]
-    found = "; ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
-    remedy = "run `make clean` and try again, or accept that numbers may differ in their last digits"
-    return Finding("requirements.lock", found or "installed versions are those of the lock", not different, remedy)
 
 
 def pins(lock: str) -> dict[str, str]:

@@ -18,6 +18,21 @@ class DocumentError(ValueError):
     """A YAML file that cannot be used; the message has one ``file:line: what is wrong`` a line."""
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that is given twice is an error, not the last of them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
+            if key.value in lines:
+                problem = f"{key.value!r} is already given in line {lines[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, model: type[T]) -> T:
     """Read ``path`` and check it against ``model`` (a pydantic model or any annotation of one).
 
@@ -25,40 +40,23 @@ def load(path: Path, model: type[T]) -> T:
         FileNotFoundError: when there is no such file.
         DocumentError: naming file and line of everything that is wrong.
     """
-    tree = _parse(path)
-    data = yaml.safe_load(path.read_text(encoding="utf-8")) if tree is not None else None
+    tree = None
     try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        tree = loader.get_single_node()
+        data = None if tree is None else loader.construct_document(tree)
         return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
-        lines = [
-            f"{path}:{_line(tree, problem['loc'])}: {_where(problem['loc'])}{_explain(problem)}"
-            for problem in error.errors()
-        ]
-        raise DocumentError("\n".join(lines)) from None
+        problems = [f"{path}:{_line(tree, one['loc'])}: {_explain(one)}" for one in error.errors()]
+        raise DocumentError("\n".join(problems)) from None
+    except (yaml.YAMLError, ValueError) as error:  # the latter of impossible dates and of bytes that are no text
+        mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        raise DocumentError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {what}.") from None
 
 
-def _parse(path: Path) -> yaml.Node | None:
-    try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DocumentError(f"{path}:{line}: not valid YAML: {error.problem}.") from None
-    _refuse_duplicates(path, tree)
-    return tree
-
-
-def _refuse_duplicates(path: Path, node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(path, item)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise DocumentError(f"{path}:{line}: {key.value!r} is already given in line {seen[key.value]}.")
-            seen[key.value] = line
-            _refuse_duplicates(path, value)
+def explained(error: ValidationError) -> str:
+    """What pydantic refuses in a file without lines, in a sentence each."""
+    return " ".join(map(_explain, error.errors()))
 
 
 def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:
@@ -77,20 +75,18 @@ def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:
     return line
 
 
-def _where(location: Sequence[int | str]) -> str:
-    return ".".join(map(str, location)) + ": " if location else ""
-
-
 def _explain(problem: Any) -> str:
-    """What is wrong and what to do, in the words of this project."""
-    given = problem.get("input")
+    """Where and what is wrong and what to do, in the words of this project."""
+    given, where = problem.get("input"), ".".join(map(str, problem["loc"]))
     match problem["type"]:
         case "extra_forbidden":
-            return "unknown key; remove it or correct its spelling."
+            what = "unknown key; remove it or correct its spelling."
         case "missing":
-            return "missing; add it."
+            what = "missing; add it."
         case "value_error":
-            return str(problem["ctx"]["error"])
+            what = str(problem["ctx"]["error"])
         case "float_type" | "int_type" | "float_parsing" if isinstance(given, str):
-            return f"expected a number, got the text {given!r}; YAML wants 1.0e-3 where Python takes 1e-3."
-    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}."
+            what = f"expected a number, got the text {given!r}; YAML wants 1.0e-3 where Python takes 1e-3."
+        case _:
+            what = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {given!r}."
+    return f"{where}: {what}" if where else what

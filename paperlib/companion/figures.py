@@ -28,36 +28,37 @@ GREY = "#8C8C8C"
 BLUES = {1: "#74B9E0", 2: BLUE, 3: "#00588A", 4: "#003F63", 5: "#00263C"}
 """The sigmoid weightings of the sweep over k, darker for larger ones; k = 2 has the colour of ``sigmoid``."""
 
-STYLES: dict[str, tuple[str, str]] = {
+STYLES: dict[str, tuple[str, str, Any]] = {
     # weightings, by the names of weightings.WEIGHTINGS
-    "sigmoid": (BLUE, "-"),
-    "edm": (VERMILION, "-"),
-    "edm_monotonic": (ORANGE, "-"),
-    "iddpm": (PURPLE, "-"),
-    "elbo": (BLACK, "-"),
-    "v_cosine": (GREEN, "-"),
-    "flow_matching_ot": (GREEN, "--"),
-    "indi": (SKY, "-"),
-    "p2": (YELLOW, "-"),
-    "min_snr": (GREY, "-"),
-    "x_cosine": (SKY, "--"),
-    "sd3_logit_normal": (VERMILION, "--"),
-    "sd3_cosmap": (PURPLE, "--"),
-    "soft_min_snr": (GREY, "--"),
-    "debiased": (ORANGE, "--"),
-    "edm2": (VERMILION, ":"),
-    "sid2": (BLUE, "--"),
-    **{f"sigmoid_k{bias}": (shade, "-" if bias == 2 else "-.") for bias, shade in BLUES.items()},
+    "sigmoid": ("sigmoid(k − λ)", BLUE, "-"),
+    "edm": ("EDM", VERMILION, "-"),
+    "edm_monotonic": ("EDM-monotonic", ORANGE, "-"),
+    "iddpm": ("IDDPM", PURPLE, "-"),
+    "elbo": ("ELBO", BLACK, "-"),
+    "v_cosine": ("v-prediction, cosine", GREEN, "-"),
+    "flow_matching_ot": ("flow matching, OT", GREEN, "--"),
+    "indi": ("InDI", SKY, "-"),
+    "p2": ("P2", YELLOW, "-"),
+    "min_snr": ("Min-SNR", GREY, "-"),
+    "x_cosine": ("x-prediction, cosine", SKY, "--"),
+    "sd3_logit_normal": ("SD3, logit-normal", VERMILION, "--"),
+    "sd3_cosmap": ("SD3, cosmap", PURPLE, "--"),
+    "soft_min_snr": ("soft Min-SNR", GREY, "--"),
+    "debiased": ("debiased", ORANGE, "--"),
+    "edm2": ("EDM2", VERMILION, ":"),
+    "sid2": ("SiD2", BLUE, "--"),
+    **{f"sigmoid_k{k}": (f"sigmoid, k = {k}", shade, "-" if k == 2 else "-.") for k, shade in BLUES.items()},
     # schedules, by the names of schedules.SCHEDULES
-    "cosine": (PURPLE, "-"),
-    "edm_training": (VERMILION, "-"),
-    "edm_sampling": (VERMILION, "--"),
-    "linear_logsnr": (BLACK, "-"),
-    "linear_beta": (SKY, "-"),
-    "logit_normal": (ORANGE, "--"),
-    "adaptive": (BLUE, "-"),
+    "cosine": ("cosine", PURPLE, "-"),
+    "edm_training": ("EDM, training", VERMILION, "-"),
+    "edm_sampling": ("EDM, sampling", VERMILION, "--"),
+    "linear_logsnr": ("linear log-SNR (VDM)", BLACK, "-"),
+    "linear_beta": ("linear β (DDPM)", SKY, "-"),
+    "logit_normal": ("logit-normal (SD3)", ORANGE, "--"),
+    "adaptive": ("adaptive", BLUE, "-"),
 }
-"""Colour and line style of weightings and noise schedules; :func:`line` finds one for any other name."""
+"""What figures and tables call weightings and noise schedules, their colours and their line styles; any other name goes
+by itself, in a style that is free."""
 
 _SPARE = [
     (shade, dashes)
@@ -65,37 +66,6 @@ _SPARE = [
     for shade in (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
 ]
 _taken: set[tuple[str, Any]] = set()
-
-LABELS: dict[str, str] = {
-    # weightings
-    "sigmoid": "sigmoid(k − λ)",
-    "edm": "EDM",
-    "edm_monotonic": "EDM-monotonic",
-    "iddpm": "IDDPM",
-    "elbo": "ELBO",
-    "v_cosine": "v-prediction, cosine",
-    "flow_matching_ot": "flow matching, OT",
-    "indi": "InDI",
-    "p2": "P2",
-    "min_snr": "Min-SNR",
-    "x_cosine": "x-prediction, cosine",
-    "sd3_logit_normal": "SD3, logit-normal",
-    "sd3_cosmap": "SD3, cosmap",
-    "soft_min_snr": "soft Min-SNR",
-    "debiased": "debiased",
-    "edm2": "EDM2",
-    "sid2": "SiD2",
-    **{f"sigmoid_k{bias}": f"sigmoid, k = {bias}" for bias in BLUES},
-    # schedules
-    "cosine": "cosine",
-    "edm_training": "EDM, training",
-    "edm_sampling": "EDM, sampling",
-    "linear_logsnr": "linear log-SNR (VDM)",
-    "linear_beta": "linear β (DDPM)",
-    "logit_normal": "logit-normal (SD3)",
-    "adaptive": "adaptive",
-}
-"""What figures and tables call them; others go by their own names."""
 
 
 def use_style() -> None:
@@ -124,39 +94,31 @@ def use_style() -> None:
 
 def colour(name: str) -> str:
     """The colour of a weighting or schedule, by its registry name, its label in Table 1 or that in a profile."""
-    return _style(name)[0]
+    return _style(name)[1]
 
 
 def line(name: str) -> dict[str, Any]:
     """Arguments for ``plot`` that tell a weighting or schedule from all others: colour and line style."""
-    shade, style = _style(name)
-    return {"color": shade, "linestyle": style}
+    return {"color": _style(name)[1], "linestyle": _style(name)[2]}
 
 
 def label(name: str) -> str:
     """What figures and tables call a weighting or schedule, given by any of its names."""
-    return LABELS.get(_key(name), name.replace("_", " "))
-
-
-def _key(name: str) -> str:
-    if name not in weightings.TABLE_1:
-        return name
-    kind = type(weightings.TABLE_1[name])
-    return next(key for key, value in weightings.WEIGHTINGS.items() if value is kind)
-
-
-def _style(name: str) -> tuple[str, Any]:
-    key = _key(name)
-    return STYLES[key] if key in STYLES else _spare(key)
+    return _style(name)[0]
 
 
 @cache
-def _spare(name: str) -> tuple[str, Any]:
-    """A free style for a name that has none: the same one in every notebook, unless another name took it first."""
+def _style(name: str) -> tuple[str, str, Any]:
+    """Label, colour and dashes; of an unknown name the same in every notebook, unless another name took it first."""
+    if name in weightings.TABLE_1:
+        kind = type(weightings.TABLE_1[name])
+        name = next(key for key, value in weightings.WEIGHTINGS.items() if value is kind)
+    if name in STYLES:
+        return STYLES[name]
     first = crc32(name.encode()) % len(_SPARE)
     found = next((one for one in _SPARE[first:] + _SPARE[:first] if one not in _taken), _SPARE[first])
     _taken.add(found)
-    return found
+    return name.replace("_", " "), *found
 
 
 def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | None = None) -> None:

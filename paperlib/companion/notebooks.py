@@ -1,17 +1,32 @@
-"""Notebooks as files: where they and their results lie, and what they contain.
+"""Notebooks as files: where they lie, what they contain, their parameters, and what their results depend on.
 
 Read as the JSON that they are, because this is loaded with every workflow and nbformat takes a second to import.
+
+A result depends on the cells of its notebook and on the code of the files that these import, directly or through one
+another.  Digests are taken over the syntax tree without docstrings, so that a comment re-runs nothing.
 """
 
+import ast
 import hashlib
 import json
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from paperlib.companion import paths, provenance, sources
+from paperlib.companion import paths, provenance
 
-TRAINING = "07_train"
-"""The notebook that trains."""
+PACKAGE = Path(__file__).parents[1]
+TYPES: dict[str, Any] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "str": str,
+    "list[int]": list[int],
+    "list[float]": list[float],
+    "list[str]": list[str],
+}
+"""Types that a parameter may be annotated with."""
 
 
 def names() -> list[str]:
@@ -26,15 +41,9 @@ def path(name: str) -> Path:
     return paths.root() / "notebooks" / f"{name}.ipynb"
 
 
-def cache_path(profile: str, notebook: str) -> Path:
-    """A folder for what outlives a run of a notebook, which names it there by what it depends on."""
-    return paths.cache(profile, notebook) / "kept"
-
-
 def fingerprint(directory: Path) -> str:
     """What a result amounts to: a digest of its output hashes, whatever its times and machine."""
-    outputs = provenance.read(directory)["outputs"]
-    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(provenance.read(directory)["outputs"], sort_keys=True))
 
 
 def cells(notebook: Path) -> list[tuple[str, str]]:
@@ -43,20 +52,149 @@ def cells(notebook: Path) -> list[tuple[str, str]]:
     return [(cell["cell_type"], "".join(cell["source"])) for cell in content["cells"]]
 
 
+def python(source: str) -> str:
+    """Cell source without the lines that are IPython's."""
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+
+def declared(notebook: Path) -> dict[str, tuple[str, str]]:
+    """Annotation and default, as source text, of every parameter: ``points: int = 401``, one a line.
+
+    Raises:
+        ValueError: for a parameter without one of the annotations of :data:`TYPES`.
+    """
+    import papermill  # slow, and the workflow does not need it
+
+    found = {}
+    for name, parameter in papermill.inspect_notebook(str(notebook)).items():
+        annotation = found[name] = parameter["inferred_type_name"], parameter["default"]
+        if annotation[0] not in TYPES:
+            raise ValueError(
+                f"{notebook.name}: parameter {name!r} is annotated {annotation[0]}; choose one of {', '.join(TYPES)}."
+            )
+    return found
+
+
+def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str] = ()) -> dict[str, Any]:
+    """All parameters of a notebook: those given, checked, and the defaults of the others.
+
+    papermill itself only logs a misspelt parameter and runs on with the default.
+
+    Args:
+        notebook: its file.
+        given: values by name.
+        assignments: further ones as text, such as "points=101".
+
+    Raises:
+        ValueError: naming every parameter that the notebook does not have or whose type is another, and for text that
+            is no assignment.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    known, given, problems = declared(notebook), dict(given), []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r} is no assignment; write name=value.")
+        given[name] = _literal(text, known.get(name, ("str", ""))[0])
+    for name, value in given.items():
+        if name not in known:
+            problems.append(f"there is no parameter {name!r}; it has {', '.join(known) or 'none'}.")
+            continue
+        try:
+            TypeAdapter(TYPES[known[name][0]], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError:
+            kind = type(value).__name__
+            problems.append(f"parameter {name!r} must be {known[name][0]}, got {value!r} ({kind}).")
+    if problems:
+        raise ValueError("\n".join(f"{notebook.name}: {problem}" for problem in problems))
+    return {name: ast.literal_eval(default) for name, (_, default) in known.items()} | given
+
+
+def _literal(text: str, annotation: str) -> Any:
+    """The value that text stands for; text that is none stays text, and its type is refused."""
+    try:
+        return text if annotation == "str" else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+# What a result depends on --------------------------------------------------------------------------------------------
+
+
 def source_digest(notebook: Path) -> str:
     """SHA-256 of the sources and kinds of a notebook's cells; outputs and counts do not matter."""
-    return hashlib.sha256(json.dumps(cells(notebook)).encode()).hexdigest()
+    return sha256(json.dumps(cells(notebook)))
 
 
 def library_files(notebook: Path) -> list[Path]:
     """The files of the library and those beside the notebooks that a notebook imports, directly or not."""
-    code = [python(source) for kind, source in cells(notebook) if kind == "code"]
-    beside = {path.stem: path for path in notebook.parent.glob("[a-z]*.py")}
-    shared = [beside[name] for name in sources.modules("\n".join(code)) if name in beside]
-    code += [path.read_text(encoding="utf-8") for path in shared]
-    return [*sources.dependencies("\n".join(code)), *shared]
+    code = "\n".join(python(source) for kind, source in cells(notebook) if kind == "code")
+    return dependencies(code, notebook.parent)
 
 
-def python(source: str) -> str:
-    """Cell source without the lines that are IPython's."""
-    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+def dependencies(source: str, beside: Path | None = None) -> list[Path]:
+    """The files of the library, and those in the folder ``beside``, that Python ``source`` imports, directly or not.
+
+    Imports inside functions count; ``import paperlib`` alone brings the package's own ``__init__``.
+    """
+    found: set[Path] = set()
+    pending = [source]
+    while pending:
+        for module in _modules(pending.pop()):
+            folder = PACKAGE.parent if module.split(".")[0] == PACKAGE.name else beside
+            for file in _files(folder, module.split(".")) - found if folder else ():
+                found.add(file)
+                pending.append(file.read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+@cache
+def _modules(source: str) -> frozenset[str]:
+    """Names of the modules that Python ``source`` imports, or may: ``from a import b`` gives a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def _files(folder: Path, parts: list[str]) -> set[Path]:
+    """The file of a module and the ``__init__`` files on the way to it; nothing for a name that is no module."""
+    packages = [folder.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    return {file for file in (*packages, folder.joinpath(*parts).with_suffix(".py")) if file.is_file()}
+
+
+def digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the code of Python files, docstrings and comments left out."""
+    return sha256("".join(file.name + _code(file.read_text(encoding="utf-8")) for file in sorted(files)))
+
+
+@cache
+def _code(text: str) -> str:
+    """The code of ``text`` without comments, layout and docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def reads(files: Iterable[Path]) -> list[str]:
+    """Patterns of the files that Python files read besides code: the strings of a constant ``READS`` in them."""
+    found: set[str] = set()
+    for file in files:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
+                found |= set(ast.literal_eval(node.value))
+    return sorted(found)
+
+
+def sha256(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -89,5 +89,5 @@ def runs(profile: str) -> Path:
 
 
 def published_runs(profile: str) -> Path:
-    """The networks that came with the checkout, one a folder."""
-    return published(profile, "07_train") / "runs"
+    """The networks that came with the checkout, one a folder: ``runs/`` of whichever notebook published them."""
+    return next(iter(sorted(published(profile).glob("*/runs"))), published(profile) / "runs")

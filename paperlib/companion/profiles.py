@@ -8,7 +8,7 @@ type, an impossible value, an unknown weighting is refused with file and line.
 import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, replace
+from dataclasses import MISSING, asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -18,11 +18,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    PlainSerializer,
     create_model,
     model_validator,
 )
-from pydantic_core import core_schema
 from torch import Tensor
 
 from paperlib import models, objectives, predictions, schedules
@@ -124,48 +124,39 @@ class Block(Section):
     schedules: list[str] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class FieldsOf:
-    """Annotation of the library's :class:`TrainingConfig` in a profile: its fields, types, bounds, and no others.
-
-    Args:
-        partial: some of its fields, as a dictionary; else all that have no default, as a TrainingConfig.
-    """
-
-    partial: bool = False
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        fields: dict[str, Any] = {
-            field.name: (
-                Annotated[_lenient(field.type), _bounded(field.name)],
-                None if self.partial else ... if field.default is MISSING else field.default,
-            )
-            for field in dataclasses.fields(TrainingConfig)
-            if field.name != "seed"  # a profile has several
-        }
-        model = create_model("Recipe", __base__=Section, **fields)
-
-        def made(found: BaseModel) -> Any:
-            given = {name: getattr(found, name) for name in found.model_fields_set}
-            return given if self.partial else TrainingConfig(**given)
-
-        plain = core_schema.plain_serializer_function_ser_schema(lambda it: it if self.partial else asdict(it))
-        return core_schema.no_info_after_validator_function(made, handler(model), serialization=plain)
-
-
-def _lenient(kind: Any) -> Any:
-    """The type, a list being as good as a tuple: YAML has no other."""
-    return Annotated[kind, Field(strict=False)] if get_origin(kind) is tuple else kind
-
-
-def _bounded(name: str) -> AfterValidator:
-    """Refuse, in its own line, a value that :class:`TrainingConfig` refuses."""
+def _field(field: dataclasses.Field[Any]) -> Any:
+    """A field of :class:`TrainingConfig` for pydantic: a value that it refuses is refused in its own line."""
 
     def check(value: Any) -> Any:
-        TrainingConfig(**{"steps": 1, name: value})
+        TrainingConfig(**{"steps": 1, field.name: value})
         return value
 
-    return AfterValidator(check)
+    listed = get_origin(field.type) is tuple  # YAML has lists alone
+    return Annotated[field.type, *([Field(strict=False)] if listed else []), AfterValidator(check)]
+
+
+_FIELDS = {  # a profile has several seeds
+    one.name: (_field(one), ... if one.default is MISSING else one.default)
+    for one in dataclasses.fields(TrainingConfig)
+    if one.name != "seed"
+}
+_Recipe = create_model("_Recipe", __base__=Section, **_FIELDS)  # type: ignore[call-overload]
+_Changes = create_model("_Changes", __base__=Section, **{name: (kind, None) for name, (kind, _) in _FIELDS.items()})  # type: ignore[call-overload]
+
+Recipe = Annotated[
+    TrainingConfig,
+    GetPydanticSchema(lambda _, handler: handler(_Recipe)),
+    AfterValidator(lambda stated: TrainingConfig(**stated.model_dump(exclude_unset=True))),
+    PlainSerializer(asdict),
+]
+"""The library's :class:`TrainingConfig`: its fields, types and bounds, and no others."""
+Changes = Annotated[
+    dict[str, Any],
+    GetPydanticSchema(lambda _, handler: handler(_Changes)),
+    AfterValidator(lambda stated: stated.model_dump(exclude_unset=True)),
+    PlainSerializer(dict),
+]
+"""Some of these fields."""
 
 
 class Training(Section):
@@ -180,7 +171,7 @@ class Training(Section):
     schedules: dict[Label, Choice] = {}
     ablation: list[Block] = []
     seeds: list[Seed] = Field(min_length=1)
-    recipe: Annotated[TrainingConfig, FieldsOf()]
+    recipe: Recipe
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -216,7 +207,7 @@ class Pictures(Section):
     model: Model
     weighting: str
     seed: Seed = 0
-    recipe: Annotated[dict[str, Any], FieldsOf(partial=True)]
+    recipe: Changes
 
 
 class Sampling(Section):
@@ -239,18 +230,18 @@ class Launch(Section):
     """How the workflow trains: one job an arm, all its seeds, outside the notebook.  It changes no result.
 
     Args:
+        before: the notebook that waits for all jobs, the first that needs the networks.
         threads: processor threads of a job.
         gpus: GPUs of a job on one machine, one process each under ``torchrun``; 0 trains in one process.
         engine: "ddp" or "fsdp"; "auto" is DDP where there are several processes.
         hours: what a cluster's queue is told, at the most.
-        before: the notebook that waits for all jobs, the first that needs the networks.
     """
 
+    before: str
     threads: Count = 1
     gpus: int = Field(default=0, ge=0)
     engine: Literal["auto", "ddp", "fsdp"] = "auto"
     hours: Count = 24
-    before: str = "07_train"
 
 
 class Notebook(Section):

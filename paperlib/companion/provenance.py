@@ -3,20 +3,16 @@
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
-import threading
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
-import psutil
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from paperlib import files
-from paperlib.companion import paths
+from paperlib.companion import claims, documents, paths
 from paperlib.companion.paths import MANIFEST
 from paperlib.files import file_sha256 as sha256
 
@@ -44,9 +40,31 @@ def write(directory: Path, facts: dict[str, Any]) -> None:
     files.write_text(directory / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+class Manifest(BaseModel):
+    """What every manifest states; facts of the run are beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    commit: str | None
+    dirty: bool | None
+    lock_sha256: str | None
+    python: str
+    packages: dict[str, str]
+    cores: PositiveInt
+    outputs: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+
+
 def read(directory: Path) -> dict[str, Any]:
-    """The manifest of a finished result; FileNotFoundError where there is none."""
-    return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    """The manifest of a finished result.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        DamagedFileError: where it is not what :func:`write` writes.
+    """
+    path = directory / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes()).model_dump()
+    except ValidationError as error:
+        raise files.damaged(path, "a manifest", documents.explained(error)) from None
 
 
 def verify(directory: Path) -> list[str]:
@@ -61,6 +79,33 @@ def verify(directory: Path) -> list[str]:
             if stated[name] != actual[name]
         ),
     ]
+
+
+def problems(directory: Path) -> list[str]:
+    """What is wrong with a result, a line a problem; empty if nothing.
+
+    Besides :func:`verify`: the manifest is there and is one; there is a record for every claim that ``claims.yaml`` has
+    for the notebook and no other, and the verdict of each follows from its checks.
+    """
+    if not (directory / MANIFEST).is_file():
+        return [f"{directory / MANIFEST}: missing; nothing says where this result is from"]
+    found: list[str] = []
+    try:
+        found += verify(directory)
+    except files.DamagedFileError as error:
+        return [str(error)]
+    notebook = read(directory).get("notebook")
+    due = {one.id for one in claims.load().values() if one.notebook == notebook}
+    records = {path.stem: path for path in sorted((directory / "claims").glob("*.json"))}
+    for name in sorted(due ^ records.keys()):
+        what = "missing, and claims.yaml has it" if name in due else "not a claim of this notebook"
+        found.append(f"{directory / 'claims' / name}.json: {what}")
+    for path in records.values():
+        try:
+            claims.Record.read(path)
+        except files.DamagedFileError as error:
+            found.append(str(error))
+    return found
 
 
 def surroundings() -> dict[str, Any]:
@@ -117,50 +162,3 @@ def cpu() -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class PeakMemory:
-    """Largest resident memory, in bytes, of this process and its children (the kernel) while the block runs.
-
-    The sum over processes is sampled four times a second; the largest single child, which the system records itself,
-    is a lower bound to it.
-    """
-
-    def __init__(self, interval: float = 0.25) -> None:
-        self.bytes = 0
-        self._interval = interval
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "PeakMemory":
-        self._before = _largest_child()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        largest = _largest_child()
-        if largest > self._before:
-            self.bytes = max(self.bytes, largest)
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while True:
-            self.bytes = max(self.bytes, sum(map(_resident, [process, *process.children(recursive=True)])))
-            if self._over.wait(self._interval):
-                return
-
-
-def _largest_child() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0

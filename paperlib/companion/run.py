@@ -15,7 +15,7 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 
 from paperlib import files
-from paperlib.companion import claims, notebooks, paths, profiles
+from paperlib.companion import claims, paths, profiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Run:
     @property
     def cache(self) -> Path:
         """A folder that outlives the run; git ignores it.  The notebook names its entries by what they depend on."""
-        folder = notebooks.cache_path(self.profile, self.notebook)
+        folder = paths.cache(self.profile, self.notebook) / "kept"
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -67,16 +67,12 @@ class Run:
             return finished
         if (interactive := paths.interactive(self.profile, notebook)).is_dir():
             return interactive
+        made_here = notebook in profiles.load(self.profile).notebooks
+        command = f"reproduce {self.profile} --only {notebook}" if made_here else f"train {self.profile}"
         raise FileNotFoundError(
             f"{self.notebook} reads the results of {notebook}, and there are none for profile {self.profile!r}; "
-            f"run: paperlib {self._made_by(notebook)}"
+            f"run: paperlib {command}"
         )
-
-    def _made_by(self, notebook: str) -> str:
-        """The command that makes the results of another notebook; networks also come without one."""
-        if notebook == notebooks.TRAINING and notebook not in profiles.load(self.profile).notebooks:
-            return f"train {self.profile}"
-        return f"reproduce {self.profile} --only {notebook}"
 
     def figure(
         self, figure: "Figure", name: str, data: "pd.DataFrame | dict[str, Any] | None" = None, caption: str = ""
@@ -137,19 +133,15 @@ def start(notebook: str, profile: str) -> Run:
     """
     from paperlib.companion import figures  # with Matplotlib, which the command line does not need
 
-    root = paths.root()
-    _require_one_of("profile", profile, sorted(path.stem for path in (root / "profiles").glob("*.yaml")))
-    _require_one_of("notebook", notebook, sorted({path.stem for path in (root / "notebooks").glob("[0-9]*")}))
+    profiles.path(profile)  # which refuses an unknown one
+    known = sorted({path.stem for path in (paths.root() / "notebooks").glob("[0-9]*")})
+    if notebook not in known:
+        raise ValueError(f"unknown notebook {notebook!r}; choose one of {', '.join(known) or '(there are none)'}.")
     directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))
     with files.explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     figures.use_style()
     return Run(notebook, profile, directory)
-
-
-def _require_one_of(what: str, name: str, choices: list[str]) -> None:
-    if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(choices) or '(there are none)'}.")
 
 
 def _show(figure: "Figure", caption: str) -> None:

@@ -1,4 +1,4 @@
-"""What a headless run shows: which cell is running and for how long, and what the notebook itself prints.
+"""What a headless run shows and measures: which cell runs, for how long, what it prints, and how much memory it takes.
 
 Lines only, no cursor movements, so that several notebooks at once and a log file read as well as a terminal.
 """
@@ -6,9 +6,11 @@ Lines only, no cursor movements, so that several notebooks at once and a log fil
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
+import psutil
 from nbformat import NotebookNode
 
 
@@ -17,30 +19,25 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def titles(notebook: NotebookNode) -> list[str]:
-    """For every cell the Markdown heading above it."""
-    title, found = "", []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
-            title = headings[-1] if headings else title
-        found.append(title)
-    return found
-
-
 class Screen:
-    """Progress of one notebook.  Silence never lasts longer than ``patience`` seconds."""
+    """Progress of one notebook.  Silence never lasts longer than ``patience`` seconds.
 
-    def __init__(self, notebook: str, patience: float = 10.0, stream: TextIO | None = None) -> None:
-        self.notebook = notebook
+    Attributes:
+        cell, title: the running cell, numbered as its author knows it, and the Markdown heading above it.
+        seconds: of every cell that has run, by its number.
+        memory: largest resident memory so far of this process and its children, in bytes, sampled four times a second.
+    """
+
+    def __init__(self, notebook: str, cells: int, patience: float = 10.0, stream: TextIO | None = None) -> None:
+        self.notebook, self.cells = notebook, cells
+        self.cell, self.title, self.memory = 0, "", 0
         self.seconds: dict[int, float] = {}
-        self.cell, self.title, self.cells = 0, "", 0
-        self._patience = patience
-        self._stream = stream or sys.stdout
+        self._patience, self._stream = patience, stream or sys.stdout
         self._started = self._spoke = self._cell_started = time.monotonic()
+        self._section: str | None = None
         self._pending = ""
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_talking, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Screen":
         self._thread.start()
@@ -62,38 +59,49 @@ class Screen:
         self._spoke = time.monotonic()
         print(f"[{clock(self.elapsed):>5}] {self.notebook}  {text}", file=self._stream, flush=True)
 
-    def begin(self, cell: int, cells: int, title: str) -> None:
-        """Cell ``cell`` of ``cells`` starts; a line where a new section does."""
-        new = title != self.title or not self.cell
-        self.cell, self.cells, self.title = cell, cells, title
+    def begin(self, cell: NotebookNode, cell_index: int) -> None:
+        """A cell starts; a line where a new section does.  What papermill injects has no number of its own."""
+        self.cell += "injected-parameters" not in cell.metadata.get("tags", [])
         self._cell_started = time.monotonic()
-        if new:
-            self.say(f"cell {cell}/{cells}  {title}")
+        if cell.cell_type == "markdown":
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            self.title = headings[-1] if headings else self.title
+        elif self.title != self._section:
+            self._section = self.title
+            self.say(f"cell {self.cell}/{self.cells}  {self.title}")
 
-    def end(self) -> None:
+    def end(self, **_: Any) -> None:
         """The cell is over: what it left unfinished on its last line is shown."""
         self.seconds[self.cell] = round(time.monotonic() - self._cell_started, 3)
-        self._flush()
+        self.flush(wait=0.0)
 
-    def hear(self, text: str) -> None:
-        """Text from the notebook: whole lines at once, a progress bar every ``patience``/2 seconds."""
+    def write(self, text: str) -> None:
+        """Text from the notebook: whole lines at once."""
         *lines, self._pending = (self._pending + text).split("\n")
         for line in lines:
             self._show(line)
-        if self._pending and time.monotonic() - self._spoke > self._patience / 2:
-            self._flush()
 
-    def _flush(self) -> None:
-        self._show(self._pending)
-        self._pending = ""
+    def flush(self, wait: float | None = None) -> None:
+        """Show the line that is not at its end, such as a progress bar, every ``wait`` seconds (patience / 2)."""
+        if self._pending and time.monotonic() - self._spoke >= (self._patience / 2 if wait is None else wait):
+            self._show(self._pending)
+            self._pending = ""
 
     def _show(self, line: str) -> None:
         shown = [part.strip() for part in line.split("\r") if part.strip()]
         if shown:
             self.say(f"| {shown[-1]}")
 
-    def _keep_talking(self) -> None:
-        while not self._over.wait(1.0):
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            taken = 0
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    taken += one.memory_info().rss
+            self.memory = max(self.memory, taken)
             if time.monotonic() - self._spoke >= self._patience:
                 running = clock(time.monotonic() - self._cell_started)
                 self.say(f"cell {self.cell}/{self.cells}  {self.title} … running for {running}")
+            if self._over.wait(0.25):
+                return

@@ -5,7 +5,6 @@ by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of it
 """
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -16,20 +15,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from tabulate import tabulate
 
 from paperlib import files
-from paperlib.companion import claims, notebooks, paths, profiles, provenance, sources
+from paperlib.companion import claims, notebooks, paths, profiles, provenance
 from paperlib.companion.claims import Verdict
 from paperlib.engine import training
 from paperlib.engine.interruption import Interrupted, StopSignals
 
 READS = ("claims.yaml",)
-"""Files of the checkout that whoever imports this module depends on (:func:`sources.reads`)."""
+"""Files of the checkout that whoever imports this module depends on (:func:`notebooks.reads`)."""
 
 
 def stamp(profile: str, notebook: str) -> str:
@@ -58,10 +57,10 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     path = notebooks.path(notebook)
     library = notebooks.library_files(path)
     stated = [claim.model_dump() for claim in claims.load().values() if claim.notebook == notebook]
-    read = [file for pattern in sources.reads(library) for file in sorted(paths.root().glob(pattern))]
+    read = [file for pattern in notebooks.reads(library) for file in sorted(paths.root().glob(pattern))]
     return {
         "cells": notebooks.source_digest(path),
-        "library": sources.digest(library),
+        "library": notebooks.digest(library),
         "values": _digest({"parameters": profile.notebook(notebook), "shared": profile.shared}),
         "claims": _digest({"claims": stated}),
         "files": _digest({paths.shown(file): provenance.sha256(file) for file in [paths.lock(), *read]}),
@@ -74,7 +73,7 @@ def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
 
 
 def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return notebooks.sha256(json.dumps(values, sort_keys=True))
 
 
 def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, strict: bool = False) -> int:
@@ -109,7 +108,8 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
     print(report(profile), flush=True)
     rows = overview(profile)
     made = [row.notebook for row in rows if row.state == "done"]
-    compared = compare.results(paths.published(profile.name), paths.local(profile.name), made)
+    published, here = paths.published(profile.name), paths.local(profile.name)
+    compared = compare.results(published, here, made)
     print(compared.text(), flush=True)
     failed = any(row.failed for row in rows) or not {*names} <= {*made}
     return 1 if code or failed or (strict and compared.outside) else 0
@@ -191,16 +191,19 @@ class Row:
 
     notebook: str
     state: str
-    verdicts: dict[str, str]
-    seconds: float | None
-    folder: Path | None
+    folder: Path | None = None
+    verdicts: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, notebook: str, folder: Path) -> "Row":
+        """That of a finished result."""
+        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder)["seconds"])
 
     @property
     def failed(self) -> bool:
         """Whether the notebook or one of its claims failed."""
-        return self.state == "failed" or any(
-            verdict in (Verdict.FAIL, Verdict.VACUOUS) for verdict in self.verdicts.values()
-        )
+        return self.state == "failed" or not {*self.verdicts.values()}.isdisjoint({Verdict.FAIL, Verdict.VACUOUS})
 
 
 def overview(profile: profiles.Profile) -> list[Row]:
@@ -208,23 +211,18 @@ def overview(profile: profiles.Profile) -> list[Row]:
     return [_row(profile, name) for name in profile.notebooks]
 
 
+def _row(profile: profiles.Profile, name: str) -> Row:
+    if finished(profile.name, name):
+        return Row.of(name, paths.local(profile.name, name))
+    if (failed := paths.failed(profile.name, name)).is_dir():
+        return Row(name, "failed", failed, verdicts(failed))
+    return Row(name, "not run")
+
+
 def recorded(profile: profiles.Profile) -> list[Row]:
     """A row for every notebook with a published result."""
-    found = [(name, paths.published(profile.name, name)) for name in profile.notebooks]
-    return [
-        Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
-        for name, result in found
-        if (result / provenance.MANIFEST).is_file()
-    ]
-
-
-def _row(profile: profiles.Profile, name: str) -> Row:
-    result, failed = paths.local(profile.name, name), paths.failed(profile.name, name)
-    if finished(profile.name, name):
-        return Row(name, "done", verdicts(result), provenance.read(result)["seconds"], result)
-    if failed.is_dir():
-        return Row(name, "failed", verdicts(failed), None, failed)
-    return Row(name, "not run", {}, None, None)
+    found = {name: paths.published(profile.name, name) for name in profile.notebooks}
+    return [Row.of(name, folder) for name, folder in found.items() if (folder / paths.MANIFEST).is_file()]
 
 
 def verdicts(directory: Path) -> dict[str, str]:
@@ -234,20 +232,20 @@ def verdicts(directory: Path) -> dict[str, str]:
 
 def report(profile: profiles.Profile) -> str:
     """The first table at the end of a run: every notebook, its claims, its time, and where to look."""
-    rows = overview(profile)
     table = [
         [row.notebook, row.state, summary(row.verdicts), row.seconds, paths.shown(row.folder) if row.folder else ""]
-        for row in rows
+        for row in overview(profile)
     ]
     return "\n" + tabulate(table, ["notebook", "state", "claims", "seconds", "where to look"], floatfmt=".1f") + "\n"
 
 
 def summary(found: dict[str, str]) -> str:
+    """How many claims have which verdict, the worst first."""
     counts = {verdict: list(found.values()).count(verdict) for verdict in Verdict}
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "–"
 
 
-UNTESTED = claims.Record("NOT RUN", None, None, None, {}, {})
+UNTESTED = claims.Record.absent("NOT RUN")
 """Stands for the record of a claim whose notebook has no result at this profile."""
 
 
@@ -261,10 +259,7 @@ def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
     ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
     """
-    known = claims.load().values()
-    folders = {claim.notebook: paths.result(profile.name, claim.notebook) for claim in known}
-    found = {notebook: claims.records(folder) if folder else {} for notebook, folder in folders.items()}
-    return [_entry(claim, found[claim.notebook]) for claim in known]
+    return [_entry(claim, paths.result(profile.name, claim.notebook)) for claim in claims.load().values()]
 
 
 def published_ledger(first: str) -> list[dict[str, Any]]:
@@ -276,20 +271,21 @@ def published_ledger(first: str) -> list[dict[str, Any]]:
     for claim in claims.load().values():
         folders = {name: paths.published(name, claim.notebook) for name in [first, *profiles.names()]}
         where = next((name for name, folder in folders.items() if (folder / paths.MANIFEST).is_file()), first)
-        entries.append({"profile": where, **_entry(claim, claims.records(folders[where]))})
+        entries.append({"profile": where, **_entry(claim, folders[where])})
     return entries
 
 
-def _entry(claim: claims.Claim, found: dict[str, claims.Record]) -> dict[str, Any]:
-    return {**claim.model_dump(), **_clarity(found.get(claim.id, UNTESTED))}
-
-
-def _clarity(record: claims.Record) -> dict[str, Any]:
+def _entry(claim: claims.Claim, folder: Path | None) -> dict[str, Any]:
+    path = folder / "claims" / f"{claim.id}.json" if folder else None
+    record = claims.Record.read(path) if path and path.is_file() else UNTESTED
     return {
-        **asdict(record),
+        **claim.model_dump(),
+        "verdict": record.verdict,
         "margin": _finite(record.margin),
+        "tightest": record.tightest,
         "missed": _finite(record.missed),
-        "falsifiers": {what: _finite(miss) for what, miss in record.falsifiers.items()},
+        "falsifiers": {what: _finite(miss) for what, miss in record.misses.items()},
+        "remarks": record.remarks,
     }
 
 
