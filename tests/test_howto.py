@@ -13,13 +13,13 @@ from conftest import REPOSITORY
 from pictures import encode, noise, write_shards
 
 from paperlib import models, weightings
-from paperlib.companion import cli
+from paperlib.companion import cli, experiments, profiles
 from paperlib.engine import data
 from paperlib.registry import Registry
 
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = [*sorted(DOCS.glob("howto/*.md")), DOCS / "index.md"]
+PAGES = [*sorted(DOCS.glob("howto/*.md")), DOCS / "papermill.md", DOCS / "index.md"]
 
 
 def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
@@ -82,6 +82,19 @@ def test_the_container_is_called_as_the_dockerfile_says() -> None:
     for _, text in blocks(DOCS / "howto/container.md", "bash"):
         for line in text.splitlines():
             assert re.search(rf"^# +{re.escape(line)}( |$)", said, re.MULTILINE), line
+
+
+def test_what_is_said_to_be_trained_on_a_cluster_can_be() -> None:
+    text = "\n".join(text for _, text in blocks(DOCS / "scale.md", "bash")).replace("\\\n", " ")
+    commands = re.findall(r"paperlib (train .*?)(?:  #|$)", text, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        options = cli._parser().parse_args(command.split())
+        assert experiments.select(profiles.load(options.profile), options.weighting, None, False, None)
+    for rule, profile in (("train_edm_monotonic", "imagenet64"),):
+        assert f"--config profile={profile}" in text
+        assert rule in text.split()
+        assert rule.removeprefix("train_") in experiments.arms(profiles.load(profile))
 
 
 def test_binder_installs_the_lock_and_not_the_container() -> None:
