@@ -32,7 +32,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --home-dir /opt/reader reader \
-    && mkdir -m 777 /opt/reader
+    && mkdir -m 777 /opt/reader /companion
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /companion /companion
 WORKDIR /companion

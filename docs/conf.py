@@ -30,6 +30,7 @@ html_title = project
 html_domain_indices = False  # api/index.md is one
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = ["_extra"]  # tools/moving.py makes it
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system has it
 mathjax_path = "mathjax/3.2.2/tex-svg-full.js"  # put there by tools/mathjax.py: pages need no network
 html_theme_options: dict[str, Any] = {"show_toc_level": 2, "use_download_button": True}
@@ -55,6 +56,12 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True, "no-value": True}
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": False,
+    "show-inheritance": True,
+    "no-value": True,
+    "ignore-module-all": True,
+}
 python_use_unqualified_type_names = True
 napoleon_use_ivar = True

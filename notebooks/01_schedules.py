@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,12 +16,17 @@
 # %% [markdown]
 # # 1 The forward process and its noise schedules
 #
-# **Claim.** There is one coordinate of noise, the log signal-to-noise ratio $\lambda$. A *noise schedule* adds nothing
-# to the process but a probability distribution over $\lambda$: how often each level is visited (Section 2).
+# **Abstract.** There is one coordinate of noise, the log signal-to-noise ratio $\lambda$. A *noise schedule* adds
+# nothing to the process but a probability distribution over $\lambda$: how often each level is visited (Section 2).
+# This notebook defines the coordinate and its many names, reads every common schedule as a distribution (Figure 2 and
+# the table of schedules), cuts schedules to a range so that the ends hold exactly, and shows two misprints beside what
+# the formulas should say (E1, E3). None of this says which schedule is good: given the weighting, none changes what is
+# learned.
 #
-# This notebook defines the coordinate, reads every common schedule as a distribution over it (Figure 2 and the table of
-# schedules), cuts schedules to a range so that the ends hold exactly, and shows two misprints of the paper beside what
-# the formulas should say.
+# **From what this was written.** The text of the paper was not at hand. These notebooks were written from passages of
+# it that public sources quote, and from our own derivations; `docs/equations.md` says of every place which of the two
+# it is. "As printed" means as quoted. Of the errata, the first was also seen elsewhere; the others are derived here.
+# Published numbers carry the address of their source, in `results/paper`; what could not be seen is left empty.
 
 # %% tags=["parameters"]
 profile: str = "tiny"
@@ -29,7 +36,7 @@ points: int = 401
 samples: int = 20000
 seed: int = 0
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import math
 from dataclasses import replace
 
@@ -76,7 +83,7 @@ print("VE and flow matching are multiples of the VP process at the same log-SNR.
 # %% [markdown]
 # Here is what the coordinate means: three images, one draw of noise each, from almost pure noise to almost clean.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 levels = torch.linspace(-8, 8, 9, dtype=torch.float64)
 fig, axes = plt.subplots(len(x), len(levels), figsize=(figures.WIDTH, 2.75))
 for row, picture, noise in zip(axes, x, eps, strict=True):
@@ -104,7 +111,7 @@ run.figure(
 # VDM's $\gamma$ is $-\lambda$. A factor of two in $\lambda$ moves every threshold: Min-SNR's cap at SNR $=5$ would sit
 # at $\lambda = 2\log 5$ instead of $\log 5$. The same noise by all its names:
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 names = pd.DataFrame(
     {
         "λ (nats)": levels,
@@ -192,7 +199,7 @@ curves = pd.concat(
     for key, schedule in family.items()
 )
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 2.9))
 for key in ("cosine", "edm_training", "edm_sampling"):
     curve = curves[curves.schedule == key]
@@ -208,13 +215,13 @@ run.figure(
     data=curves,
     caption="Figure 2 of the paper. Left: noise schedules; where a curve is flat, time lingers. Right: the density of "
     "log-SNR that each draws. EDM trains around λ = 2.4 and rarely sees λ below −3; its sampling schedule spends steps "
-    "at all levels, somewhat more at the noisy end.",
+    "at all levels, 4.5 times as many at the noisy end as at the clean one.",
 )
 
 # %% [markdown]
 # And all of them, each with a histogram of $f(t)$ for $t\sim U(0,1)$ under its density: what (1.2) says, seen.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 uniform_time = torch.rand(samples, generator=generator, dtype=torch.float64)
 fig, axes = plt.subplots(2, 4, figsize=(figures.WIDTH, 3.5), sharex=True, sharey=True)
 for ax, (key, schedule) in zip(axes.flat, family.items(), strict=True):
@@ -270,7 +277,7 @@ formulas = {
     "logit_normal": ("−2 logit(t′), logit(t′) ~ N(0, 1)", "N(λ; 0, 2²)"),
 }
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 rows = []
 for key, schedule in family.items():
     _, mean_all, std_all = moments(schedule if key == "linear_logsnr" else whole(schedule))
@@ -330,7 +337,7 @@ print("mean and standard deviation agree with the closed form:", ", ".join(close
 #
 # so that $f(0)=\lambda_{\max}$ and $f(1)=\lambda_{\min}$ exactly and the density integrates to one on the range.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 edm = family["edm_training"]
 free = whole(edm)
 both_ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -405,7 +412,7 @@ claim.check_below(normal[1], 1.95, "Kolmogorov–Smirnov √n D of a sample, 0.1
 claim.falsify(printed, edm_itself, "as printed, −F⁻¹(t; 2.4, 2.4²)", scale=2.4)
 claim.falsify_below(normal[-1], 1.95, "the sample against the printed formula")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 level = torch.linspace(-11, 11, points, dtype=torch.float64)
 density = {
     "correct": stats.norm(2.4, 2.4).pdf(level),
@@ -497,7 +504,7 @@ claim.check_below((variance["correct"] - target).abs() / standard_error, 4, "sim
 claim.falsify(g_squared["as printed"], by_equation, "d/dt log(1 + exp(−λ)) = −σ² dλ/dt")
 claim.falsify_below((variance["as printed"] - target).abs() / standard_error, 4, "simulated variance, as printed")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 3))
 shown = slice(10, None, 26)
 ax.plot(steps, torch.exp(-steps), color="0.6", label="what VE means: $e^{-λ}$")
@@ -546,3 +553,14 @@ print(f"range of log-SNR of DDPM: [{discrete.min().item():.2f}, {discrete.max().
 #   optimise (02).
 # * The ends of the range are part of the objective, not of the schedule. Two papers with "the cosine schedule" and
 #   different ends minimise different things.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

@@ -33,16 +33,17 @@ untrained_share: float = 0.5
 nearest_images: int = 297
 confidence: float = 0.95
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import over_seeds
 import pandas as pd
+import seaborn as sns
 import torch
 
-from paperlib import companion
+from paperlib import companion, predictions
 from paperlib.companion import experiments, figures, measuring, profiles
 from paperlib.engine import data, evaluation, features
 
@@ -94,7 +95,7 @@ index, distance = nearest(torch.cat(list(sheets.values())))
 neighbours = dict(zip(sheets, seen_in_training[index].split(len(chosen)), strict=True))
 assert all(sheet.shape == (len(chosen), *train.image_shape) for sheet in sheets.values())
 
-# %% tags=["nbval-ignore-output"]
+# %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-ignore-output"]
 height = 0.5 * figures.WIDTH * sheet_rows / train.num_classes + 0.3
 fig, axes = plt.subplots(len(shown), 2, figsize=(figures.WIDTH, height * len(shown)), squeeze=False)
 for (left, right), one in zip(axes, shown, strict=True):
@@ -220,22 +221,31 @@ run.table(
 assert table.notna().all(axis=None)
 table.style.format("{:.3f}")
 
-# %% tags=["nbval-ignore-output"]
-fig, axes = plt.subplots(1, len(samplers), figsize=(figures.WIDTH, 2.9), sharey=True)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-ignore-output"]
+def student(values):
+    """The interval over seeds, for seaborn."""
+    mean, reach = interval(pd.Series(values))
+    return mean - reach, mean + reach
+
+
+fig, axes = plt.subplots(1, len(samplers), figsize=(figures.WIDTH, 0.9 + 0.34 * len(labels)), sharey=True)
 for ax, sampler in zip(axes, samplers, strict=True):
-    for position, label in enumerate(labels):
-        values = against_test[(against_test.sampler == sampler) & (against_test.weighting == label)].frechet
-        centre, reach = interval(values)
-        ax.errorbar(
-            position, centre, reach if reach > 0 else None, fmt="_", ms=14, capsize=4, color=figures.colour(label)
-        )
-        ax.scatter(np.full(len(values), position), values, s=14, color=figures.colour(label), zorder=3)
-    ax.axhline(floor.frechet, color="0.5", ls="--", lw=0.9)
-    ax.set_xticks(range(len(labels)), [figures.label(label).replace("-", "-\n") for label in labels], fontsize=8)
-    ax.set(title=sampler, ylim=(0, None))
-axes[0].set_ylabel(f"Fréchet distance to the test split\n({judge.name}, not FID)")
-for ax in axes:
-    ax.text(0, floor.frechet, f"{floor.samples:,} real training images", va="bottom", fontsize=7, color="0.4")
+    drawn = {
+        "data": against_test[against_test.sampler == sampler],
+        "x": "frechet",
+        "y": "weighting",
+        "hue": "weighting",
+    }
+    drawn |= {"order": labels, "palette": {label: figures.colour(label) for label in labels}, "legend": False, "ax": ax}
+    sns.stripplot(**drawn, size=3.5, jitter=False)
+    sns.pointplot(**drawn, errorbar=student, capsize=0.4, ls="", marker="|", ms=12, lw=1.2)
+    ax.axvline(floor.frechet, color="0.5", ls="--", lw=0.9)
+    ax.set(
+        title=sampler, xlim=(0, None), xlabel=f"Fréchet distance to the test split\n({judge.name}, not FID)", ylabel=""
+    )
+axes[0].set_yticks(range(len(labels)), map(figures.label, labels), fontsize=8)
+axes[0].text(floor.frechet, len(labels) - 0.55, f" {floor.samples:,} real images", fontsize=7, color="0.4")
 run.figure(
     fig,
     "distance_by_weighting",
@@ -288,7 +298,7 @@ assert set(differences.verdict) <= {"one seed, no verdict", "no difference seen"
 differences
 
 # %% [markdown]
-# The paper's claims about weightings and schedules (C11 to C13) are put to a test of their own in notebook 13, with
+# The paper's claims about weightings and schedules (C11 to C13) are put to a test of their own in notebook 10, with
 # more weightings, more seeds, and runs under several schedules.
 
 # %% [markdown]
@@ -298,7 +308,7 @@ differences
 # be nearer to the training images than new images are. So: distances to the nearest training image, for samples and
 # for test images.
 
-# %% tags=["nbval-ignore-output"]
+# %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-ignore-output"]
 nearness = {
     **{f"samples, {one.name}": nearest(samples_of(one, samplers[-1])[:nearest_images])[1] for one in shown},
     "test images": nearest(test.images[:nearest_images])[1],
@@ -329,15 +339,18 @@ assert all(value > 0 for value in medians.values())
 
 # %% [markdown]
 # One statement must hold on any machine: trained networks make images that are far nearer to the data than an untrained
-# one does. At what share of its distance they must be is a parameter of the profile, `untrained_share`. The untrained
-# network itself is the falsifier.
+# one does. At what share of its distance they must be is a parameter of the profile, `untrained_share`. The falsifier
+# is a slip of configuration: the output of a trained network read as another prediction than it was trained for, $\hat
+# x$ for $\hat v$.
+
 
 # %% tags=["better-than-untrained"]
 untrained = evaluation.compare(judge(draw(runs[0].network(), runs[0].prediction, samplers[0])), references[test.name])
 share = against_test[against_test.sampler == samplers[0]].frechet / untrained.frechet
 claim = run.claim("X08b")
 claim.check_below(share, untrained_share, "distance over that of the untrained network, every run")
-claim.falsify_below(untrained.frechet / untrained.frechet, untrained_share, "the untrained network itself")
+misread = evaluation.compare(judge(draw(runs[0].load(), predictions.get("x"), samplers[0])), references[test.name])
+claim.falsify_below(misread.frechet / untrained.frechet, untrained_share, "a trained network, its output read as x̂")
 
 # %% [markdown]
 # ## 8.4 What this supports, and what would falsify it

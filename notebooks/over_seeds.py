@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from paperlib.companion.claims import Verdict
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -65,13 +67,40 @@ def paired_ratio(arm: pd.Series, other: pd.Series, confidence: float = 0.95) -> 
     return Ratio(float(np.exp(log.mean())), float(low), float(high), float(test.pvalue), len(log))
 
 
+def verdict(ratio: Ratio, low: float = 0.0, high: float = np.inf) -> Verdict:
+    """HELD where the whole interval lies in [low, high], NOT HELD where none of it does, INCONCLUSIVE otherwise."""
+    if low <= ratio.low and ratio.high <= high:
+        return Verdict.HELD
+    return Verdict.NOT_HELD if ratio.low > high or ratio.high < low else Verdict.INCONCLUSIVE
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """That of a statement about several: NOT HELD if one is, HELD if all are."""
+    return min(verdicts, key=list(Verdict).index)
+
+
+def seeds_to_decide(
+    ratio: Ratio, low: float = 0.0, high: float = np.inf, confidence: float = 0.95, most: int = 1000
+) -> int | None:
+    """How many seeds give a :func:`verdict` if value and spread stay what they are; None where ``most`` do not."""
+    seeds = np.arange(max(2, ratio.seeds), most + 1)
+    reach = np.log(ratio.high / ratio.value) * _reach(seeds, confidence) / _reach(ratio.seeds, confidence)
+    lows, highs = ratio.value * np.exp(-reach), ratio.value * np.exp(reach)
+    decided = ((lows >= low) & (highs <= high)) | (lows > high) | (highs < low)
+    return int(seeds[decided.argmax()]) if decided.any() else None
+
+
+def _reach(seeds: np.ndarray | int, confidence: float) -> np.ndarray:
+    """Half the width of Student's interval of a mean, in standard deviations."""
+    return stats.t.ppf(0.5 + confidence / 2, np.subtract(seeds, 1)) / np.sqrt(seeds)
+
+
 def mean_interval(values: pd.Series, confidence: float = 0.95) -> tuple[float, float]:
     """Mean over seeds and half the width of Student's interval, NaN for one seed."""
     count = values.count()
     if count < 2:
         return float(values.mean()), np.nan
-    reach = stats.t.ppf(0.5 + confidence / 2, count - 1) * values.sem()
-    return float(values.mean()), float(reach)
+    return float(values.mean()), float(_reach(count, confidence) * values.std())
 
 
 def holm(p: Iterable[float]) -> np.ndarray:

@@ -2,8 +2,9 @@ r"""Companion library of Kingma & Gao, *Understanding Diffusion Objectives as th
 
 Three tiers, imports pointing down only:
 
-* **theory** (the modules here and `auditing`): pure functions and small values, float64-safe, needing torch alone;
-* **practice** (`models`, `engine`): networks, training, sampling, metrics;
+* **theory** (the modules here): pure functions and small values, float64-safe, needing torch alone;
+* **practice** (`models`, `engine`, `auditing`): networks, training, sampling, metrics; what a loss optimises, which
+  needs the others for trained networks alone;
 * **companion** (`companion`): profiles, provenance, figures, notebooks, the command line.
 
 Throughout, :math:`\lambda` (always ``logsnr``) is :math:`\log(\alpha^2/\sigma^2)`, natural logarithm, and the noisy

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from paperlib import predictions, process
 from paperlib.augmentation import Augmentation
@@ -187,6 +188,72 @@ def discrete_bound(eps_error: LevelFunction, schedule: NoiseSchedule, steps: int
         raise ValueError(f"steps must be at least 1, got {steps}.")
     levels = schedule.logsnr(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
     return 0.5 * (torch.expm1(-levels.diff()) * eps_error(levels[1:])).sum()
+
+
+# The sampler as a model of noisy data --------------------------------------------------------------------------------
+
+
+def logsnr_of_noisy_data(logsnr: Tensor, data_logsnr: Tensor) -> Tensor:
+    r"""log-SNR of z_λ when z_λ', λ' ≥ λ, is what counts as data: to it too the process is a VP one.
+
+    :math:`\lambda - \log\alpha_{\lambda'}^2 - \log(1 - e^{\lambda - \lambda'})`; λ' = ∞ is clean data, where it is λ.
+    """
+    return logsnr - F.logsigmoid(data_logsnr) - torch.log(-torch.expm1(logsnr - data_logsnr))
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    r"""The sampler of T ancestral steps, every one of them Gaussian, as a model of data at any of its own levels.
+
+    At :math:`\lambda_0 = \lambda_{max} > \dots > \lambda_T = \lambda_{min}` it has :math:`p(z_T) = N(0, I)` and
+    :math:`p(z_{i-1}|z_i) = q(z_{i-1}|z_i, \hat x)`.  Its bound on :math:`y = z_j` is that of any such model,
+
+    .. math:: -ELBO_j(y) = KL(q(z_T|y) \| p(z_T)) + \sum_{i=j+2}^T E\,KL(q(z_{i-1}|z_i, y) \| p(z_{i-1}|z_i))
+              - E \log p(y|z_{j+1}),
+
+    and knows nothing of the image that y was made from.  (Section 3, the ELBO of noisy data; Appendix, discrete time)
+
+    Args:
+        network: ``network(z, logsnr)``, returning what ``prediction`` says.
+        levels: λ_0 … λ_T, decreasing, float64, shape (T + 1,).
+        prediction: what the network predicts.
+    """
+
+    network: Network
+    levels: Tensor
+    prediction: Prediction = predictions.EPS
+
+    def transition(self, z: Tensor, step: Tensor) -> Normal:
+        """p(z_{i−1} | z_i) of the sampler at ``z`` (B, *), for steps i of 1 … T, (B,)."""
+        t, s = self.levels[step], self.levels[step - 1]
+        return Normal(*process.posterior(z, self.prediction.to_x(self.network(z, t), z, t), t, s))
+
+    def term(self, y: Tensor, data_logsnr: Tensor, step: Tensor, eps: Tensor) -> Tensor:
+        """Term i of −ELBO(y), in nats, shape (B,): a draw of z_i from y, and the exact KL there.
+
+        Args:
+            y: the data, noisy or not, shape (B, *).
+            data_logsnr: level of the noise in ``y``, one of :attr:`levels`, shape (B,); infinite for clean data, whose
+                terms are KL(q(z_{i−1}|z_i, x) ‖ p(z_{i−1}|z_i)).
+            step: i, each beyond the level of ``y``, int64, shape (B,).
+            eps: ε of the draw, the shape of ``y``.
+        """
+        t, s = (logsnr_of_noisy_data(self.levels[i], data_logsnr) for i in (step, step - 1))
+        z = process.diffuse(y, eps, t)
+        model = self.transition(z, step)
+        mean, std = process.posterior(z, y, t, s)
+        last = std == 0  # z_{i−1} is y itself
+        kl = kl_divergence(Normal(mean, torch.where(last, model.scale, std)), model)
+        return torch.where(last, -model.log_prob(y), kl).flatten(1).sum(1)
+
+    def masses(self, weighting: Weighting) -> Tensor:
+        """p_w on λ_0 … λ_{T−1}, shape (T,), adding up to one: its mass between two levels goes to the cleaner one.
+
+        With these the corollary is exact at any T: the average of −ELBO_j is the sum of KL terms times w(λ_i)/w(λ_T),
+        but for what no network changes.  (Section 3, the distribution of noise levels)
+        """
+        w = weighting(self.levels[1:]) / weighting(self.levels[-1:])
+        return w.diff(prepend=w.new_zeros(1))
 
 
 # I-MMSE --------------------------------------------------------------------------------------------------------------

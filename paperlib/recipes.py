@@ -29,12 +29,14 @@ class Recipe:
         formula: w(λ) up to a constant.
         source: the repository and file that it was read in, or the paper.
         unknown: what is not known, or not said by the loss alone.
+        learned_uncertainty: whether the error is divided by e^u as well, u learned (:mod:`paperlib.loss_weights`).
     """
 
     loss: PublishedLoss
     formula: str
     source: str
     unknown: str = ""
+    learned_uncertainty: bool = False
 
 
 def peak(loss: PublishedLoss) -> float | None:
@@ -57,9 +59,10 @@ def _recipe(
     *,
     loss_weight: str | Mapping[str, Any] | None = None,
     unknown: str = "",
+    learned_uncertainty: bool = False,
 ) -> Recipe:
     said = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
-    return Recipe(objectives.get(said), formula, source, unknown)
+    return Recipe(objectives.get(said), formula, source, unknown, learned_uncertainty)
 
 
 def _logit_normal(mean: float, shift: float = 1.0) -> dict[str, Any]:
@@ -151,6 +154,7 @@ RECIPES: Registry[Recipe] = Registry(
                 f"N(λ; {normal})(e^−λ + ¼), before the learned u(σ)",
                 f"NVlabs/edm2 train_edm2.py and training_loop.py, {images}",
                 unknown="the effective weighting p/E needs the error E(λ): loss_weights.LearnedUncertainty",
+                learned_uncertainty=True,
             )
             for kind, normal, images in (
                 ("latent", "0.8, 2²", "ImageNet-512 latents"),

@@ -122,9 +122,11 @@ def test_remarks_are_the_verdict_unless_something_failed(claim: claims.Test) -> 
     assert claim.verdict == Verdict.NOT_RUN
     claim.not_run("needs ImageNet")
     assert record(claim)["verdict"] == "NOT RUN AT THIS SCALE"
-    claim.partial("two of three")
+    claim.decide(Verdict.INCONCLUSIVE, "two of three")
     claim.check(1.0, 1.0)
-    assert claim.verdict == Verdict.PARTIAL
+    assert claim.verdict == Verdict.INCONCLUSIVE
+    claim.decide(Verdict.HELD, "three of three")
+    assert (record(claim)["verdict"], record(claim)["remarks"]) == ("HELD", {"HELD": "three of three"})
     with pytest.raises(AssertionError):
         claim.check(1.0, 2.0)
     assert claim.verdict == Verdict.FAIL
@@ -183,11 +185,11 @@ def test_the_tightest_check_and_the_weakest_falsifier_count(claim: claims.Test) 
     claim.check_true(True, "yes")
     claim.falsify(1.0, 2.0, "far")
     claim.falsify_below(6.0, 4.0, "not so far")
-    claim.partial("half of it")
+    claim.decide(Verdict.NOT_HELD, "half of it")
     found = claims.Record.read(claim.path)
-    assert (found.verdict, found.tightest) == ("PARTIAL", "close")
+    assert (found.verdict, found.tightest) == ("NOT HELD", "close")
     assert (found.margin, found.missed) == (pytest.approx(4 / 3), pytest.approx(1.5))
-    assert found.remarks == {"PARTIAL": "half of it"}
+    assert found.remarks == {"NOT HELD": "half of it"}
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
@@ -203,7 +205,7 @@ def test_a_margin_is_above_one_exactly_when_the_check_holds(value: float, limit:
         ('"PASS"', '"FAIL"', "the verdict is FAIL, and what is recorded amounts to PASS"),
         ('"holds": true', '"holds": false', "the verdict is PASS, and what is recorded amounts to FAIL"),
         ('"holds": false', '"holds": true', "amounts to VACUOUS"),
-        ('"remarks": {}', '"remarks": {"PARTIAL": "half"}', "amounts to PARTIAL"),
+        ('"remarks": {}', '"remarks": {"NOT HELD": "half"}', "amounts to NOT HELD"),
         ('"used": 0.5', '"used": "half"', "checks.0.used"),
         ('"place": "here", ', "", "place: missing"),
         ("}", "", "is not a record of a claim"),
@@ -324,8 +326,39 @@ def test_every_claim_has_a_check_and_a_falsifier_in_its_notebook(repository: Pat
         outputs = "".join(
             output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
         )
-        assert re.search(rf"^{claim.id} (PASS|FAIL|PARTIAL|NOT RUN)", outputs, flags=re.M), f"{claim.id} is not checked"
+        verdicts = "|".join(Verdict)
+        assert re.search(rf"^{claim.id} ({verdicts})", outputs, flags=re.M), f"{claim.id} is not checked"
         if claim.kind != "experiment":
             assert re.search(rf"^{claim.id} falsifier fails, as it must", outputs, flags=re.M), (
                 f"{claim.id}: no falsifier"
             )
+
+
+# What rests on what --------------------------------------------------------------------------------------------------
+
+
+def test_what_rests_on_a_fallen_claim_is_named(claims_file: Path) -> None:
+    known = claims.load(claims_file)
+    assert claims.unsupported(known, {"C1": "FAIL", "C2": "PASS", "C3": "PASS"}) == {
+        "C1": [],
+        "C2": ["C1"],
+        "C3": ["C1"],  # through C2
+    }
+    assert claims.unsupported(known, {"C1": "PASS", "C2": "VACUOUS"})["C3"] == ["C2"]
+    assert not any(claims.unsupported(known, {"C1": "NOT HELD"}).values())
+
+
+def test_a_required_claim_stands_above(claims_file: Path) -> None:
+    text = claims_file.read_text(encoding="utf-8").replace("requires: [C1]", "requires: [C3]")
+    claims_file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="C2 requires C3, which must stand above it"):
+        claims.load(claims_file)
+
+
+@pytest.fixture
+def claims_file(tmp_path: Path) -> Path:
+    path = tmp_path / "claims.yaml"
+    entry = "- {{id: {}, place: p, statement: s, notebook: 01_a, cell: c, kind: check, why: w, falsifier: f{}}}\n"
+    needs = {"C1": "", "C2": ", requires: [C1]", "C3": ", requires: [C2]"}
+    path.write_text("".join(entry.format(*item) for item in needs.items()), encoding="utf-8")
+    return path

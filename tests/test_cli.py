@@ -109,7 +109,8 @@ def test_a_failing_notebook_gives_a_failing_exit_code(
 
 CLAIMS = """\
 - {id: C1, place: here, statement: it holds, notebook: 01_first, cell: a, kind: check, why: so, falsifier: not so}
-- {id: C2, place: here, statement: so too, notebook: 02_second, cell: a, kind: check, why: so, falsifier: not so}
+- {id: C2, place: here, statement: so too, notebook: 02_second, cell: a, kind: check, why: so, falsifier: not so,
+   requires: [C1]}
 """
 
 
@@ -130,6 +131,13 @@ def test_the_ledger(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ledger[0]["margin"] == pytest.approx(5)
     assert ledger[0]["missed"] == ledger[0]["falsifiers"]["not so"] == pytest.approx(1e8 / 3)
     assert ledger[1]["margin"] is ledger[1]["missed"] is None
+    assert [entry["unsupported"] for entry in ledger] == [[], []]
+    kept = test.path.read_text()
+    with pytest.raises(AssertionError):
+        test.check(1.0, 2.0, "neither side", tolerance=1e-8)
+    assert [entry["unsupported"] for entry in workflow.ledger(profiles.load("small"))] == [[], ["C1"]]
+    test.path.write_text(kept)
+    capsys.readouterr()
     assert cli.main(["claims", "--profile", "small"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"C1 +PASS +×5\.0 +×3e\+07 +it holds +01_first", shown)
@@ -143,14 +151,14 @@ def test_no_profile_shows_the_verdict_of_another(checkout: Path, capsys: pytest.
     (checkout / "claims.yaml").write_text(CLAIMS.replace("notebook: 02_second", "notebook: 03_third"))
     folder = checkout / "results" / "other" / "03_third"
     (folder / "claims").mkdir(parents=True)
-    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").partial("only there")
+    claims.Test(claims.load()["C2"], folder / "claims" / "C2.json").decide(claims.Verdict.HELD, "only there")
     provenance.write(folder, {})
     capsys.readouterr()
     assert cli.main(["claims", "--profile", "small", "--json"]) == 0
     assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)] == ["NOT RUN", "NOT RUN"]
-    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "PARTIAL"}
+    assert {entry["verdict"] for entry in workflow.ledger(profiles.load("other"))} == {"NOT RUN", "HELD"}
     published = {entry["id"]: (entry["profile"], entry["verdict"]) for entry in workflow.published_ledger("small")}
-    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "PARTIAL")}
+    assert published == {"C1": ("small", "NOT RUN"), "C2": ("other", "HELD")}
 
 
 def test_the_ledger_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,12 +219,12 @@ def test_a_manifest_made_to_fit_does_not_hide_a_record(checkout: Path, capsys: p
     (folder / "claims" / "C1.json").unlink()
     provenance.write(folder, {"notebook": "01_first", "profile": "small"})
     assert cli.main(["verify"]) == 1
-    (folder / "claims" / "C1.json").write_text(record("C1", "PASS").replace('"PASS"', '"PARTIAL"'))
+    (folder / "claims" / "C1.json").write_text(record("C1", "PASS").replace('"PASS"', '"NOT HELD"'))
     provenance.write(folder, {"notebook": "01_first", "profile": "small"})
     assert cli.main(["verify"]) == 1
     first, second = (line for line in capsys.readouterr().out.splitlines() if "C1" in line)
     assert "missing, and claims.yaml has it" in first
-    assert "the verdict is PARTIAL, and what is recorded amounts to PASS" in second
+    assert "the verdict is NOT HELD, and what is recorded amounts to PASS" in second
 
 
 def test_any_two_results_are_compared(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def profile(checkout: Path) -> profiles.Profile:
     )
     text = path.read_text().replace("  seeds:", added).replace("samplers: [heun]", "samplers: [heun, ddpm]")
     path.write_text(text.replace("count: 8", "count: 40"))
-    (checkout / "notebooks" / "13_ablation.py").touch()
+    (checkout / "notebooks" / "10_ablation.py").touch()
     return profiles.load("small")
 
 
@@ -41,7 +41,7 @@ def trained(profile: profiles.Profile) -> None:
 
 @pytest.fixture
 def run(profile: profiles.Profile) -> Run:
-    return companion.start("13_ablation", "small")
+    return companion.start("10_ablation", "small")
 
 
 def all_of(profile: profiles.Profile) -> list[experiments.Experiment]:

@@ -26,7 +26,7 @@ def code(path: Path) -> list[NotebookNode]:
 
 def home(path: Path) -> str:
     """The profile at which it is committed: tiny, but for the ablation, whose networks are those of another."""
-    return "digits" if path.stem == "13_ablation" else "tiny"
+    return "digits" if path.stem == "10_ablation" else "tiny"
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -91,7 +91,7 @@ def test_its_metadata_is_clean(path: Path) -> None:
     assert set(notebook.metadata) <= {"jupytext", "kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags", "lines_to_next_cell", "editable", "slideshow"}
+        assert set(cell.metadata) <= {"tags", "lines_to_next_cell", "editable", "slideshow", "jupyter"}
 
 
 def test_what_nbval_does_not_compare_asserts_something(path: Path) -> None:

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from paperlib.companion.claims import Verdict
+
 positive = st.floats(0.01, 100)
 
 
@@ -131,3 +133,33 @@ def test_a_loss_that_halves_each_quarter_is_still_falling_by_half(lines: int) ->
     assert over_seeds.still_falling([{"loss": 2.0}] * lines) == 0
     with pytest.raises(ValueError, match="log of 3 lines has no last quarter"):
         over_seeds.still_falling(history[:3])
+
+
+def ratio_of(mean: float, spread: float, seeds: int) -> over_seeds.Ratio:
+    """A ratio whose logarithms have this mean and standard deviation exactly."""
+    shape = np.arange(seeds) - (seeds - 1) / 2
+    log = mean + spread * shape / shape.std(ddof=1)
+    return over_seeds.paired_ratio(series(list(np.exp(log))), series([1.0] * seeds))
+
+
+@pytest.mark.parametrize("limits", [(0.9, 1.1), (0.0, 1.1)])
+@pytest.mark.parametrize(("value", "expected"), [(1.0, Verdict.HELD), (1.09, Verdict.INCONCLUSIVE), (1.3, "NOT HELD")])
+def test_a_verdict_needs_the_whole_interval(limits: tuple[float, float], value: float, expected: str) -> None:
+    assert over_seeds.verdict(ratio_of(np.log(value), 0.03, 5), *limits) == expected
+
+
+def test_all_hold_or_one_does_not() -> None:
+    assert over_seeds.all_of([Verdict.HELD, Verdict.HELD]) == Verdict.HELD
+    assert over_seeds.all_of([Verdict.HELD, Verdict.INCONCLUSIVE]) == Verdict.INCONCLUSIVE
+    assert over_seeds.all_of([Verdict.INCONCLUSIVE, Verdict.NOT_HELD, Verdict.HELD]) == Verdict.NOT_HELD
+
+
+@pytest.mark.parametrize(("value", "spread"), [(1.04, 0.06), (1.2, 0.2), (0.97, 0.1)])
+def test_so_many_seeds_decide_and_one_less_does_not(value: float, spread: float) -> None:
+    """With the same mean and spread of the logarithms."""
+    number = over_seeds.seeds_to_decide(ratio_of(np.log(value), spread, 5), 0.9, 1.1)
+    assert number is not None
+    assert number > 5
+    decided = [over_seeds.verdict(ratio_of(np.log(value), spread, seeds), 0.9, 1.1) for seeds in (number - 1, number)]
+    assert decided[0] == Verdict.INCONCLUSIVE != decided[1]
+    assert over_seeds.seeds_to_decide(ratio_of(np.log(1.1), 0.1, 5), 0.9, 1.1) is None, "at the limit none do"

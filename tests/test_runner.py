@@ -333,6 +333,25 @@ def test_a_run_writes_figures_tables_and_claims(
         session.upstream("02_second")
 
 
+def test_the_evidence_of_a_run_has_every_comparison(checkout: Path, write_notebook: NotebookWriter) -> None:
+    from paperlib import companion
+
+    write_notebook("01_first")
+    entry = "{place: p, statement: s, notebook: 01_first, cell: c, kind: check, tolerance: 0.1, why: w, falsifier: f, "
+    (checkout / "claims.yaml").write_text(f"- {entry}id: C1}}\n- {entry}id: C2}}\n")
+    session = companion.start("01_first", "small")
+    session.claim("C2").check_true(True, "yes or no")
+    session.claim("C1").check(1.0, 1.05, "both sides")
+    session.claim("C1").falsify_below(7.0, 4.0, "broken")
+    session.claim("C2").falsify_true(False, "broken too")
+    assert session.evidence().reset_index().to_numpy().tolist() == [
+        ["C2", "yes or no", "", "yes", ""],
+        ["C2", "broken too", "", "", "no"],
+        ["C1", "both sides", "relative error ≤ 0.1", "0.048", ""],
+        ["C1", "broken", "at most 4", "", "7"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("notebook", "profile", "says"), [("09_none", "small", "notebook"), ("01_first", "x", "profile")]
 )

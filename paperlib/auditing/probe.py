@@ -12,15 +12,19 @@ variance; an error of F is one of ε times (A b − B a)/a, so that
 .. math:: w(\lambda) \propto p(\lambda)\, c\, \left(\frac{A b - B a}{a}\right)^2, \qquad \lambda = 2\log(a/b).
 
 Only p(λ) is counted, in bins.  Before that, on data of one point, where the exact model is known: is it stationary, for
-which prediction; does twice the error cost four times; do errors of three shapes cost the same.
+which prediction; does twice the error cost four times; do errors of three shapes cost the same.  Then on Gaussian data
+off the centre, whose exact denoiser is known too: there the gradient is noise, and has nothing in common with what the
+model knows, 1, z, x̂ and each channel.  A loss may hold a *learned uncertainty* u, an error divided by e^u: what it is
+divided by, and that something keeps u from growing, is measured by moving u.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +40,17 @@ ERROR = 0.1
 """Size of a known error of the output, per dimension."""
 TOLERANCE = 0.01
 """Relative gradient at the exact model, or disagreement of two weights, that counts as none."""
+OTHER = 10**9
+"""Added to a seed for data that share nothing with the noise of the loss."""
 BATCH = 8192
 BINS = 100
 DEVIATIONS = 3.5
 """Standard errors of a band that holds in all bins at once with 95 %."""
 LEAST = 400
 """Draws in a bin at least."""
+
+ALIGNED = 2.0
+"""How much of the gradient at the exact denoiser may lie along one direction, one being its share of all dimensions."""
 
 Coefficients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(A, B) of a target A x + B ε, from signal a and noise b."""
@@ -130,10 +139,30 @@ class Seen:
         """Which examples have a finite level, (B,)."""
         return (self.a.abs() > 1e-6) & (_size(self.dark) > 1e-6)
 
+    def output(self, coefficients: Coefficients, x: Tensor | float, eps: Tensor) -> Tensor:
+        """A x + B ε at these levels, (B, *)."""
+        on_x, on_eps = coefficients(self.a, self.b)
+        return _expand(on_x, self.dark) * x + _expand(on_eps, self.dark) * eps
+
     def exact(self, coefficients: Coefficients, value: float) -> Tensor:
         """The output of the exact model of data x = value, (B, *)."""
-        on_x, on_eps = coefficients(self.a, self.b)
-        return _expand(on_x, self.dark) * value + _expand(on_eps, self.dark) * self.eps
+        return self.output(coefficients, value, self.eps)
+
+
+class Called(NamedTuple):
+    """What one call of the loss showed.
+
+    Attributes:
+        z: what the model was given, (B, *).
+        told: what it was given beside that, (B,); None where there is none.
+        gradient: of the loss by the model's output, (B, *).
+        total: the loss.
+    """
+
+    z: Tensor
+    told: Tensor | None
+    gradient: Tensor
+    total: float
 
 
 class Probe:
@@ -143,28 +172,32 @@ class Probe:
         loss: see :data:`Loss`.
         shape: of one example.
         batch: number of examples in a call.
-        output: what the loss expects of a model, made of the tensor of its output.
+        output: what the loss expects of a model, made of the tensor of its output, and of u (B, 1, …) where it takes
+            two.
     """
 
-    def __init__(self, loss: Loss, shape: tuple[int, ...], batch: int, output: Callable[[Tensor], Any]) -> None:
+    def __init__(self, loss: Loss, shape: tuple[int, ...], batch: int, output: Callable[..., Any]) -> None:
         self.loss, self.shape, self.batch, self.output = loss, shape, batch, output
         self.dtype = torch.float64
+        needed = [one for one in inspect.signature(output).parameters.values() if one.default is one.empty]
+        self.returns_u = len(needed) == 2
+        self.own: list[Tensor] = []  # parameters of the loss itself, which a call finds
 
-    def call(self, value: float, seed: int, at: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """z, what the model was told beside it, and the gradient of the loss by its output ``at(z)``, for x = value."""
+    def call(self, value: float | Tensor, seed: int, at: Callable[[Tensor], Tensor], u: float = 0.0) -> Called:
+        """One call on x = value with the output ``at(z)`` and ``u``, which the loss's own parameters gain too."""
         calls: list[tuple[Tensor, tuple[Any, ...], Tensor]] = []
 
         def model(z: Tensor, *told: Any, **named: Any) -> Any:
             if not (isinstance(z, Tensor) and z.shape == (self.batch, *self.shape)):
                 got = tuple(z.shape) if isinstance(z, Tensor) else z
                 raise ValueError(f"the loss calls the model with {got!r} where the noisy data are expected first.")
-            out = at(z.detach()).to(z.dtype).requires_grad_(torch.is_grad_enabled())
+            out = at(z.detach()).detach().to(z.dtype).requires_grad_(torch.is_grad_enabled())
             if out.requires_grad:
                 calls.append((z.detach(), (*told, *named.values()), out))
-            return self.output(out)
+            return self.output(out, *[z.new_full((len(z), *[1] * (z.ndim - 1)), u)] * self.returns_u)
 
-        x = torch.full((self.batch, *self.shape), value, dtype=self.dtype)
-        with _seeded(seed), torch.enable_grad():
+        x = torch.as_tensor(value, dtype=self.dtype).expand(self.batch, *self.shape).clone()
+        with _seeded(seed), torch.enable_grad(), _moved(self.own, u):
             try:
                 total = self.loss(model, x, torch.Generator().manual_seed(seed))
             except AttributeError as error:
@@ -177,16 +210,18 @@ class Probe:
         if not isinstance(total, Tensor) or not total.requires_grad:
             raise ValueError("the loss returned nothing that depends on the model's output by a gradient.")
         z, others, out = calls[0]
+        self.own = [leaf for leaf in _leaves(total) if leaf is not out]
         (gradient,) = torch.autograd.grad(total.sum(), out, allow_unused=True)
         if gradient is None:
             raise ValueError("the gradient of the loss does not reach the model's output.")
         told = next((v for v in others if isinstance(v, Tensor) and v.numel() == self.batch), None)
-        return z.double(), None if told is None else told.detach().flatten().double(), gradient.double()
+        told = None if told is None else told.detach().flatten().double()
+        return Called(z.double(), told, gradient.double(), total.detach().double().sum().item())
 
     def seen(self, seed: int, scaling: str | None = None) -> Seen:
         """The same noise over x = 0 and x = 1; ValueError where z is not a x + b ε."""
-        dark, told, gradient = self.call(0.0, seed, torch.zeros_like)
-        gain = (self.call(1.0, seed, torch.zeros_like)[0] - dark).flatten(1)
+        dark, told, gradient, _ = self.call(0.0, seed, torch.zeros_like)
+        gain = (self.call(1.0, seed, torch.zeros_like).z - dark).flatten(1)
         a = gain.mean(1)
         if (gain - a[:, None]).abs().max() > 1e-3 * max(1.0, gain.abs().max().item()):
             raise ValueError(
@@ -203,7 +238,7 @@ def measure(
     shape: tuple[int, ...] = (3, 4, 4),
     draws: int = 6_000_000,
     seed: int = 0,
-    output: Callable[[Tensor], Any] = lambda out: out,
+    output: Callable[..., Any] = lambda out: out,
 ) -> Audit:
     """The audit of a loss by measuring it.
 
@@ -213,7 +248,8 @@ def measure(
         shape: of one example that it takes, channels first.
         draws: examples drawn to count p(λ); the band of w is ± 3.5/√(draws in a bin).
         seed: of the first batch; each batch has one of its own.
-        output: what the loss expects of a model, made of a tensor; for example an object with that as ``sample``.
+        output: what the loss expects of a model, made of a tensor, for example an object with that as ``sample``; or of
+            a tensor and the log-variance of a learned uncertainty, for example ``lambda out, u: (out, u)``.
 
     Raises:
         ValueError: for a loss that cannot be measured: that draws other noise under the same seed, that calls the model
@@ -230,7 +266,10 @@ def measure(
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}") from error
+        raise ValueError(
+            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}. Say shape=… where it takes other "
+            f"data, output=… where your model returns something else than a tensor of the shape of z."
+        ) from error
     first = wide.seen(seed)
     if not torch.equal(first.dark, wide.seen(seed).dark):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
@@ -248,6 +287,7 @@ class Character:
         coefficients: of its target.
         quadratic: whether it is a squared error.
         isotropic: whether errors of every shape count alike; None where they do not add up, not being quadratic.
+        learns: whether it divides by a learned uncertainty; None where there is nothing that could be one.
         notes: what else is to be said.
     """
 
@@ -255,6 +295,7 @@ class Character:
     coefficients: Coefficients | None
     quadratic: bool
     isotropic: bool | None
+    learns: bool | None
     notes: tuple[str, ...]
 
 
@@ -263,12 +304,12 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
     if not inside.any():
         raise ValueError("the loss shows its model no level between noise alone and clean data.")
 
-    def gradient(value: float, out: Tensor) -> Tensor:
-        return probe.call(value, seed, lambda z: out)[2]
+    def gradient(value: float, out: Tensor, u: float = 0.0) -> Tensor:
+        return probe.call(value, seed, lambda z: out, u).gradient
 
-    def weight(base: Tensor, form: Tensor) -> Tensor:
+    def weight(base: Tensor, form: Tensor, u: float = 0.0) -> Tensor:
         """c of each example: how the gradient along an error of this form grows with it."""
-        grown = (gradient(0.0, base + form) - gradient(0.0, base)) * form
+        grown = (gradient(0.0, base + form, u) - gradient(0.0, base, u)) * form
         return grown.flatten(1).sum(1) / (2 * form.square().flatten(1).sum(1))
 
     # Stationary: the gradient at the exact model, beside that of a known error.
@@ -310,8 +351,55 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
     if isotropic is False:
         told = " and ".join(f"{label} errors {value:.3g} times as much" for label, value in shares.items())
         notes.append(f"errors of different shapes count differently: {told} as constant ones, of which w is.")
+
+    # Stationary on data that are no point too, where nothing of the gradient is known to the model.
+    if stationary and isotropic is not False and (along := _aligned(probe, seen, seed, usual[best])):
+        stationary = False
+        notes.append(
+            f"the exact denoiser of Gaussian data is not stationary under {best}: its gradient lies along "
+            f"{', '.join(f'{label} ({share:.3g} times what chance gives)' for label, share in along.items())}. The "
+            "target is made of other data than z: flipped, shuffled or changed in between. w is that of one point."
+        )
+
+    # A learned uncertainty: what the error is divided by, and what keeps that from growing.
+    learns = None
+    if probe.returns_u or probe.own:
+        divided = (weight(base, ERROR * one, math.log(4)) / c)[inside]
+        low, high = (probe.call(0.0, seed, lambda z: base, u).total for u in (0.0, math.log(4)))
+        learns = bool(((4 * divided - 1).abs() < 2 * TOLERANCE).all()) and high > low
+        notes.append(
+            "learned uncertainty: the error is divided by e^u, which settles at the error itself; the weighting moves "
+            "from w, at u = 0, to p(λ)/E(λ) as u learns, whatever weight and prediction there are beside it."
+            if learns
+            else "the loss has something to learn of its own, which does not divide the error by e^u; w is that of now."
+        )
     named = best if stationary else None
-    return Character(named, usual[best] if stationary else None, quadratic, isotropic, tuple(notes))
+    return Character(
+        named, usual[best] if size[best] < TOLERANCE + blurred else None, quadratic, isotropic, learns, tuple(notes)
+    )
+
+
+def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) -> dict[str, float]:
+    """Directions along which the gradient at the exact denoiser of x ~ N(m, ¼) lies more than by chance."""
+    shape = seen.dark.shape
+    channels = torch.linspace(-0.5, 0.75, shape[1], dtype=torch.float64).reshape(-1, *[1] * (len(shape) - 2))
+    own = torch.Generator().manual_seed(seed + OTHER)
+    x = channels + torch.randn(shape, generator=own, dtype=torch.float64) / 2
+    a, b = (_expand(level, seen.dark) for level in (seen.a, seen.b.clamp(min=1e-30)))
+    z = a * x + seen.dark
+    x_hat = channels + a / (a**2 + 4 * b**2) * (z - a * channels)
+    gradient = probe.call(x, seed, lambda _: seen.output(coefficients, x_hat, (z - a * x_hat) / b)).gradient
+
+    def share(values: Tensor, direction: Tensor) -> float:
+        values, direction = (part[seen.inside].flatten(1) for part in (values, direction))
+        product = (values * direction).sum(1) ** 2 / values.square().sum(1).clamp(min=1e-300)
+        return (product / direction.square().sum(1).clamp(min=1e-300)).mean().item() * values.shape[1]
+
+    one = torch.ones_like(z)
+    along = {"1": share(gradient, one), "z": share(gradient, z), "x̂": share(gradient, x_hat)}
+    if len(shape) > 2:
+        along |= {f"channel {i}": share(gradient[:, i], one[:, i]) for i in range(shape[1])}
+    return {label: value for label, value in along.items() if value > ALIGNED * (1 + (seen.scaling == UNKNOWN))}
 
 
 def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, Coefficients]:
@@ -326,7 +414,7 @@ def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, C
 
 def _target(probe: Probe, seen: Seen, seed: int, c: Tensor) -> tuple[Tensor, Tensor]:
     """(A, B) of the target of a squared error: T = −gradient/2c where the output is zero."""
-    light = probe.call(1.0, seed, torch.zeros_like)[2]
+    light = probe.call(1.0, seed, torch.zeros_like).gradient
     dark, light = (-g / (2 * _expand(c, g)) for g in (seen.gradient, light))
     eps = seen.eps
     on_eps = (dark * eps).flatten(1).mean(1) / eps.flatten(1).square().mean(1)
@@ -349,8 +437,8 @@ def _drawn(probe: Probe, character: Character, scaling: str | None, draws: int, 
         base, before = torch.zeros_like(seen.dark), seen.gradient
         if not character.quadratic and character.coefficients is not None:
             base = seen.exact(character.coefficients, 0.0)
-            before = probe.call(0.0, batch, lambda z, out=base: out)[2]  # type: ignore[misc]
-        after = probe.call(0.0, batch, lambda z, out=base + ERROR: out)[2]  # type: ignore[misc]
+            before = probe.call(0.0, batch, lambda z, out=base: out).gradient  # type: ignore[misc]
+        after = probe.call(0.0, batch, lambda z, out=base + ERROR: out).gradient  # type: ignore[misc]
         c = (after - before).flatten(1).mean(1) / (2 * ERROR)
         of_target = character.coefficients
         on_x, on_eps = of_target(seen.a, seen.b) if of_target is not None else _target(probe, seen, batch, c)
@@ -364,23 +452,24 @@ def _drawn(probe: Probe, character: Character, scaling: str | None, draws: int, 
 
 def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen: Seen) -> Audit:
     notes, inside, total = [_convention(seen), *character.notes], levels.isfinite(), len(levels)
-    if (share := 1 - inside.double().mean().item()) > 0:
-        notes.append(f"{share:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.")
+    if (outside := 1 - inside.double().mean().item()) > 0:
+        notes.append(f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.")
     levels, gains = levels[inside], gains[inside]
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
-    edges = _edges(levels)
+    edges, share = _edges(levels)
     kept = (levels >= edges[0]) & (levels <= edges[-1])
-    place = torch.bucketize(levels[kept], edges[1:-1])
-    count = torch.bincount(place, minlength=len(edges) - 1).double()
+    place, share, gains = torch.bucketize(levels[kept], edges[1:-1]), share[kept], gains[kept]
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
-    mean = torch.bincount(place, gains[kept], minlength=len(count)) / count
-    spread = torch.bincount(place, gains[kept] ** 2, minlength=len(count)) / count / mean**2
+    count = torch.bincount(place, share, minlength=len(logsnr))
+    mean, square = (torch.bincount(place, share * gains**power, minlength=len(logsnr)) / count for power in (1, 2))
+    spread = square / mean**2
     w = mean * count / width / total
     w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
     falls = bool((w.diff() <= 0).all())
     rises = bool((w - band > (w + band).cummin(0).values).any())
-    peak = int(w.argmax())
+    peak, likely = int(w.argmax()), (w + band >= (w - band).max()).nonzero().flatten()
+    within = edges[likely[0]].item(), edges[likely[-1] + 1].item()
     found = Audit(
         name=name,
         logsnr=logsnr,
@@ -395,23 +484,30 @@ def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen:
         stationary=character.prediction is not None,
         quadratic=character.quadratic,
         isotropic=character.isotropic,
+        learns=character.learns,
         prediction=character.prediction,
         notes=tuple(notes),
     )
     draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
-    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss))
+    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
 
 
-def _edges(levels: Tensor) -> Tensor:
-    """Edges of bins: between the steps of a table, as many in each; else equal, but for those that hold too little."""
+def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of bins, and how much of each draw lies within them.
+
+    Between the steps of a table, as many in each: half of its first and of its last step lies outside.  Else equal
+    bins, but for those that hold too little.
+    """
     ordered = levels.sort().values
     steps = ordered[torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)]
     if len(steps) < 2:
         raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
     if len(steps) < len(levels) / 50:
-        between = (steps[1:] + steps[:-1]) / 2
-        ends = torch.stack([2 * steps[0] - between[0], 2 * steps[-1] - between[-1]])
-        return torch.cat([ends[:1], between[:: math.ceil(len(steps) / 2 / BINS)], ends[1:]]).unique()
+        every = math.ceil(len(steps) / 2 / BINS)
+        between = ((steps[1:] + steps[:-1]) / 2)[every - 1 : 1 - every or None : every]
+        outer = (levels <= steps[0] + 1e-7) | (levels >= steps[-1] - 1e-7)
+        levels.clamp_(steps[0], steps[-1])
+        return torch.cat([steps[:1], between, steps[-1:]]), torch.where(outer, 0.5, 1.0).to(levels)
     rare = len(levels) // 10_000
     edges = torch.linspace(ordered[rare].item(), ordered[-1 - rare].item(), BINS + 1, dtype=torch.float64)
     below = torch.searchsorted(ordered, edges)
@@ -420,7 +516,7 @@ def _edges(levels: Tensor) -> Tensor:
         if below[i] - below[kept[-1]] >= LEAST:
             kept.append(i)
     kept[-1] = BINS
-    return edges[kept]
+    return edges[kept], torch.ones_like(levels)
 
 
 def _convention(seen: Seen) -> str:
@@ -457,6 +553,33 @@ def _size(values: Tensor) -> Tensor:
 
 def _expand(level: Tensor, like: Tensor) -> Tensor:
     return level.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _leaves(total: Tensor) -> list[Tensor]:
+    """The tensors that ``total`` has a gradient by."""
+    found, ahead, been = [], [total.grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in been:
+            been.add(node)
+            ahead += [before for before, _ in node.next_functions]
+            found += [node.variable] if hasattr(node, "variable") else []
+    return found
+
+
+@contextmanager
+def _moved(parameters: list[Tensor], by: float) -> Iterator[None]:
+    """All of them larger by so much, and afterwards what they were."""
+    before = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value + by)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
 
 
 @contextmanager

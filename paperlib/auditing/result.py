@@ -27,6 +27,8 @@ from paperlib.weightings import Augmentation, Tabulated, Weighting
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
+SHOWN = 14.0
+"""|λ| up to which pictures and tables go; beyond, nothing is learned of an image."""
 FORMAT = 1
 """Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
 
@@ -38,11 +40,13 @@ class BelowPeak(NamedTuple):
         logsnr: the peak, in nats.
         draws: share of the draws; None where the density of the draws is not known.
         loss: share of the loss of the reference model.
+        within: where a measured peak may lie, by the band of w and the width of its bins, in nats; None for a formula.
     """
 
     logsnr: float
     draws: float | None
     loss: float
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,7 @@ class Audit:
         stationary: whether the exact model of a usual prediction is stationary; None where that was not measured.
         quadratic: whether the loss is a squared error; None where that was not measured.
         isotropic: whether errors of every shape count alike; None where that was not measured.
+        learns: whether it divides by a learned uncertainty (:attr:`settled`); None where nothing is learned.
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
         ratio: w over the expected one, its median one; NaN where the expected one is zero.
@@ -86,6 +91,7 @@ class Audit:
     stationary: bool | None = None
     quadratic: bool | None = None
     isotropic: bool | None = None
+    learns: bool | None = None
     prediction: str | None = None
     expected: str | None = None
     ratio: Tensor | None = None
@@ -96,8 +102,12 @@ class Audit:
     @property
     def ends(self) -> tuple[float, float]:
         """The range of levels, in nats."""
-        first, last = (self.logsnr[end].item() for end in (0, -1))
-        return first - self.width[0].item() / 2, last + self.width[-1].item() / 2
+        return self.edges[0].item(), self.edges[-1].item()
+
+    @property
+    def edges(self) -> Tensor:
+        """Between what the levels stand for, in nats, (N + 1,)."""
+        return torch.cat([self.logsnr - self.width / 2, self.logsnr[-1:] + self.width[-1:] / 2])
 
     @property
     def negative_mass(self) -> float:
@@ -122,6 +132,14 @@ class Audit:
         ratio = torch.where(self.draws > 0, self.effort**2 / self.draws, 0.0)
         return (ratio * self.width).sum().item() if ratio.isfinite().all() else None
 
+    @property
+    def settled(self) -> Tensor | None:
+        """Where w goes as an uncertainty is learned, p(λ)/E(λ) of the reference model, its largest one; else None."""
+        if not self.learns or self.draws is None:
+            return None
+        weighting = self.draws / reference_error(self.logsnr)
+        return weighting / weighting.max()
+
     @cached_property
     def majorant(self) -> Tensor:
         """The smallest non-increasing function that is nowhere below w: max over λ′ ≥ λ.  (Section 5, EDM-monotonic)"""
@@ -145,6 +163,26 @@ class Audit:
         kept = self.majorant > 0
         return Tabulated(self.logsnr[kept].tolist(), self.majorant[kept].tolist())
 
+    def correction(self) -> Tabulated:
+        """The factor :attr:`majorant`/w, one above the peak: what the loss of an example is to be multiplied by.
+
+        It is the same whatever the network predicts, however its levels are drawn, and whatever the loss is weighed by.
+        """
+        kept = self.weighting > 0
+        return Tabulated(self.logsnr[kept].tolist(), (self.majorant / self.weighting)[kept].tolist())
+
+    def corrections(self) -> list[tuple[float, float, float, float]]:
+        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at some levels below the peak, rising."""
+        if self.below_peak is None:
+            return []
+        low, high = max(self.ends[0], -SHOWN), self.below_peak.logsnr
+        levels = torch.linspace(min(low, high), high, 7, dtype=torch.float64)[1:-1]
+        factors = self.correction()(levels).tolist()
+        return [
+            (level, math.exp(-level / 2), 1 / (1 + math.exp(level / 2)), factor)
+            for level, factor in zip(levels.tolist(), factors, strict=True)
+        ]
+
     @property
     def verdict(self) -> str:
         """One line: monotone, not, or not decided, and how far."""
@@ -154,10 +192,11 @@ class Audit:
             return "monotone: the ELBO of data with Gaussian noise added"
         if self.below_peak is None:
             return "monotone or not: the measurement does not decide it"
-        peak, draws, loss = self.below_peak
+        peak, draws, loss, within = self.below_peak
         shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
         decided = "not monotone" if self.monotonic is False else "not decided"
-        return f"{decided}: peak at λ = {peak:.3f}, below it {' and '.join(shares)}"
+        where = f"{peak:.3f}" if within is None else "{:.2f} … {:.2f}".format(*within)
+        return f"{decided}: peak at λ = {where}, below it {' and '.join(shares)}"
 
     def _row(self, values: Tensor) -> str:
         """A row of blocks from the noisiest level to the cleanest, the highest being full."""
@@ -180,6 +219,8 @@ class Audit:
             rows["draws by λ"] = self._row(self.draws)
         if self.prediction is not None:
             rows["prediction"] = self.prediction
+        if self.settled is not None:
+            rows["w settled*"] = self._row(self.settled)
         if found:
             rows["exact model"] = ", ".join(f"{name}: {value}" for name, value in found.items())
         if self.ratio is not None:
@@ -188,6 +229,11 @@ class Audit:
                 f"{self.expected}: {'as measured' if self.agrees else 'ANOTHER OBJECTIVE'}, "
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
+        if corrections := self.corrections():
+            more = (self.majorant - self.weighting) * reference_error(self.logsnr) * self.width
+            cost = more.sum() / (self.weighting * reference_error(self.logsnr) * self.width).sum()
+            levels, factors = (", ".join(f"{row[i]:.3g}" for row in reversed(corrections)) for i in (0, 3))
+            rows["monotone by"] = f"the loss times {factors} at λ = {levels}; {cost:+.1%} of the loss*"
         if self.saving is not None and self.saving > 1.05:
             rows["variance"] = f"draws in proportion to the loss* would need {self.saving:.2g}× fewer samples"
         lines = [self.name, *(f"  {name:<12} {text}" for name, text in rows.items())]
@@ -207,28 +253,41 @@ class Audit:
             "format": FORMAT,
             "name": self.name,
             "logsnr": self.logsnr.tolist(),
-            "weighting": _plain(self.weighting),
-            "band": _plain(self.band),
-            "draws": _plain(self.draws),
+            "weighting": plain(self.weighting),
+            "band": plain(self.band),
+            "draws": plain(self.draws),
             "monotonic": self.monotonic,
-            "augmentation_density": _plain(self.augmentation_density),
+            "augmentation_density": plain(self.augmentation_density),
             "atoms": [list(atom) for atom in self.atoms],
             "clean_mass": self.clean_mass,
             "negative_mass": self.negative_mass,
             "below_peak": peak and peak._asdict(),
-            "effort": _plain(self.effort),
+            "effort": plain(self.effort),
             "saving": self.saving,
             "majorant": self.majorant.tolist(),
             "nearest": self.nearest.tolist(),
             "stationary": self.stationary,
             "quadratic": self.quadratic,
             "isotropic": self.isotropic,
+            "learns": self.learns,
+            "settled": plain(self.settled),
             "prediction": self.prediction,
             "expected": self.expected,
-            "ratio": _plain(self.ratio),
+            "ratio": plain(self.ratio),
             "agrees": self.agrees,
             "notes": list(self.notes),
         }
+
+    def code(self) -> str:
+        """What makes this audit again, and the monotone weighting."""
+        said = dict(self.said)
+        known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
+        if len(known) > 1000:
+            known = "found = paperlib.audit(scheduler)"
+        return (
+            f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss\n"
+            "factor = found.correction()  # or your own loss of each example, times factor(logsnr)"
+        )
 
     def _repr_html_(self) -> str:
         from paperlib.auditing import report
@@ -302,8 +361,8 @@ def of_weighting(
 
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     """``found`` beside what was meant: w over ``expected``, both averaged over what each level stands for."""
-    inner = (torch.arange(32, dtype=torch.float64) + 0.5) / 32 - 0.5
-    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 32).mean(1)
+    inner = (torch.arange(256, dtype=torch.float64) + 0.5) / 256 - 0.5
+    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256).mean(1)
     ratio = torch.where(wanted > 0, found.weighting / wanted, math.nan)
     scale = ratio.nanmedian()
     if scale.isnan():
@@ -331,5 +390,6 @@ def _normalised(values: Tensor, width: Tensor) -> Tensor:
     return values / (values * width).sum()
 
 
-def _plain(values: Tensor | None) -> list[float | None] | None:
+def plain(values: Tensor | None) -> list[float | None] | None:
+    """As a list, None for what is not finite."""
     return None if values is None else [value if math.isfinite(value) else None for value in values.tolist()]

@@ -1,9 +1,12 @@
-"""Schedulers of diffusers: the levels that they hold, as a loss of this library.
+"""Schedules of other libraries, those of diffusers, azula and flow_matching: their levels as a loss of this library.
 
 A scheduler says which levels there are and what the network predicts, not how a training script draws and weighs them.
 So the steps are taken to be drawn uniformly and the error to be unweighted; whoever trains otherwise says ``schedule``
 and ``loss_weight``.  Configurations are read as JSON and nothing else: no file is unpickled, no class outside diffusers
 is looked up.  diffusers is needed, since its own schedulers make the levels from a configuration.
+
+A schedule of azula, ``α, σ = schedule(t)``, or of flow_matching, an object with ``alpha_t`` and ``sigma_t``, is asked
+for its levels itself, at :data:`TIMES` times, of which training is taken to draw one uniformly.
 """
 
 import json
@@ -23,9 +26,13 @@ PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 """This library's names of diffusers' ``prediction_type``."""
 
 
+TIMES = 2000
+"""At which a schedule that is a function of time is looked at."""
+
+
 def is_scheduler(what: object) -> bool:
-    """Whether it is a scheduler of diffusers, told by its configuration."""
-    return isinstance(getattr(what, "config", None), Mapping) and hasattr(what, "set_timesteps")
+    """Whether it is a schedule of one of these libraries."""
+    return _is_function(what) or (isinstance(getattr(what, "config", None), Mapping) and hasattr(what, "set_timesteps"))
 
 
 def loss(
@@ -39,8 +46,9 @@ def loss(
     """The loss of training uniformly on a scheduler's levels, its description with a ``name``, and notes.
 
     Args:
-        what: a scheduler, the path of its JSON configuration, or the folder of a saved pipeline.
-        prediction: what the network predicts; by default what the configuration says.
+        what: a scheduler or schedule, the path of its JSON configuration, or the folder of a saved pipeline.
+        prediction: what the network predicts; by default what the configuration says, and the velocity for those of
+            flow_matching.
         schedule: how training draws levels, where that is not uniformly over the steps.
         loss_weight: as in :func:`paperlib.objectives.get`.
         mu: of a dynamic shift, log of the shift; by default the configuration's ``max_shift``.
@@ -50,6 +58,8 @@ def loss(
         ValueError: for a file that is no configuration of a scheduler, and for a scheduler without levels of training.
     """
     scheduler = what if is_scheduler(what) else _read(Path(what))
+    if _is_function(scheduler):
+        return _of_function(scheduler, prediction, schedule, loss_weight)
     kind, config = type(scheduler).__name__, scheduler.config
     notes: tuple[str, ...] = ()
     flow = kind.startswith("FlowMatch") or config.get("use_flow_sigmas") is True
@@ -65,6 +75,41 @@ def loss(
             raise ValueError(f"prediction_type {config['prediction_type']!r} is not known; say prediction=….")
     said = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
     return objectives.get(said), {"name": kind, **said}, notes
+
+
+def _is_function(what: object) -> bool:
+    """Whether it is a schedule of azula or flow_matching, told by where its class or a base of it is from."""
+    homes = {kind.__module__.split(".")[0] for kind in type(what).__mro__}
+    return callable(what) and not homes.isdisjoint({"azula", "flow_matching"})
+
+
+def _of_function(
+    schedule: Any,
+    prediction: str | Mapping[str, Any] | None,
+    drawn: Mapping[str, Any] | None,
+    loss_weight: str | Mapping[str, Any] | None,
+) -> tuple[PublishedLoss, dict[str, Any], tuple[str, ...]]:
+    name, t = type(schedule).__name__, torch.linspace(0, 1, TIMES + 2, dtype=torch.float64)[1:-1]
+    found = schedule(t)
+    flow = hasattr(found, "alpha_t")
+    if not flow and not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(f"{name} is no schedule: expected α and σ of t, got {type(found).__name__}.")
+    alpha, sigma = (part.double().flatten() for part in ((found.alpha_t, found.sigma_t) if flow else found))
+    levels = 2 * (alpha / sigma).log()
+    if (bad := ~levels.isfinite()).any():
+        raise ValueError(f"{name} has λ = {levels[bad][0].item()} at t = {t[bad][0].item():.3g}, where it is finite.")
+    if prediction is None and not flow:
+        raise ValueError(f"{name} does not say what the network predicts; say prediction=…, such as 'x' or 'eps'.")
+    levels = levels if levels[0] > levels[-1] else levels.flip(0)
+    ends = {"logsnr_min": levels[-1].item(), "logsnr_max": levels[0].item()}
+    quantiles = [*torch.sigmoid(levels).tolist(), 0.0]  # λ at t = 1, as the tables count it
+    said: dict[str, Any] = {
+        "prediction": prediction or "flow",
+        "schedule": drawn or {"name": "discrete", **ends, "alphas_cumprod": quantiles},
+        "loss_weight": loss_weight,
+    }
+    notes = () if drawn else ("times are taken to be drawn uniformly: the training script says.",)
+    return objectives.get(said), {"name": name, **said}, notes
 
 
 def _read(path: Path) -> Any:

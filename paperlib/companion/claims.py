@@ -31,11 +31,13 @@ Kind = Literal["identity", "inequality", "statistic", "experiment", "erratum", "
 
 
 class Verdict(StrEnum):
-    """What came of a claim, the worst first."""
+    """What came of a claim, the worst first; the middle three are those of an experiment."""
 
     FAIL = "FAIL"
     VACUOUS = "VACUOUS"
-    PARTIAL = "PARTIAL"
+    NOT_HELD = "NOT HELD"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    HELD = "HELD"
     NOT_RUN = "NOT RUN AT THIS SCALE"
     PASS = "PASS"
 
@@ -53,13 +55,15 @@ class Claim(BaseModel):
     tolerance: float | None = Field(default=None, gt=0)
     why: str = Field(min_length=1)
     falsifier: str = Field(min_length=1)
+    requires: list[str] = []
 
 
 def load(path: Path | None = None) -> dict[str, Claim]:
     """The claims by id, in the order of the file (default: ``claims.yaml`` of the checkout).
 
     Raises:
-        DocumentError: a ValueError with file and line of every mistake, an id given twice included.
+        DocumentError: a ValueError with file and line of every mistake, an id given twice and a required claim that
+            does not stand above included.
     """
     path = path or paths.root() / "claims.yaml"
     entries = documents.load(path, list[Claim] | None) or []  # type: ignore[arg-type]
@@ -67,7 +71,24 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     if len(known) < len(entries):
         twice = sorted({entry.id for entry in entries if [other.id for other in entries].count(entry.id) > 1})
         raise documents.DocumentError(f"{path}:1: given more than once: {', '.join(twice)}.")
+    above: set[str] = set()
+    for entry in entries:
+        if missing := set(entry.requires) - above:
+            raise documents.DocumentError(
+                f"{path}:1: {entry.id} requires {', '.join(sorted(missing))}, which must stand above it."
+            )
+        above.add(entry.id)
     return known
+
+
+def unsupported(known: dict[str, Claim], verdicts: dict[str, str]) -> dict[str, list[str]]:
+    """For every claim the ones it rests on, directly or not, that failed or are vacuous: by id, none for most."""
+    fallen: dict[str, list[str]] = {}
+    for claim in known.values():  # what it requires stands above it
+        below = {one for need in claim.requires for one in fallen[need]}
+        below |= {need for need in claim.requires if verdicts.get(need) in (Verdict.FAIL, Verdict.VACUOUS)}
+        fallen[claim.id] = [one for one in known if one in below]
+    return fallen
 
 
 # Testing -------------------------------------------------------------------------------------------------------------
@@ -91,6 +112,17 @@ class Outcome:
     value: float | None
     holds: bool
     used: float | None = None
+
+    @property
+    def statement(self) -> str:
+        """What was asked of the value, such as "at most 4"; empty for yes or no."""
+        limit = self.limit if isinstance(self.limit, str) else "" if self.limit is None else f"{self.limit:g}"
+        return f"{self.measure} {limit}".strip()
+
+    @property
+    def shown(self) -> str:
+        """The value to two digits, or yes or no."""
+        return ("yes" if self.holds else "no") if self.value is None else f"{self.value:.2g}"
 
 
 class Record(BaseModel):
@@ -164,10 +196,8 @@ def _verdict(checks: Collection[Outcome], falsifiers: Collection[Outcome], remar
         return Verdict.FAIL
     if any(outcome.holds for outcome in falsifiers):
         return Verdict.VACUOUS
-    for verdict in (Verdict.PARTIAL, Verdict.NOT_RUN):
-        if verdict.value in remarks:
-            return verdict
-    return Verdict.PASS if checks else Verdict.NOT_RUN
+    remarked = next(map(Verdict, remarks), None)
+    return remarked or (Verdict.PASS if checks else Verdict.NOT_RUN)
 
 
 @dataclass
@@ -224,9 +254,10 @@ class Test:
         """A statement that would hold only if the assumption were not broken; it must be false."""
         self._record(self.falsifiers, Outcome(what, "", None, None, bool(condition)))
 
-    def partial(self, reason: str) -> None:
-        """Only part of the claim can be tested here; says which."""
-        self._remark(Verdict.PARTIAL, reason)
+    def decide(self, verdict: Verdict, reason: str) -> None:
+        """What thresholds stated before the runs make of an experiment, HELD, NOT HELD or INCONCLUSIVE, and why."""
+        self.remarks.clear()
+        self._remark(verdict, reason)
 
     def not_run(self, reason: str) -> None:
         """Nothing of the claim can be tested at this scale; says why."""
@@ -272,8 +303,7 @@ class Test:
         print(f"{self.claim.id} {verdict}: {reason}")
 
     def _line(self, outcome: Outcome, falsifier: bool) -> str:
-        limit = f"{outcome.limit:g}" if isinstance(outcome.limit, float | int) else (outcome.limit or "")
-        statement = " ".join(part for part in (outcome.measure, limit) if part)
+        statement = outcome.statement
         detail = f"{statement} ({outcome.what})" if statement and outcome.what else statement or outcome.what
         if falsifier:
             state = "does NOT fail: the check is VACUOUS" if outcome.holds else "fails, as it must"

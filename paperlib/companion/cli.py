@@ -99,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     auditing = _command(commands, "audit", _audit, "what a loss really optimises: its weighting, and where it is spent")
     auditing.add_argument("--recipe", nargs="+", default=[], metavar="NAME", help="recipes by name, see `recipes`")
     auditing.add_argument("--scheduler", type=Path, help="a scheduler_config.json of diffusers, or a pipeline's folder")
-    auditing.add_argument("--expect", metavar="NAME", help="a recipe that it was meant to be")
+    auditing.add_argument("--weights", type=Path, help="a trained network, on the images of --data")
+    auditing.add_argument("--data", metavar="NAME", help="such as digits or cifar10/train; else the test split")
+    auditing.add_argument(
+        "--expect", metavar="NAME", help="what it was meant to be: a recipe, a weighting, a scheduler's file"
+    )
     auditing.add_argument("--json", action="store_true", help="everything as data, instead of a summary")
     auditing.add_argument("--html", type=Path, metavar="FILE", help="a report with pictures, one file")
 
@@ -289,13 +293,20 @@ def _audit(options: argparse.Namespace) -> int:
     from paperlib.auditing import audit, report
 
     described = _described(options)
+    if (options.weights is None) != (options.data is None):
+        raise ValueError("a trained network is audited on data: give both --weights FILE and --data NAME.")
     found = [audit(recipe, expect=options.expect) for recipe in options.recipe]
     if options.scheduler:
         found.append(audit(options.scheduler, expect=options.expect, **described))
     elif described:
         found.append(audit(described, expect=options.expect))
+    if options.weights:
+        found.append(audit(options.weights, data=options.data))
     if not found:
-        raise ValueError("nothing to audit; give --recipe NAME, --scheduler FILE, or --prediction and --schedule.")
+        raise ValueError(
+            "nothing to audit; give --recipe NAME, --scheduler FILE, --prediction and --schedule, or --weights and "
+            "--data."
+        )
     if options.json:
         print(json.dumps([one.json() for one in found], indent=1, ensure_ascii=False, allow_nan=False))
     else:

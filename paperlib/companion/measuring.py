@@ -27,7 +27,7 @@ from torch import Tensor
 
 from paperlib import elbo, files, quadrature
 from paperlib.adaptive import AdaptiveSchedule
-from paperlib.companion import profiles
+from paperlib.companion import paths, profiles
 from paperlib.companion.experiments import Experiment, some
 from paperlib.engine import evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, scale, to_uint8
@@ -492,7 +492,8 @@ INDICES = {"measured": [0], "errors": [0, 1], "losses": [0], "densities": [0]}
 def frames(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> dict[str, pd.DataFrame]:
     """What :func:`measure_all` finds, as tables that are also written to ``tables/`` of the notebook's results.
 
-    A reader who opens the notebook without the networks gets the tables that came with the checkout.
+    Of a run whose network is not here, what came with the checkout is kept, provided that its :func:`key` is the same.
+    A reader who opens the notebook gets the tables as they came.
 
     Args:
         run: the notebook's.
@@ -501,26 +502,59 @@ def frames(run: "Run", experiments: Sequence[Experiment], how: Protocol, process
         processes: how many are measured at once.
 
     Returns:
-        ``measured``: :attr:`Measured.row` by run; ``errors``: by run and split, a column a node; ``losses``: by step, a
-        column a run; ``densities``: by bin, a column a run with an adaptive schedule.
+        ``measured``: :attr:`Measured.row` and the key by run; ``errors``: by run and split, a column a node;
+        ``losses``: by step, a column a run; ``densities``: by bin, a column a run with an adaptive schedule.
 
     Raises:
         FileNotFoundError: when there are neither networks nor tables, saying what to run.
     """
     source = run.finished / "tables" if run.finished else run.directory / "tables"
     if run.finished is None:
-        for name, frame in _framed(measure_all(run, experiments, how, processes)).items():
+        keys = {one.name: key(one, how) for one in experiments}
+        found = _published(run, keys)
+        if not found or any(one.find() for one in experiments):
+            found |= {one.row["run"]: one for one in measure_all(run, experiments, how, processes)}
+        for name, frame in _framed([found[name] for name in keys if name in found]).items():
+            if name == "measured":
+                frame["key"] = frame.index.map(keys)
             files.write_text(source / f"{name}.csv", frame.to_csv())
-    return {name: pd.read_csv(source / f"{name}.csv", index_col=index) for name, index in INDICES.items()}
+    return _read(source)
+
+
+def _read(folder: Path) -> dict[str, pd.DataFrame]:
+    return {
+        name: pd.read_csv(folder / f"{name}.csv", index_col=index, float_precision="round_trip")
+        for name, index in INDICES.items()
+    }
+
+
+def _published(run: "Run", keys: Mapping[str, str]) -> dict[str, Measured]:
+    """What came with the checkout of the runs that have these keys."""
+    folder = paths.published(run.profile, run.notebook) / "tables"
+    if not (folder / "measured.csv").is_file():
+        return {}
+    tables = _read(folder)
+    rows, errors, losses, densities = (tables[name] for name in INDICES)
+    return {
+        name: Measured(
+            {"run": name, **rows.loc[name].drop("key")},
+            {split: errors.loc[(name, split)].tolist() for split in SPLITS},
+            {str(step): loss for step, loss in losses[name].items()},
+            densities[name].tolist() if name in densities else [],
+        )
+        for name in rows.index
+        if rows.key[name] == keys.get(name)
+    }
 
 
 def _framed(found: Sequence[Measured]) -> dict[str, pd.DataFrame]:
     by_run = {one.row["run"]: one for one in found}
     errors = {(name, split): values for name, one in by_run.items() for split, values in one.errors.items()}
     densities = {name: one.density for name, one in by_run.items() if one.density}
+    losses = {name: {int(step): loss for step, loss in one.losses.items()} for name, one in by_run.items()}
     return {
         "measured": pd.DataFrame([one.row for one in found]).set_index("run"),
         "errors": pd.DataFrame(errors.values(), pd.MultiIndex.from_tuples(errors, names=["run", "split"])),
-        "losses": pd.DataFrame({name: one.losses for name, one in by_run.items()}).rename_axis("step"),
+        "losses": pd.DataFrame(losses).rename_axis("step"),
         "densities": pd.DataFrame(densities).rename_axis("bin"),
     }

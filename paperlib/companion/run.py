@@ -119,6 +119,20 @@ class Run:
             self._claims[identifier] = claims.Test(known[identifier], path)
         return self._claims[identifier]
 
+    def evidence(self) -> "pd.DataFrame":
+        """All that this notebook compared, as recorded: a check has its number under "value", a falsifier, which must
+        break the limit, under "falsifier's value"."""
+        import pandas as pd
+
+        rows = [
+            (name, outcome.what, outcome.statement, outcome.shown if held else "", "" if held else outcome.shown)
+            for name, test in self._claims.items()
+            for held, outcomes in ((True, test.checks), (False, test.falsifiers))
+            for outcome in outcomes.values()
+        ]
+        columns = ["claim", "compared", "limit", "value", "falsifier's value"]
+        return pd.DataFrame(rows, columns=columns).set_index("claim")
+
 
 def start(notebook: str, profile: str) -> Run:
     """Begin a notebook: works out where to write, and sets the style of the figures.

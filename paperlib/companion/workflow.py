@@ -258,8 +258,12 @@ def ledger(profile: profiles.Profile) -> list[dict[str, Any]]:
     Beside what the file states, an entry has ``verdict`` and ``remarks``; ``margin``, the factor by which the
     ``tightest`` check stayed inside its limit; ``missed``, the factor by which the weakest falsifier missed it, and
     ``falsifiers``, that factor for each.  A factor is None where there is none, or where it is infinite.
+    ``unsupported`` names what the claim rests on and has fallen.
     """
-    return [_entry(claim, paths.result(profile.name, claim.notebook)) for claim in claims.load().values()]
+    known = claims.load()
+    entries = [_entry(claim, paths.result(profile.name, claim.notebook)) for claim in known.values()]
+    fallen = claims.unsupported(known, {entry["id"]: entry["verdict"] for entry in entries})
+    return [{**entry, "unsupported": fallen[entry["id"]]} for entry in entries]
 
 
 def published_ledger(first: str) -> list[dict[str, Any]]:

@@ -129,6 +129,45 @@ def target_that_does_not_fit(model: Model, x: Tensor, generator: torch.Generator
     return ((z - s * model(z, t) - (noise - x)) ** 2).mean()
 
 
+def edm2(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Karras et al. 2024, training_loop.py: log σ ~ N(−0.4, 1), the error divided by the model's own e^u, plus u."""
+    sigma = (torch.randn(len(x), 1, 1, 1, generator=generator).to(x) - 0.4).exp()
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    noise = torch.randn(x.shape, generator=generator).to(x) * sigma
+    denoised, logvar = model(x + noise, sigma, return_logvar=True)
+    return (weight / logvar.exp()) * ((denoised - x) ** 2) + logvar
+
+
+class Kendall(torch.nn.Module):
+    """Uniform t, velocity, with a log-variance for each tenth of t inside the loss.  (Kendall et al. 2018)"""
+
+    def __init__(self, divides: bool = True) -> None:
+        super().__init__()
+        self.divides, self.log_variance = divides, torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
+
+    def forward(self, model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+        t = torch.rand(len(x), generator=generator).to(x)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        s, u = t[:, None, None, None], self.log_variance[(10 * t).long()]
+        error = ((model((1 - s) * x + s * noise, t) - (noise - x)) ** 2).mean((1, 2, 3))
+        return (error * (-u).exp() + u).mean() if self.divides else (error + u**2).mean()
+
+
+def target_of_flipped_data(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """A known mistake: the images are flipped for the target, after z was made of them."""
+    t = torch.rand(len(x), generator=generator).to(x)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    s = t[:, None, None, None]
+    return ((model((1 - s) * x + s * noise, t) - (noise - x.flip(-1))) ** 2).mean()
+
+
+def target_of_other_channels(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """A known mistake: z has the channels as red, green, blue, the target of x as blue, green, red."""
+    sigma = (torch.randn(len(x), generator=generator).to(x) * 1.2 - 1.2).exp()[:, None, None, None]
+    noise = torch.randn(x.shape, generator=generator).to(x) * sigma
+    return (model(x + noise, sigma) - x.flip(1)) ** 2
+
+
 def first_channel_doubled(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform t, velocity, the first channel counting four times."""
     t = torch.rand(len(x), generator=generator).to(x)
