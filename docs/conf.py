@@ -65,3 +65,4 @@ autodoc_default_options = {
 }
 python_use_unqualified_type_names = True
 napoleon_use_ivar = True
+viewcode_follow_imported_members = False

@@ -2,7 +2,8 @@
 
 * a page for every module of the library, listed by tier;
 * links between the index of equations, the API and the notebooks, both ways;
-* words for every picture of a notebook: its caption.
+* words for every picture of a notebook: its caption;
+* numbered equations of several lines.
 """
 
 import json
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 from tools import equations
@@ -79,6 +81,14 @@ def describe(cell: dict[str, Any]) -> None:
         cell["metadata"]["mystnb"] = {"image": {"alt": words}}
 
 
+def number_lines(app: Sphinx, doctree: nodes.document) -> None:
+    """Leave display mathematics with a number as it is: Sphinx puts several lines into ``split``, which takes none."""
+    for block in doctree.findall(nodes.math_block):
+        if "\\tag" in block.astext() and not block.get("no-wrap"):
+            block["no-wrap"] = True
+            block.children = [nodes.Text(f"\\[{block.astext()}\\]")]
+
+
 def escape(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     r"""Docstrings are written for those who read code: shapes as (B, *), magnitudes as |x|.  Tell reStructuredText."""
     for number, line in enumerate(lines):
@@ -103,5 +113,6 @@ def setup(app: Sphinx) -> None:
     """Docstrings are changed before napoleon reads their sections, at priority 500."""
     app.connect("builder-inited", write_api)
     app.connect("source-read", link_page)
+    app.connect("doctree-read", number_lines)
     app.connect("autodoc-process-docstring", escape, priority=400)
     app.connect("autodoc-process-docstring", link_docstring, priority=401)
