@@ -34,7 +34,7 @@ READY = """(async () => {
     await Promise.allSettled([...document.images].map(image => image.decode()));
 })()"""
 LOOK = """(() => {
-    const article = document.querySelector(".bd-article") ?? document.body;
+    const article = document.querySelector(".bd-article") ?? document.querySelector("main") ?? document.body;
     const scrolls = element => element !== article && (
         ["auto", "scroll"].includes(getComputedStyle(element).overflowX) || scrolls(element.parentElement));
     const shown = element => element.getBoundingClientRect();
@@ -42,7 +42,8 @@ LOOK = """(() => {
         width: document.scrollingElement.scrollWidth,
         cut: [...article.querySelectorAll("*")].filter(element =>
             !element.closest("mjx-assistive-mml, svg, .visually-hidden") && shown(element).width > 1
-            && shown(element).right > innerWidth + 1 && !scrolls(element.parentElement)
+            && (shown(element).right > innerWidth + 1 || shown(element).left < shown(article).left - 1)
+            && !scrolls(element.parentElement)
         ).slice(0, 3).map(element => element.outerHTML.slice(0, 160)),
         raw: [...document.querySelectorAll(".math")].filter(element =>
             !element.querySelector("mjx-container svg")).map(element => element.textContent.slice(0, 80)),
@@ -172,11 +173,9 @@ def test_the_index_of_equations_is_linked_both_ways(pages: dict[str, BeautifulSo
             continue
         assert listed.find(id=entry.place.anchor), entry.place.place
         for name in entry.functions:
-            (page,) = {
-                address.partition("#")[0]
-                for address in addresses
-                if address.partition("#")[2] in (name, f"module-{name}")
-            }
+            found = [address for address in addresses if address.partition("#")[2] in (name, f"module-{name}")]
+            assert len(found) == 1, (name, found)
+            page = found[0].partition("#")[0]
             assert pages[page].find("a", href=f"../equations.html#{entry.place.anchor}"), (name, entry.place.place)
         for cell in entry.cells:
             page = f"notebooks/{cell.partition(', ')[0]}.html"
