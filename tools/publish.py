@@ -1,8 +1,8 @@
 """What a maintainer's run made becomes what the checkout states: ``python -m tools.publish PROFILE``.
 
-A published result is light: SVG files stay behind (each figure keeps its PNG, packed, and its data), and so does the
-executed notebook where ``notebooks/`` holds it executed at the same profile.  Its manifest is that of the run, with the
-hashes of what is published.
+A published result is light: SVG files stay behind (each figure keeps its PNG, packed, and its data), so do tables as
+Markdown that nobody could read (their CSV is kept), and the executed notebook where ``notebooks/`` holds it executed at
+the same profile.  Its manifest is that of the run, with the hashes of what is published.
 """
 
 import json
@@ -14,6 +14,9 @@ from pathlib import Path
 from paperlib import files
 from paperlib.companion import compare, notebooks, paths, profiles, provenance, workflow
 from tools import pictures
+
+READABLE = 50_000
+"""Bytes of a table as Markdown beyond which it is left out."""
 
 
 def publish(profile: profiles.Profile) -> Path:
@@ -61,6 +64,9 @@ def _light(result: Path, target: Path, executed: bool) -> None:
     """Copy what is published of a result; ``executed``: its notebook too."""
     left_out = shutil.ignore_patterns("*.svg", *([] if executed else ["*.ipynb"]))
     shutil.copytree(result, target, ignore=left_out)
+    for path in target.rglob("*.md"):
+        if path.stat().st_size > READABLE:
+            path.unlink()
     for path in (*target.rglob("*.png"), *target.glob("*.ipynb")):
         pictures.pack(path)
     manifest = provenance.read(target)
