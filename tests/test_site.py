@@ -1,5 +1,6 @@
 """The site as it is read: built, opened from disk in a browser without network, every page at three widths."""
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,3 +190,11 @@ def test_the_front_page_shows_a_picture_an_example_and_every_notebook(pages: dic
     assert "paperlib.audit" in front.select_one("article .highlight-python").get_text()
     links = {link["href"] for link in front.select("a[href]")}
     assert {f"notebooks/{name}.html" for name in notebooks.names()} <= links
+
+
+def test_the_buttons_of_a_notebook_open_it(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAPERLIB_REPOSITORY", "https://github.com/somebody/companion")
+    options = runpy.run_path(str(repository / "docs" / "conf.py"))["html_theme_options"]
+    assert options["launch_buttons"].keys() >= {"binderhub_url", "colab_url"}
+    for name in notebooks.names():
+        assert (repository / options["path_to_docs"] / "notebooks" / f"{name}.ipynb").is_file()
