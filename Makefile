@@ -54,7 +54,7 @@ gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; wha
 
 site: $(READY) ## the notebooks and the API as a web site that needs no network, docs/_build/html (needs npm, for MathJax)
 	$(BIN)/python -m tools.mathjax
-	rm -rf docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
+	rm -rf docs/_build docs/api docs/notebooks && mkdir docs/notebooks && cp notebooks/*.ipynb docs/notebooks/
 	$(BIN)/python -m tools.moving docs/_extra/moving.html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
@@ -77,7 +77,7 @@ readme: $(READY) ## fill README.md from results/tiny, and docs/equations.md and 
 
 clean: ## remove caches, results made here and the site; published results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf results/interactive results/local docs/_build docs/_extra docs/notebooks $(READY)
+	rm -rf results/interactive results/local docs/_build docs/_extra docs/api docs/notebooks $(READY)
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }

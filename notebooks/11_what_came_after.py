@@ -127,7 +127,7 @@ run.figure(
     fig,
     "recipes",
     data=pd.concat(
-        pd.DataFrame({"recipe": name, "λ (nats)": f.logsnr, "w": f.weighting, "p_w": f.augmentation_density})
+        pd.DataFrame({"recipe": name, "λ (nats)": f.logsnr, "w": f.weighting, "p_w": f.augmentation_density})[::10]
         for name, f in audits.items()
     ),
     caption="Weightings of later recipes (top) and the noise that they stand for (bottom, grey where negative), each "

@@ -46,6 +46,11 @@ class Place(BaseModel):
     within: str | None = None
     also: list[str] = []
 
+    @property
+    def anchor(self) -> str:
+        """Where the place stands on the page."""
+        return slug(self.place)
+
 
 @dataclass
 class Entry:
@@ -130,6 +135,17 @@ def cells() -> Iterator[tuple[str, str]]:
                 yield f"{name}, {heading}", "\n".join(map(_string, ast.walk(ast.parse(notebooks.python(source)))))
 
 
+def headings() -> dict[str, str]:
+    """The heading under which each cell stands, and under which each claim is first named in its notebook."""
+    found: dict[str, str] = {}
+    known = claims.load()
+    for cell, text in cells():
+        notebook, _, heading = cell.partition(", ")
+        for name in (heading, *known.keys() & text.splitlines()):
+            found.setdefault(f"{notebook}, {name}", heading)
+    return found
+
+
 def index() -> dict[str, Entry]:
     """Every place with the functions and cells that compute it.
 
@@ -185,9 +201,15 @@ def page(entries: dict[str, Entry] | None = None) -> str:
         f"Of {count['places']} places {count['function']} have a function, {count['cell']} a cell, {count['both']} "
         f"both; {count['neither']} have neither. (A cell may say that its claim is not run at a scale.)"
     )
-    rows = [_row(entry) for entry in entries.values() if entry.place.kind != "section"]
+    under = headings()
+    rows = [_row(entry, under) for entry in entries.values() if entry.place.kind != "section"]
     table = tabulate(rows, ["place", "what stands there", "source", "functions", "cells"], tablefmt="github")
     return f"{HEAD}\n{summary}\n\n{table}\n\n{_uncovered(entries)}"
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading has on the site and on code hosts."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def summary(entries: dict[str, Entry]) -> str:
@@ -201,15 +223,16 @@ def summary(entries: dict[str, Entry]) -> str:
     return text.getvalue()
 
 
-def _row(entry: Entry) -> list[str]:
+def _row(entry: Entry, under: dict[str, str]) -> list[str]:
     functions = [f"`{name.removeprefix('paperlib.')}`" for name in entry.functions]
     seen: dict[str, list[str]] = defaultdict(list)
-    for cell in entry.cells:
+    for cell in dict.fromkeys(entry.cells):
         notebook, _, where = cell.partition(", ")
-        seen[notebook[:2]].append(where)
-    cells = [f"{notebook}: {', '.join(dict.fromkeys(where))}" for notebook, where in sorted(seen.items())]
+        seen[notebook[:2]].append(f"[{where}](../notebooks/{notebook}.ipynb#{slug(under[cell])})")
+    cells = [f"{notebook}: {', '.join(where)}" for notebook, where in sorted(seen.items())]
     place = entry.place
-    texts = (place.place, place.what, place.source, ", ".join(functions) or "–", "; ".join(cells) or "–")
+    name = f'<a id="{place.anchor}"></a>{place.place}'
+    texts = (name, place.what, place.source, ", ".join(functions) or "–", "; ".join(cells) or "–")
     return [text.replace("|", r"\|") for text in texts]
 
 

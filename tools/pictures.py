@@ -1,7 +1,7 @@
 """PNG files at a third of their size, where nobody sees the difference: ``python -m tools.pictures FILES``.
 
 A plot has few colours and its antialiasing; 64 to 256 of them are enough.  Where they are not (photographs: the mean
-error over pixels is more than :data:`SEEN` grey levels) all colours stay.  Takes PNG files and the pictures in notebooks.
+error over pixels is more than :data:`SEEN` grey levels) all colours stay.  Takes PNG files and pictures in notebooks.
 """
 
 import base64
