@@ -288,6 +288,8 @@ def test_configurations(tmp_path: Path) -> None:
         ("c.json", '{"_class_name": "UNet2DModel"}', "UNet2DModel, which is no scheduler"),
         ("d.json", '{"_class_name": "os.system"}', "os.system, which is no scheduler"),
         ("e.json", '{"_class_name": "EDMEulerScheduler"}', "not which levels training draws"),
+        ("f.json", '{"_class_name": "DDPMScheduler", "num_train_timesteps": "many"}', "does not make a DDPMScheduler"),
+        ("g.json", '{"_class_name": "DDPMScheduler", "beta_start": null}', "does not make a DDPMScheduler"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, name: str, content: str, says: str) -> None:

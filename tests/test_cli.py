@@ -256,6 +256,11 @@ def test_any_two_results_are_compared(checkout: Path, capsys: pytest.CaptureFixt
     assert "profiles holds no results" in capsys.readouterr().err
 
 
+def test_a_trained_network_is_expected_to_be_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", "--weights", "w.safetensors", "--data", "digits", "--expect", "edm"]) == 1
+    assert "--expect is for a loss" in capsys.readouterr().err
+
+
 def test_the_doctor_looks_at_everything(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) in (0, 1)
     shown = capsys.readouterr().out

@@ -126,7 +126,10 @@ class Audit:
 
     @property
     def saving(self) -> float | None:
-        """How many times fewer draws :attr:`effort` would need than the loss's own density, for the reference model."""
+        """Second moment of the loss under its own draws, over that under draws ∝ :attr:`effort`: ∫effort²/p dλ.
+
+        Of the reference model's expected loss at a level; what varies within a level is not in it.
+        """
         if self.draws is None:
             return None
         ratio = torch.where(self.draws > 0, self.effort**2 / self.draws, 0.0)
@@ -235,7 +238,9 @@ class Audit:
             levels, factors = (", ".join(f"{row[i]:.3g}" for row in reversed(corrections)) for i in (0, 3))
             rows["monotone by"] = f"the loss times {factors} at λ = {levels}; {cost:+.1%} of the loss*"
         if self.saving is not None and self.saving > 1.05:
-            rows["variance"] = f"draws in proportion to the loss* would need {self.saving:.2g}× fewer samples"
+            rows["variance"] = (
+                f"drawn in proportion to it, the loss* at a level has a {self.saving:.2g}× smaller second moment"
+            )
         lines = [self.name, *(f"  {name:<12} {text}" for name, text in rows.items())]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join([*lines, "  * of the exact denoiser of Gaussian data with the 1/f² spectrum of photographs"])

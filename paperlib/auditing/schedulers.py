@@ -139,7 +139,10 @@ def _read(path: Path) -> Any:
     kind = getattr(diffusers, named, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ValueError(f"{path} is the configuration of {named}, which is no scheduler of diffusers.")
-    return kind.from_config(config)
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} does not make a {named}: {error}") from error
 
 
 def _table_levels(scheduler: Any) -> Tensor:

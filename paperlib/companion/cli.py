@@ -301,6 +301,8 @@ def _audit(options: argparse.Namespace) -> int:
     described = _described(options)
     if (options.weights is None) != (options.data is None):
         raise ValueError("a trained network is audited on data: give both --weights FILE and --data NAME.")
+    if options.weights and options.expect:
+        raise ValueError("--expect is for a loss; a trained network is judged under every weighting: leave it out.")
     found = [audit(recipe, expect=options.expect) for recipe in options.recipe]
     if options.scheduler:
         found.append(audit(options.scheduler, expect=options.expect, **described))

@@ -148,8 +148,9 @@ def _profile(name: str, memory: int, disk: int) -> Finding:
     taken = max(row.get("peak_memory_bytes", 0) for row in rows)
     size = sum(path.stat().st_size for path in paths.published(name).rglob("*") if path.is_file())
     minutes = sum(row.get("seconds", 0) for row in rows) / 60
+    before = ", and before them the training" if stated.launch else ""
     found = (
-        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other "
+        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other{before} "
         f"({rows[0].get('cpu')}), up to {_size(taken)} of memory each, {size / 2**20:.0f} MB of results"
     )
     return Finding(what, found, memory > taken and disk > size, "free memory or disk, or take a smaller profile")
