@@ -4,7 +4,6 @@ import json
 import math
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import browser
 import pytest
 import torch
 from losses import published
@@ -745,10 +745,6 @@ def test_code_is_copied_and_runs() -> None:
 # The page that moves -------------------------------------------------------------------------------------------------
 
 
-def browser() -> str | None:
-    return shutil.which("chromium") or shutil.which("google-chrome")
-
-
 @pytest.fixture(scope="module")
 def moving() -> str:
     return page_that_moves.page()
@@ -762,7 +758,7 @@ def test_the_page_that_moves_is_small(moving: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(browser() is None, reason="no browser")
+@pytest.mark.skipif(browser.PROGRAM is None, reason="no browser")
 @pytest.mark.parametrize(
     ("address", "event", "verdict"),
     [
@@ -780,7 +776,7 @@ def test_the_page_that_moves(moving: str, tmp_path: Path, address: str, event: s
     script = f"at('{name}').value = '{value}'; at('{name}').dispatchEvent(new Event('input'));" if event else ""
     file.write_text(moving.replace("</script>", script + "</script>"), encoding="utf-8")
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom")
-    command = [browser() or "", *flags, f"--user-data-dir={tmp_path / 'user'}", f"file://{file}#{address}"]
+    command = [browser.PROGRAM or "", *flags, f"--user-data-dir={tmp_path / 'user'}", f"file://{file}#{address}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     assert f'<strong id="verdict">{verdict}' in shown
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from paperlib import recipes
+from paperlib import files, recipes
 from paperlib.auditing import Audit, report, result
 from paperlib.objectives import PublishedLoss
 from paperlib.predictions import PREDICTIONS
@@ -74,6 +74,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(), encoding="utf-8")
+    files.write_text(sys.argv[1], page())

@@ -195,7 +195,7 @@ def _sample(options: argparse.Namespace) -> int:
         raise ValueError(f"--output must name a .png file, got {options.output}.")
     chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
     one = next(measuring.networks(profile, chosen, options.weights))
-    path = options.output or paths.root() / "results/interactive" / profile.name / f"samples/{one.name}-{sampler}.png"
+    path = options.output or paths.interactive(profile.name, "samples") / f"{one.name}-{sampler}.png"
     sheet = measuring.sample(one, profile, sampler, options.count or 100, _guidance(options, profile))
     sheet.save(path)
     print(f"{sheet.caption} → {path}")
@@ -227,7 +227,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         chosen = experiments.select(profile, options.weighting, options.seed)
         networks = measuring.networks(profile, chosen, options.weights)
-    path = options.output or paths.root() / "results/interactive" / profile.name / "evaluation.csv"
+    path = options.output or paths.interactive(profile.name) / "evaluation.csv"
     evaluated = measuring.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
     files.write_text(path, evaluated.to_csv(index=False, na_rep="nan"))
     print(measuring.table(evaluated), f"→ {path}", sep="\n")
@@ -296,6 +296,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from paperlib import files
     from paperlib.auditing import audit, report
 
     described = _described(options)
@@ -320,7 +321,7 @@ def _audit(options: argparse.Namespace) -> int:
     else:
         print(*found, sep="\n\n")
     if options.html:
-        options.html.write_text(report.page(found), encoding="utf-8")
+        files.write_text(options.html, report.page(found))
         print(f"→ {options.html}", file=sys.stderr)
     return 0
 

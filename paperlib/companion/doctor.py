@@ -71,7 +71,7 @@ def examine() -> list[Finding]:
         _kernel(),
         _commit(folder),
         _data(),
-        _weights(folder),
+        _weights(),
         *(_profile(name, memory, disk) for name in profiles.names()),
     ]
 
@@ -122,9 +122,10 @@ def _data() -> Finding:
     return Finding("data", "; ".join(found))
 
 
-def _weights(folder: Path) -> Finding:
+def _weights() -> Finding:
     """Whether the networks that came with the checkout can be read, and where Inception is."""
-    networks = sorted((folder / "results").glob("*/*/runs/*/weights*.safetensors"))
+    runs = map(paths.published_runs, profiles.names())
+    networks = [path for folder in runs for path in sorted(folder.glob("*/weights*.safetensors"))]
     for path in networks:
         try:
             weights.read_card(path)
