@@ -5,10 +5,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import PROFILE, NotebookWriter
+from helpers import PROFILE, REPOSITORY, NotebookWriter, notebook
 from hypothesis import HealthCheck, settings
 
-REPOSITORY = Path(__file__).parents[1]
 sys.path += [str(REPOSITORY), str(REPOSITORY / "notebooks")]  # tools/, and what the notebooks share
 
 # A busy machine is no failure, and every run sees the same examples.
@@ -34,18 +33,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("PAPERLIB_OUTPUT", "PAPERLIB_READ_PUBLISHED"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
-
-
-def notebook(*cells: str, parameters: str = 'profile: str = "small"\npoints: int = 2') -> nbformat.NotebookNode:
-    """A notebook of a typed parameters cell and code cells; a cell that begins with ``# `` is Markdown."""
-    node = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
-    )
-    node.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
-    for cell in cells:
-        make = nbformat.v4.new_markdown_cell if cell.startswith("# ") else nbformat.v4.new_code_cell
-        node.cells.append(make(cell))
-    return node
 
 
 @pytest.fixture

@@ -4,6 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
+
+REPOSITORY = Path(__file__).parents[1]
+"""The checkout under test."""
+
 NotebookWriter = Callable[..., Path]
 """``write_notebook(name, *cells, parameters=…)``, the path of the notebook that it wrote."""
 
@@ -61,3 +66,15 @@ notebooks:
     upstream: [01_first]
 """
 """A profile with two notebooks, the second of which reads the first."""
+
+
+def notebook(*cells: str, parameters: str = 'profile: str = "small"\npoints: int = 2') -> nbformat.NotebookNode:
+    """A notebook of a typed parameters cell and code cells; a cell that begins with ``# `` is Markdown."""
+    node = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    )
+    node.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    for cell in cells:
+        make = nbformat.v4.new_markdown_cell if cell.startswith("# ") else nbformat.v4.new_code_cell
+        node.cells.append(make(cell))
+    return node

@@ -11,8 +11,7 @@ import jupytext
 import numpy as np
 import pytest
 import torch
-from conftest import notebook
-from helpers import PROFILE, NotebookWriter
+from helpers import PROFILE, NotebookWriter, notebook
 from pictures import COLLECTION, encode, noise, write_shards
 from torch import Tensor, nn
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 from pictures import encode, noise, write_shards
 
 from paperlib import models, weightings

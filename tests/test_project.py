@@ -188,6 +188,12 @@ def test_files_that_are_made_are_not_tracked(tracked: list[Path], repository: Pa
         assert path.stat().st_size < 3_000_000, path
 
 
+def test_what_tests_share_is_not_in_a_file_whose_name_the_notebooks_use(repository: Path) -> None:
+    """``make test`` collects both folders, and imports the first ``conftest`` that it meets: that of the notebooks."""
+    for path in (repository / "tests").rglob("*.py"):
+        assert not re.search(r"^(from|import) conftest\b", path.read_text(), flags=re.MULTILINE), path
+
+
 def test_the_command_is_installed() -> None:
     for command in ([Path(sys.executable).with_name("paperlib")], [sys.executable, "-m", "paperlib"]):
         assert b"reproduce" in subprocess.run([*command, "--help"], capture_output=True, check=True).stdout
