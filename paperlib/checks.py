@@ -6,6 +6,7 @@ Checks that read values of a tensor are skipped while `torch.compile` traces, wh
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import pairwise
 from numbers import Real
 from types import UnionType
 from typing import Annotated, Any, get_args
@@ -134,9 +135,24 @@ def require_same_shape(name: str, value: Tensor, other_name: str, other: Tensor)
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but {other_name} has {tuple(other.shape)}.")
 
 
-def numbers(name: str, values: Sequence[float] | Tensor) -> tuple[float, ...]:
+Row = Sequence[float] | Tensor
+"""Numbers in a row, (N,)."""
+
+
+def numbers(name: str, values: Row) -> tuple[float, ...]:
     """A row of finite numbers as a tuple, so that what is made of it can be compared, hashed and printed in full."""
     row = torch.as_tensor(values, dtype=torch.float64)
     if row.ndim != 1 or not row.isfinite().all():
         raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
     return tuple(row.tolist())
+
+
+def table(name: str, levels: Row, of: str, values: Row, spare: int = 0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Ascending levels, and one number ``of`` each, or of the bins between where there is a ``spare`` level."""
+    at, found = numbers(name, levels), numbers(of, values)
+    count = len(found) + spare
+    if len(at) != count or count < 2 or any(second <= first for first, second in pairwise(at)):
+        raise ValueError(
+            f"{name} must be at least 2 ascending levels, {count} for {len(found)} {of}; got {len(at)}, or equal ones."
+        )
+    return at, found

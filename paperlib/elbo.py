@@ -115,9 +115,9 @@ def eps_errors(
     return _at_levels(error, x, logsnr, noise)
 
 
-def eps_error(network: Network, x: Tensor, noise: Noise, prediction: Prediction = predictions.EPS) -> LevelFunction:
-    """e(λ) = E_ε‖ε̂ − ε‖² of a network as a function of levels; arguments as in :func:`eps_errors`."""
-    return lambda logsnr: noise.mean(eps_errors(network, x, logsnr, noise, prediction))
+def eps_error(network: Network, x: Tensor, noise: Noise) -> LevelFunction:
+    """e(λ) = E_ε‖ε̂ − ε‖² of a network of ε as a function of levels; arguments as in :func:`eps_errors`."""
+    return lambda logsnr: noise.mean(eps_errors(network, x, logsnr, noise))
 
 
 def marginal_kls(oracle: Oracle, x: Tensor, logsnr: Tensor, noise: Noise) -> Tensor:

@@ -13,7 +13,7 @@ SNR is α²/σ² = exp(λ), t = sigmoid(−λ/2) is the time of flow matching, w
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from paperlib import weightings
-from paperlib.checks import NotNegative, Positive
+from paperlib.checks import NotNegative, Positive, Row, table
 from paperlib.predictions import Prediction
 from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
@@ -94,14 +94,13 @@ class LearnedUncertainty(LossWeight):
     eps_error: Callable[[Tensor], Tensor]
 
     @classmethod
-    def from_table(cls, logsnr: Sequence[float] | Tensor, eps_error: Sequence[float] | Tensor) -> "LearnedUncertainty":
-        """u from E at some levels in nats, increasing, (N,) each; log E is linear between them, constant outside."""
-        at, error = (torch.as_tensor(row, dtype=torch.float64) for row in (logsnr, eps_error))
-        if at.shape != error.shape or at.ndim != 1 or len(at) < 2 or not (at.diff() > 0).all():
-            raise ValueError("a table of errors has two levels or more, increasing, and one error for each.")
-        if not (error.isfinite() & (error > 0)).all():
-            raise ValueError(f"errors must be positive and finite, got {error.tolist()}.")
-        low, high, log_error = at[0], at[-1], error.log()
+    def from_table(cls, logsnr: Row, eps_error: Row) -> "LearnedUncertainty":
+        """u from E at some levels in nats, ascending, (N,) each; log E is linear between them, constant outside."""
+        levels, errors = table("logsnr", logsnr, "eps_error", eps_error)
+        if min(errors) <= 0:
+            raise ValueError(f"eps_error must be positive, got {min(errors)}.")
+        at, log_error = torch.tensor(levels, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64).log()
+        low, high = levels[0], levels[-1]
         return cls(lambda level: interpolate(level.double().clamp(low, high), at, log_error).exp().to(level.dtype))
 
     def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:

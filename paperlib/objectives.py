@@ -366,20 +366,16 @@ def time_quadrature(schedule: NoiseSchedule, panels: int = 64, order: int = 16) 
 
 
 def weighted_loss_by_quadrature(
-    eps_error: LevelFunction,
-    weighting: Weighting,
-    schedule: NoiseSchedule,
-    panels: int = 64,
-    order: int = 16,
+    eps_error: LevelFunction, weighting: Weighting, schedule: NoiseSchedule, panels: int = 64
 ) -> Tensor:
     r"""L_w from a known error per level: :math:`½ \int_0^1 w(\lambda_t)\,(-d\lambda/dt)\, e(\lambda_t)\, dt`.
 
     (Section 2, Equation 4)
 
-    e(λ) = E_ε‖ε̂ − ε‖² maps levels (N,) to (N,); ``panels`` of ``order`` nodes are those of :func:`time_quadrature`.
+    e(λ) = E_ε‖ε̂ − ε‖² maps levels (N,) to (N,); ``panels`` are those of :func:`time_quadrature`.
     A scalar, in nats, whatever the schedule in whose t it is taken.
     """
-    t, weight = time_quadrature(schedule, panels, order)
+    t, weight = time_quadrature(schedule, panels)
     logsnr = schedule.logsnr(t)
     integrand = torch.exp(weighting.log(logsnr) - schedule.log_density(logsnr)) * eps_error(logsnr)
     return 0.5 * (weight * integrand).sum()

@@ -118,13 +118,8 @@ def sigma_ve_from_logsnr(logsnr: Tensor) -> Tensor:
     return torch.exp(-0.5 * logsnr)
 
 
-def logsnr_from_snr(snr: Tensor) -> Tensor:
-    """λ from SNR = α²/σ² (the square: some code calls α/σ the SNR)."""
-    return torch.log(snr)
-
-
 def snr_from_logsnr(logsnr: Tensor) -> Tensor:
-    r"""SNR = α²/σ² = :math:`e^\lambda`."""
+    r"""SNR = α²/σ² = :math:`e^\lambda` (the square: some code calls α/σ the SNR)."""
     return torch.exp(logsnr)
 
 

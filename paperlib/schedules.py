@@ -25,7 +25,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -367,14 +367,8 @@ def EDMTraining(logsnr_min: float, logsnr_max: float, p_mean: float = -1.2, p_st
     return Normal(logsnr_min, logsnr_max, mean=-2 * p_mean, std=2 * p_std)
 
 
-def EDM2Latent(logsnr_min: float, logsnr_max: float) -> Normal:
-    """EDM2's training schedule for latents of 512×512 images, P_mean −0.4 and P_std 1.0.  (Karras et al. 2024)"""
-    return EDMTraining(logsnr_min, logsnr_max, p_mean=-0.4, p_std=1.0)
-
-
-def EDM2Pixel(logsnr_min: float, logsnr_max: float) -> Normal:
-    """EDM2's training schedule for 64×64 pixels, P_mean −0.8 and P_std 1.6.  (Karras et al. 2024)"""
-    return EDMTraining(logsnr_min, logsnr_max, p_mean=-0.8, p_std=1.6)
+EDM2Latent, EDM2Pixel = partial(EDMTraining, p_mean=-0.4, p_std=1.0), partial(EDMTraining, p_mean=-0.8, p_std=1.6)
+"""EDM2's training schedules, for latents of 512×512 images and for 64×64 pixels.  (Karras et al. 2024)"""
 
 
 def LogitNormal(logsnr_min: float, logsnr_max: float, mean: float = 0.0, std: float = 1.0) -> Normal:

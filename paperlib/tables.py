@@ -5,16 +5,14 @@ How a table becomes a density is a convention, which each class states.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import at_least_float32, numbers, require_within
+from paperlib.checks import Row, at_least_float32, numbers, require_within, table
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -40,19 +38,14 @@ class Histogram(TruncatedSchedule):
         heights: p between the edges up to a constant, N of them, positive: where p is zero no level is ever drawn.
     """
 
-    edges: Sequence[float] | Tensor = field(kw_only=True)
-    heights: Sequence[float] | Tensor = field(kw_only=True)
+    edges: Row = field(kw_only=True)
+    heights: Row = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        edges, heights = numbers("edges", self.edges), numbers("heights", self.heights)
-        if len(edges) != len(heights) + 1 or len(heights) == 0:
-            raise ValueError(f"N heights lie between N + 1 edges, got {len(heights)} and {len(edges)}.")
-        if not all(low < high for low, high in pairwise(edges)):
-            raise ValueError("edges must increase strictly; merge those that are equal.")
-        if not min(heights) > 0:
+        edges, heights = table("edges", self.edges, "heights", self.heights, spare=1)
+        if min(heights) <= 0:
             raise ValueError(f"heights must be positive, got {min(heights)}; merge the bin with a neighbour.")
-        object.__setattr__(self, "edges", edges)
-        object.__setattr__(self, "heights", heights)
+        vars(self).update(edges=edges, heights=heights)
         super().__post_init__()
 
     @classmethod
@@ -220,14 +213,14 @@ class Discrete(StepTable):
         betas: β of each step; ᾱ is the running product of 1 − β.
     """
 
-    alphas_cumprod: Sequence[float] | Tensor | None = None
-    betas: Sequence[float] | Tensor | None = None
+    alphas_cumprod: Row | None = None
+    betas: Row | None = None
 
     def __post_init__(self) -> None:
         if (self.alphas_cumprod is None) == (self.betas is None):
             raise ValueError("Discrete takes alphas_cumprod or betas, one of the two.")
         name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
-        object.__setattr__(self, name, numbers(name, getattr(self, name)))
+        vars(self)[name] = numbers(name, getattr(self, name))
         super().__post_init__()
 
     @cached_property

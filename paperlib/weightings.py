@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -30,6 +29,7 @@ from paperlib.checks import (
     outside,
     require_no_nan,
     require_parameters,
+    table,
 )
 from paperlib.quadrature import both_sides
 from paperlib.registry import Registry
@@ -206,15 +206,15 @@ class Tabulated(Weighting):
     error: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        _keep_table(self, "logsnr", len(self.w))
-        if self.error is not None:
-            object.__setattr__(self, "error", numbers("error", self.error))
-        if min(self.w) <= 0 or (self.error is not None and (len(self.error) != len(self.w) or min(self.error) < 0)):
+        logsnr, w = table("logsnr", self.logsnr, "w", self.w)
+        error = None if self.error is None else numbers("error", self.error)
+        if min(w) <= 0 or (error is not None and (len(error) != len(w) or min(error) < 0)):
             raise ValueError("w must be positive, and error one value for each w, none of them negative.")
+        vars(self).update(logsnr=logsnr, w=w, error=error)
 
     def _interpolated(self, values: Tensor, logsnr: Tensor) -> Tensor:
-        table = torch.tensor(self.logsnr, dtype=torch.float64)
-        return interpolate(logsnr.double(), table, values).to(at_least_float32(logsnr.dtype))
+        at = torch.tensor(self.logsnr, dtype=torch.float64)
+        return interpolate(logsnr.double(), at, values).to(at_least_float32(logsnr.dtype))
 
     def log(self, logsnr: Tensor) -> Tensor:
         log_w = torch.tensor(self.w, dtype=torch.float64).log()
@@ -251,9 +251,10 @@ class Binned(Weighting):
     w: Sequence[float]
 
     def __post_init__(self) -> None:
-        _keep_table(self, "edges", len(self.w) + 1)
-        if min(self.w) < 0:
-            raise ValueError(f"w must not be negative, got {min(self.w)}.")
+        edges, w = table("edges", self.edges, "w", self.w, spare=1)
+        if min(w) < 0:
+            raise ValueError(f"w must not be negative, got {min(w)}.")
+        vars(self).update(edges=edges, w=w)
 
     def log(self, logsnr: Tensor) -> Tensor:
         inner, w = (
@@ -269,15 +270,6 @@ class Binned(Weighting):
     @property
     def ends(self) -> tuple[float, float]:
         return self.edges[0], self.edges[-1]
-
-
-def _keep_table(table: Tabulated | Binned, name: str, count: int) -> None:
-    """Make tuples of the levels, called ``name``, and of w: two tables are equal, and known by repr, to all digits."""
-    levels, w = numbers(name, getattr(table, name)), numbers("w", table.w)
-    if len(levels) != count or count < 2 or any(second <= first for first, second in pairwise(levels)):
-        raise ValueError(f"{name} must be at least 2 ascending levels, {count} for {len(w)} w; got {len(levels)}.")
-    object.__setattr__(table, name, levels)
-    object.__setattr__(table, "w", w)
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------

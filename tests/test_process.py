@@ -89,7 +89,6 @@ def test_other_scalings(to_other, from_other, signal, noise) -> None:  # noqa: A
     ("to_other", "from_other"),
     [
         (process.sigma_ve_from_logsnr, process.logsnr_from_sigma_ve),
-        (process.snr_from_logsnr, process.logsnr_from_snr),
         (process.alphas_cumprod_from_logsnr, process.logsnr_from_alphas_cumprod),
         (process.flow_time_from_logsnr, process.logsnr_from_flow_time),
     ],

@@ -241,9 +241,9 @@ def test_samples_give_back_their_distribution() -> None:
 @pytest.mark.parametrize(
     ("edges", "heights", "message"),
     [
-        ([0, 1, 2], [1], "N heights lie between N"),
-        ([0], [], "N heights lie between N"),
-        ([0, 2, 1], [1, 1], "increase strictly"),
+        ([0, 1, 2], [1], "2 ascending levels, 2 for 1 heights; got 3"),
+        ([0], [], "2 ascending levels, 1 for 0 heights; got 1"),
+        ([0, 2, 1], [1, 1], "edges must be at least 2 ascending levels"),
         ([0, 1, 2], [1, 0], "must be positive, got 0.0; merge the bin"),
         ([0, 1, math.inf], [1, 1], "edges must be a row of finite numbers"),
     ],
@@ -256,7 +256,7 @@ def test_histograms_that_are_none_are_refused(edges: list[float], heights: list[
 def test_samples_that_are_too_few_or_equal_are_refused() -> None:
     with pytest.raises(ValueError, match="between 1 and the number of samples, 3, got 3"):
         Histogram.from_samples(torch.zeros(3), bins=3)
-    with pytest.raises(ValueError, match="increase strictly"):
+    with pytest.raises(ValueError, match="ascending levels, 4 for 3 heights; got 4, or equal ones"):
         Histogram.from_samples(torch.zeros(30), bins=3)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from paperlib import objectives
 from paperlib.objectives import PublishedLoss
+from paperlib.process import logsnr_from_flow_time
 
 CONFIGURATION = "scheduler_config.json"
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
@@ -168,4 +169,4 @@ def _flow_levels(scheduler: Any, mu: float | None) -> tuple[Tensor, tuple[str, .
         notes = (f"dynamic shift: shown with mu = {mu:g}, a shift by {shift:.3g}; it moves with the image size.",)
     elif config.get("shift", 1.0) != 1.0:
         notes = (f"a shift by {config['shift']:g} is in these levels: drawing shifted times again shifts twice.",)
-    return 2 * (torch.log1p(-sigmas) - sigmas.log()), notes
+    return logsnr_from_flow_time(sigmas), notes
