@@ -18,6 +18,7 @@ from paperlib import files, models
 from paperlib.companion import experiments, paths, profiles
 from paperlib.engine import data
 from paperlib.models import ConditionedNetwork
+from paperlib.models.conditioning import logsnr_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +106,7 @@ def network_cost(network: ConditionedNetwork) -> NetworkCost:
 
 def _inputs(network: ConditionedNetwork, batch: int) -> tuple[Tensor, Tensor]:
     like = next(network.parameters())
-    condition = network.conditioning.level(like.new_zeros(batch, network.conditioning.features.frequencies.numel() * 2))
+    condition = network.conditioning.level(logsnr_features(like.new_zeros(batch)))
     return like.new_zeros(batch, *network.image_shape), condition
 
 

@@ -1,19 +1,8 @@
 """Networks, conditioned on log-SNR and class, by name, and from files of weights.
 
 Every network is called as ``network(z, logsnr, label)``, see :class:`ConditionedNetwork`.  One of one's own is a class
-with a body, under a name that profiles, the command line and :func:`load` know from then on:
-
-.. code-block:: python
-
-    @models.register("mine")
-    class Mine(ConditionedNetwork):
-        def __init__(self, *, image_shape, num_classes, sigma_data, width=64):
-            super().__init__(image_shape, num_classes, sigma_data, condition_width=width)
-            ...
-
-        def body(self, x, condition): ...  # the prediction, from the scaled image and a vector of level and class
-
-A package does so for every process, see :mod:`paperlib.registry`.
+with a body, under a name (:func:`register`) that profiles, the command line and :func:`load` know from then on;
+docs/howto/network.md has one.  A package does so for every process, see :mod:`paperlib.registry`.
 """
 
 from paperlib.models.conditioning import ConditionedNetwork

@@ -26,35 +26,16 @@ from paperlib.process import expand, input_scale
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class LogSNRFeatures(nn.Module):
-    r"""Fourier features of λ: :math:`\cos f_j\lambda, \sin f_j\lambda`, :math:`f_j` from 1/32 to 2 rad/nat, geometric.
+def logsnr_features(logsnr: Tensor) -> Tensor:
+    r"""32 Fourier features of λ: :math:`\cos f_j\lambda, \sin f_j\lambda`, f_j from 1/32 to 2 rad/nat, geometric.
 
-    The lowest frequency tells the levels of [−50, 50] apart, the highest resolves about half a nat.
-
-    Args:
-        features: number of features, even.
+    The lowest frequency tells the levels of [−50, 50] apart, the highest resolves about half a nat.  (B,) to (B, 32),
+    in float32 or what finer type ``logsnr`` has.
     """
-
-    def __init__(self, features: int = 32) -> None:
-        super().__init__()
-        if features < 2 or features % 2:
-            raise ValueError(f"features must be a positive even number, got {features}.")
-        self.features = features
-
-    @property
-    def frequencies(self) -> Tensor:
-        """The frequencies f_j in rad/nat, (features / 2,)."""
-        return self._frequencies(torch.empty(()))
-
-    def _frequencies(self, like: Tensor) -> Tensor:
-        ends = math.log(1 / 32), math.log(2)
-        return torch.linspace(*ends, self.features // 2, dtype=like.dtype, device=like.device).exp()
-
-    def forward(self, logsnr: Tensor) -> Tensor:
-        """(B,) to (B, features), in float32 or what finer type ``logsnr`` has."""
-        level = logsnr.to(at_least_float32(logsnr.dtype))
-        phase = level[:, None] * self._frequencies(level)
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
+    level = logsnr.to(at_least_float32(logsnr.dtype))
+    frequencies = torch.linspace(math.log(1 / 32), math.log(2), 16, dtype=level.dtype, device=level.device).exp()
+    phase = level[:, None] * frequencies
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 class Conditioning(nn.Module):
@@ -68,7 +49,6 @@ class Conditioning(nn.Module):
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.features = LogSNRFeatures()
         self.level = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = nn.Embedding(num_classes + 1, width)
 
@@ -77,7 +57,7 @@ class Conditioning(nn.Module):
         if label is None:
             label = torch.full_like(logsnr, self.num_classes, dtype=torch.int64)
         self._require_label(label, logsnr)
-        return nn.functional.silu(exactly(self.level, self.features(logsnr)) + self.classes(label))
+        return nn.functional.silu(exactly(self.level, logsnr_features(logsnr)) + self.classes(label))
 
     def _require_label(self, label: Tensor, logsnr: Tensor) -> None:
         if label.dtype != torch.int64 or label.shape != logsnr.shape:

@@ -14,9 +14,15 @@ Folding = Literal["patch", "wavelet"]
 
 
 def wavelet(x: Tensor) -> Tensor:
-    """The 5/3 wavelet transform in both directions: (B, C, H, W) to (B, 4 C, H/2, W/2), bands outermost."""
+    """The 5/3 wavelet transform in both directions: (B, C, H, W) to (B, 4 C, H/2, W/2), bands outermost.
+
+    By lifting (Le Gall & Tabatabai 1988; JPEG 2000 without its rounding): high = odd − (its two even neighbours) / 2,
+    low = even + (its two high neighbours) / 4, mirrored at the ends.
+    """
     for dim in (3, 2):
-        x = torch.cat(_split(x, dim), dim=1)
+        even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        high = odd - (even + _next(even, dim)) / 2
+        x = torch.cat([even + (_previous(high, dim) + high) / 4, high], dim=1)
     return x
 
 
@@ -24,24 +30,10 @@ def inverse_wavelet(bands: Tensor) -> Tensor:
     """What :func:`wavelet` transformed: (B, 4 C, H/2, W/2) to (B, C, H, W)."""
     for dim in (2, 3):
         low, high = bands.chunk(2, dim=1)
-        bands = _join(low, high, dim)
+        even = low - (_previous(high, dim) + high) / 4
+        odd = high + (even + _next(even, dim)) / 2
+        bands = torch.stack([even, odd], dim=dim + 1).flatten(dim, dim + 1)
     return bands
-
-
-def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Low and high band along a dimension, by lifting (Le Gall & Tabatabai 1988; JPEG 2000 without its rounding).
-
-    high = odd − (its two even neighbours) / 2, low = even + (its two high neighbours) / 4, mirrored at the ends.
-    """
-    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1)
-    high = odd - (even + _next(even, dim)) / 2
-    return even + (_previous(high, dim) + high) / 4, high
-
-
-def _join(low: Tensor, high: Tensor, dim: int) -> Tensor:
-    even = low - (_previous(high, dim) + high) / 4
-    odd = high + (even + _next(even, dim)) / 2
-    return torch.stack([even, odd], dim=dim + 1).flatten(dim, dim + 1)
 
 
 def _next(x: Tensor, dim: int) -> Tensor:

@@ -28,10 +28,9 @@ class MLPBlock(nn.Module):
 class MLP(ConditionedNetwork):
     """A residual MLP on flattened images, conditioned in every block.  Its output starts at zero.
 
+    Arguments as in :class:`ConditionedNetwork`, and
+
     Args:
-        image_shape: (C, H, W) of the data.
-        num_classes: number of classes; 0 for data without.
-        sigma_data: standard deviation of the data.
         width: length of the residual stream.
         hidden: length of the hidden layers.
         blocks: number of residual blocks.

@@ -111,13 +111,10 @@ def build(
     seed: int | None = None,
     **options: Any,
 ) -> ConditionedNetwork:
-    """A freshly initialised network.
+    """A freshly initialised network.  Arguments as in :class:`ConditionedNetwork`, and
 
     Args:
         name: one of :data:`MODELS`.
-        image_shape: (C, H, W) of the data.
-        num_classes: number of classes; 0 for data without.
-        sigma_data: standard deviation of the data, for the scale of the input.
         seed: seed of the initialisation, which then leaves the global generator as it was; None draws from that one.
         options: what else the network takes, for example ``width``; they go before those of a preset.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, scaled_dot_product_attention
 
+from paperlib.checks import require_positive
 from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
 from paperlib.models.folding import fold, require_foldable, unfold
 
@@ -28,16 +29,11 @@ def resample(x: Tensor, how: Resample) -> Tensor:
     """Double the resolution by repetition, halve it by averages, or neither."""
     if how is None:
         return x
-    if x.device.type == "cpu":
-        return _resample_by_convolution(x, how)
-    return interpolate(x, scale_factor=2, mode="nearest") if how == "up" else avg_pool2d(x, 2)
-
-
-def _resample_by_convolution(x: Tensor, how: Resample) -> Tensor:
-    """The same by a convolution of each channel, which on a CPU takes a quarter of the time of what is made for it."""
-    channels = x.shape[1]
-    square = x.new_full((channels, 1, 2, 2), 1.0 if how == "up" else 0.25)
-    return (conv_transpose2d if how == "up" else conv2d)(x, square, stride=2, groups=channels)
+    if x.device.type != "cpu":
+        return interpolate(x, scale_factor=2, mode="nearest") if how == "up" else avg_pool2d(x, 2)
+    # a convolution of each channel takes a quarter of the time of what is made for it
+    square = x.new_full((x.shape[1], 1, 2, 2), 1.0 if how == "up" else 0.25)
+    return (conv_transpose2d if how == "up" else conv2d)(x, square, stride=2, groups=x.shape[1])
 
 
 def modulated(norm: nn.GroupNorm, x: Tensor, modulation: Tensor) -> Tensor:
@@ -132,15 +128,13 @@ class Stage(nn.Module):
 
 
 class UNet(ConditionedNetwork):
-    """ADM's U-Net.  Its output starts at zero.
+    """ADM's U-Net.  Its output starts at zero.  Arguments as in :class:`ConditionedNetwork`, and
 
     Args:
         image_shape: (C, H, W) of the data; H and W divisible by patch · 2^(len(multipliers) − 1).
-        num_classes: number of classes; 0 for data without.
-        sigma_data: standard deviation of the data.
         channels: channels at the highest resolution.
         multipliers: channels at each resolution, each half the one before, in multiples of ``channels``.
-        blocks: residual blocks at each resolution on the way down, one number or one for each; one more on the way up.
+        blocks: residual blocks at each resolution on the way down; one more on the way up.
         attention: heights of the feature maps at which every block attends; the middle always does.
         head_channels: channels of one attention head.
         condition_width: length of the vector that carries level and class; 4 · channels when None, as in ADM.
@@ -156,7 +150,7 @@ class UNet(ConditionedNetwork):
         sigma_data: float,
         channels: int = 32,
         multipliers: Sequence[int] = (1, 2),
-        blocks: int | Sequence[int] = 2,
+        blocks: int = 2,
         attention: Sequence[int] = (4,),
         head_channels: int = 32,
         condition_width: int | None = None,
@@ -169,9 +163,7 @@ class UNet(ConditionedNetwork):
         self.patch, folded = patch, image_shape[0] * patch**2
         sizes = [image_shape[1] // (patch * 2**level) for level in range(len(multipliers))]
         widths = [channels * multiplier for multiplier in multipliers]
-        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
-        if len(counts) != len(widths) or min(counts) < 1:
-            raise ValueError(f"blocks must be 1 or more, or {len(widths)} such numbers, got {blocks}.")
+        require_positive("blocks", blocks)
 
         def stage(channels_in: int, channels_out: int, size: int = 0, how: Resample = None) -> Stage:
             block = ResidualBlock(channels_in, channels_out, width, how, dropout)
@@ -179,11 +171,11 @@ class UNet(ConditionedNetwork):
 
         self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, skips = nn.ModuleList(), [widths[0]]  # and the channels of each skip connection
-        for level, count in enumerate(counts):
+        for level in range(len(widths)):
             if level > 0:
                 self.down.append(stage(skips[-1], skips[-1], how="down"))
                 skips.append(skips[-1])
-            for _ in range(count):
+            for _ in range(blocks):
                 self.down.append(stage(skips[-1], widths[level], sizes[level]))
                 skips.append(widths[level])
         last = widths[-1]
@@ -191,7 +183,7 @@ class UNet(ConditionedNetwork):
         self.middle = nn.ModuleList([Stage(first, Attention(last, head_channels)), Stage(second)])
         self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
-            for _ in range(counts[level] + 1):
+            for _ in range(blocks + 1):
                 self.up.append(stage(last + skips.pop(), widths[level], sizes[level]))
                 last = widths[level]
             if level > 0:

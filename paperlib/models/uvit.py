@@ -36,13 +36,10 @@ class TransformerBlock(nn.Module):
         width: channels of a token, a multiple of ``head_channels``.
         head_channels: channels of one head.
         condition_width: length of the vector that scales and shifts are made of.
-        expansion: hidden units of the perceptron, in multiples of ``width``.
-        dropout: probability of dropout at the hidden layer and at the end of both branches, in training.
+        dropout: probability of dropout at the hidden layer (of 4 · width) and at the end of both branches, in training.
     """
 
-    def __init__(
-        self, width: int, head_channels: int, condition_width: int, expansion: int = 4, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, head_channels: int, condition_width: int, dropout: float = 0.0) -> None:
         super().__init__()
         if width % head_channels:
             raise ValueError(f"head_channels ({head_channels}) must divide the width of the transformer ({width}).")
@@ -53,10 +50,10 @@ class TransformerBlock(nn.Module):
         self.norm_query, self.norm_key = nn.RMSNorm(head_channels), nn.RMSNorm(head_channels)
         self.out = zero_initialised(nn.Linear(width, width))
         self.perceptron = nn.Sequential(
-            nn.Linear(width, expansion * width),
+            nn.Linear(width, 4 * width),
             nn.GELU(approximate="tanh"),
             nn.Dropout(dropout),
-            zero_initialised(nn.Linear(expansion * width, width)),
+            zero_initialised(nn.Linear(4 * width, width)),
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -96,10 +93,10 @@ class Transition(nn.Module):
 class UViT(ConditionedNetwork):
     """Simple diffusion's U-ViT, or a plain transformer on patches.  Its output starts at zero.
 
+    Arguments as in :class:`ConditionedNetwork`, and
+
     Args:
         image_shape: (C, H, W) of the data; H and W divisible by patch · 2^(len(multipliers) − 1).
-        num_classes: number of classes; 0 for data without.
-        sigma_data: standard deviation of the data.
         channels: unit of the widths.
         multipliers: width of each level in multiples of ``channels``, each level at half the resolution of the one
             before; the last is the transformer's, the others are levels of convolutions.

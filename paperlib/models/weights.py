@@ -124,7 +124,11 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
         ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
     """
-    card, shapes = read_card(path), _shapes(path)
+    from safetensors import safe_open
+
+    card = read_card(path)
+    with safe_open(path, framework="pt") as file:  # its header alone
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     try:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
         config["image_shape"] = tuple(config["image_shape"])
@@ -152,14 +156,6 @@ def _whole_numbers(values: list[Any]) -> Iterator[int]:
             yield from _whole_numbers(list(value))
         elif isinstance(value, int):
             yield value
-
-
-def _shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a file, from its header."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -194,9 +190,10 @@ def write_model_card(path: str | Path, card: Mapping[str, Any], files: Mapping[s
         files: what each file beside it holds, by its name.
     """
     lines = ["# Model card", "", *(f"* `{name}`: {what}" for name, what in files.items()), ""]
-    for name, text in _flat(card):
+    for name, value in _flat(card):
+        text = " ".join(str(value).split()).replace("|", "\\|")
         lines += ["| | |", "|---|---|"] * (lines[-1] == "")
-        lines.append(f"| {name} | {_cell(text)} |")
+        lines.append(f"| {name} | {text[:200]}{' …' * (len(text) > 200)} |")
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -207,9 +204,3 @@ def _flat(card: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name} ")
         elif value not in ("", None):
             yield f"{prefix}{name}", value
-
-
-def _cell(value: object, longest: int = 200) -> str:
-    """A value in a cell of a table, long ones cut."""
-    text = " ".join(str(value).split()).replace("|", "\\|")
-    return text if len(text) <= longest else f"{text[:longest]} …"
