@@ -107,7 +107,11 @@ class Registry(dict[str, Any], Generic[T]):
             if not parameters:
                 return entry
             entry = type(entry)
-        _require_numbers(name, entry, parameters)
+        wanted = inspect.signature(entry).parameters
+        for key, value in parameters.items():  # YAML and the command line deliver text
+            number = key in wanted and wanted[key].annotation in NUMBERS
+            if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")
         try:
             made = entry(**parameters)
         except TypeError as error:
@@ -115,12 +119,3 @@ class Registry(dict[str, Any], Generic[T]):
         if not isinstance(made, self.kind):
             raise TypeError(f"{name} is registered as a {self.what}, but makes {made!r}.")
         return made
-
-
-def _require_numbers(name: str, entry: Any, parameters: Mapping[str, Any]) -> None:
-    """Refuse what is no finite number where the signature wants one: YAML and the command line deliver text."""
-    wanted = inspect.signature(entry).parameters
-    for key, value in parameters.items():
-        number = key in wanted and wanted[key].annotation in NUMBERS
-        if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-            raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")

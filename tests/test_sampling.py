@@ -15,6 +15,7 @@ from torch import Tensor
 from paperlib import predictions, process, schedules
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import sampling
+from paperlib.engine.evaluation import Drawing
 from paperlib.oracles import Gaussian
 
 VARIANCES = torch.tensor([0.04, 0.3, 1.0, 4.0], dtype=torch.float64)
@@ -549,3 +550,12 @@ def test_other_arguments_out_of_range_are_refused() -> None:
     for options in ({"churn": -1.0}, {"churn_noise": 0.0}, {"churn": math.nan}):
         with pytest.raises(ValueError, match="churn must be 0 or more"):
             sampling.heun(DENOISE, noise(), sampling.levels(SCHEDULE, 2), **options)
+
+
+def test_a_sampler_of_ones_own_has_a_name() -> None:
+    assert sampling.register("mine")(sampling.ddim) is sampling.get("mine")
+    drawing = Drawing("mine", sampling.levels(SCHEDULE, 9), options={"eta": 0.5})
+    assert (drawing.title, drawing.evaluations) == ("mine, eta 0.5", 10)
+    del sampling.SAMPLERS["mine"]
+    with pytest.raises(ValueError, match="there is a sampler 'ddpm' already"):
+        sampling.register("ddpm")(sampling.ddim)

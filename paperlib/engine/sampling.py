@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from paperlib.checks import require_finite, require_finite_at, require_same_shap
 from paperlib.objectives import Network
 from paperlib.predictions import Prediction
 from paperlib.process import alpha, expand, sigma
+from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -267,19 +269,13 @@ def heun(
     return estimate(z, estimate.levels[-1])
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: Registry[Callable[..., Tensor]] = Registry(
+    "sampler", FunctionType, {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+)
 """By name; all are called as :func:`ddpm` is, some take more."""
 
-
-def get(name: str) -> Callable[..., Tensor]:
-    """A sampler by its name in :data:`SAMPLERS`.
-
-    Raises:
-        ValueError: for an unknown name; the message lists the choices.
-    """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name]
+register, get = SAMPLERS.register, SAMPLERS.__getitem__
+"""See :class:`paperlib.registry.Registry`."""
 
 
 # Back to noise -------------------------------------------------------------------------------------------------------
@@ -290,20 +286,9 @@ def ddim_inversion(denoise: Denoiser, z: Tensor, levels: Tensor, *, callback: Ca
     r"""DDIM backwards: the noise at λ₀ from which :func:`ddim` comes back to ``z`` at λ_N, about.
 
     :math:`z_t = \alpha_t\hat x + \sigma_t\hat\epsilon`, with x̂ and ε̂ at z_s: Euler's method of the same equation, one
-    evaluation a step, so that the way there and back misses z by an error that vanishes as 1/N.  (Song et al. 2021,
-    Section 4.3.)
-
-    Args:
-        denoise: the denoiser; guidance makes the way back less exact.
-        z: VP, at the *last* level, shape (B, *): of images x that are free of noise, α x.
-        levels: increasing log-SNR as in :func:`ddim`, shape (N + 1,); they are walked from the last to the first.
-        callback: see :data:`Callback`; called at all levels but the first.
-
-    Returns:
-        z at ``levels[0]``, the shape of ``z``.
-
-    Raises:
-        TypeError, ValueError: as :func:`ddpm`.
+    evaluation a step, so that the way there and back misses z by an error that vanishes as 1/N; guidance makes it
+    less exact.  (Song et al. 2021, Section 4.3.)  Arguments as in :func:`ddim`, but ``z`` (B, *) is at the *last*
+    level, α x for images x that are free of noise, and is returned at ``levels[0]``, where the callback is not called.
     """
     estimate = _Estimates(denoise, z, levels, callback)
     for s, t in pairwise(reversed(estimate.levels)):
