@@ -176,15 +176,21 @@ class AdaptiveSchedule(NoiseSchedule):
         return {"average": self.average.clone(), "hits": self.hits.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off; ValueError for other bins, another range, or keys that are missing."""
+        """Take up where a checkpoint left off, of tensors or lists.
+
+        ValueError for other bins, another range, or keys that are missing.
+        """
         missing = {"average", "hits", "ends"} - set(state)
         if missing:
             raise ValueError(f"this is no state of an AdaptiveSchedule: it lacks {', '.join(sorted(missing))}.")
-        if len(state["average"]) != self.bins or tuple(state["ends"].tolist()) != self.ends:
+        average, hits, ends = (
+            torch.as_tensor(state[name], dtype=torch.float64) for name in ("average", "hits", "ends")
+        )
+        if len(average) != self.bins or tuple(ends.tolist()) != self.ends:
             raise ValueError(
-                f"the state has {len(state['average'])} bins on {state['ends'].tolist()}, this schedule {self.bins} on "
+                f"the state has {len(average)} bins on {ends.tolist()}, this schedule {self.bins} on "
                 f"{list(self.ends)}; make the schedule with the same numbers."
             )
-        self.average, self.hits = state["average"].double().clone(), state["hits"].double().clone()
+        self.average, self.hits = average.clone(), hits.clone()
         self._untouched = not self.hits.any()
         self._refresh()

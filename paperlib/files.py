@@ -114,20 +114,21 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def held(lock: Path, refusal: str) -> Iterator[IO[str]]:
-    """Hold the file ``lock``, for this process and those that it hands the stream to.
+def held(lock: Path, refusal: str | None = None, *, hint: str = "") -> Iterator[IO[str]]:
+    """Hold the file ``lock``, for this process and those that it hands the stream to; wait for others to let go of it.
 
     It is free when the last of them has ended, however that was, and on whichever machine of a shared disk.
 
     Raises:
-        BusyError: with ``refusal``, when others hold it.
+        BusyError: instead of waiting, with ``refusal``, where there is one.
+        UnwritableError: when it cannot be written, with ``hint``.
     """
-    with explained(lock):
+    with explained(lock, hint):
         lock.parent.mkdir(parents=True, exist_ok=True)
         stream = lock.open("w")
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX if refusal is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(refusal) from None
         yield stream

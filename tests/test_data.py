@@ -354,14 +354,14 @@ def test_what_is_said_of_the_data_names_no_folder_of_this_machine(made_up: Path)
         assert "train-00000-of-00002.parquet" in said
 
 
-def test_a_root_may_be_given_and_a_cache_verified(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_may_be_given_and_the_cache_is_verified(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made_up / "cifar10"
     monkeypatch.delenv("PAPERLIB_DATA")
     data.load("cifar10", "train", folder)
     (images,) = made_up.glob("cache/cifar10-train-*/images.npy")
     images.write_bytes(images.read_bytes()[:-1] + b"\x00")
     with pytest.warns(UserWarning, match="its hash differs"):
-        found = data.load("cifar10", "train", folder, verify=True)
+        found = data.load("cifar10", "train", folder)
     assert np.array_equal(found.images.numpy(), noise(6, 32).transpose(0, 3, 1, 2))
 
 

@@ -24,8 +24,8 @@ from PIL import Image
 
 from paperlib.engine import decode
 from paperlib.engine.data import IMAGENET, ImageData
-from paperlib.engine.decode import Crop, DamagedCacheError, Decoded, MissingDataError, Source, decoded, find
-from paperlib.files import UnwritableError
+from paperlib.engine.decode import Crop, Decoded, MissingDataError, Source, decoded, find
+from paperlib.files import DamagedFileError, UnwritableError
 
 PIXELS = noise(12)
 LABELS = [number % 7 for number in range(12)]
@@ -157,9 +157,8 @@ def test_more_images_than_were_published_are_refused(tmp_path: Path, cache: Path
 def test_what_is_cached_is_read_from_the_cache(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded(source, NONE)
     monkeypatch.setattr(Source, "stream", unreadable)
-    monkeypatch.setattr(decode, "FileLock", unreadable)  # a cache that others keep may be read-only
+    monkeypatch.setattr(decode, "held", unreadable)  # a cache that others keep may be read-only
     assert equal(decoded(source, NONE))
-    assert equal(decoded(source, NONE, verify=True))
 
 
 def test_opening_a_large_cache_does_not_hash_the_images(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +193,7 @@ def test_of_two_who_want_the_same_one_makes_it(source: Source, monkeypatch: pyte
 
 def test_a_change_of_the_images_never_reaches_the_file(source: Source) -> None:
     decoded(source, NONE).images.zero_()
-    assert equal(decoded(source, NONE, verify=True))
+    assert equal(decoded(source, NONE))
 
 
 # Damage --------------------------------------------------------------------------------------------------------------
@@ -249,11 +248,11 @@ def test_damaged_images_are_refused_and_made_anew(
     folder = folder_of_made(source, cache)
     key = json.loads((folder / "index.json").read_text())["key"]
     damage(folder / name)
-    with pytest.raises(DamagedCacheError, match=folder.name):
+    with pytest.raises(DamagedFileError, match=folder.name):
         decode.read(folder, key)
     with pytest.warns(UserWarning, match="is made anew"):
         assert equal(decoded(source, NONE))
-    assert equal(decoded(source, NONE, verify=True))
+    assert equal(decoded(source, NONE))
 
 
 @pytest.mark.parametrize("hashed", [decode.HASHED, 0])
@@ -266,9 +265,9 @@ def test_a_changed_pixel_is_found(source: Source, cache: Path, monkeypatch: pyte
     assert equal(decoded(source, NONE))
 
 
-@pytest.mark.parametrize(("hashed", "verify", "hashes"), [(0, False, 0), (0, True, 1), (10_000, False, 1)])
-def test_large_files_are_hashed_on_demand(
-    source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int, verify: bool, hashes: int
+@pytest.mark.parametrize(("hashed", "found"), [(0, False), (10_000, True)])
+def test_small_files_are_hashed_at_every_reading(
+    source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, hashed: int, found: bool
 ) -> None:
     """Which finds a pixel that was changed behind the back of the file system."""
     monkeypatch.setattr(decode, "HASHED", hashed)
@@ -276,8 +275,8 @@ def test_large_files_are_hashed_on_demand(
     before = images.stat()
     change_last(images)
     os.utime(images, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.warns(UserWarning, match="its hash differs") if hashes else nullcontext():
-        assert equal(decoded(source, NONE, verify=verify)) == bool(hashes)
+    with pytest.warns(UserWarning, match="its hash differs") if found else nullcontext():
+        assert equal(decoded(source, NONE)) == found
 
 
 def test_rows_without_the_content_of_pictures_are_refused(tmp_path: Path) -> None:

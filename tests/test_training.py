@@ -710,7 +710,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     monkeypatch.setattr(Trainer, "advance", None)
-    with pytest.raises(UnwritableError, match=r"log\.jsonl: no permission"):
+    with pytest.raises(UnwritableError, match=r"run/\.lock: no permission"):
         train(tmp_path / "run")
 
 

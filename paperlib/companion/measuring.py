@@ -394,7 +394,7 @@ def measure(one: Experiment, how: Protocol) -> Measured:
 def learned(loss: WeightedLoss, card: Mapping[str, Any]) -> WeightedLoss:
     """The loss with the schedule as the run left it, which only an adaptive one has learned."""
     if isinstance(loss.schedule, AdaptiveSchedule):
-        training.relearn(loss.schedule, card["learned_schedule"])
+        loss.schedule.load_state_dict(card["learned_schedule"])
     return loss
 
 

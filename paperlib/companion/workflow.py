@@ -22,7 +22,7 @@ from tabulate import tabulate
 from paperlib import files
 from paperlib.companion import claims, notebooks, paths, profiles, provenance
 from paperlib.companion.claims import Verdict
-from paperlib.engine import training
+from paperlib.engine import recipe
 from paperlib.engine.interruption import Interrupted, StopSignals
 
 READS = ("claims.yaml",)
@@ -67,7 +67,7 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
 
 def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
     """The same of a training job, which no notebook has a part in."""
-    return {"version": str(training.VERSION), "values": _digest(profile.shared)}
+    return {"version": str(recipe.VERSION), "values": _digest(profile.shared)}
 
 
 def _digest(values: dict[str, Any]) -> str:

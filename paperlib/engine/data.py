@@ -13,15 +13,8 @@
 ``imagenet64-area`` …                  means over boxes
 =====================================  ===============================================================================
 
-One's own are one more entry: a folder of pictures, parquet files, or arrays from anywhere,
-
-.. code-block:: python
-
-    DATASETS["mine"] = DataSet(partial(load_folder, size=64), (3, 64, 64), num_classes=0)
-    DATASETS["mine"] = DataSet(partial(load_collection, collection=MINE, crop=Crop("area", 64)), (3, 64, 64), 10)
-    DATASETS["mine"] = DataSet(lambda split, root: ImageData(split, *arrays(root, split)), (1, 28, 28), 10)
-
-and a package adds it for profiles and the command line too, see :mod:`paperlib.registry`.
+One's own are one more entry, a folder of pictures, parquet files, or arrays from anywhere (docs/howto/data.md shows
+one each); a package adds it for profiles and the command line too, see :mod:`paperlib.registry`.
 
 :func:`batches` takes them to the device.  The order is a function of (seed, epoch), and a step's place in it of the
 step alone: a run can begin anywhere, and any number of processes can share a batch by taking slices of its indices.
@@ -317,7 +310,7 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
         split: "train" or "test", disjoint and always the same; ImageNet's test split is its validation set.
         root: folder of the files, for data sets that do not come with a package; when None,
             ``$PAPERLIB_DATA/cifar10`` or ``$PAPERLIB_DATA/imagenet`` if there is one, else the Hugging Face hub.
-        options: ``verify``, ``workers`` and ``progress`` of :func:`paperlib.engine.decode.decoded`.
+        options: ``workers`` and ``progress`` of :func:`paperlib.engine.decode.decoded`.
 
     Raises:
         MissingDataError: when the files are not there; the message says what to fetch and where to put it.

@@ -35,7 +35,6 @@ import numpy as np
 import PIL
 import PIL.features
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
@@ -43,7 +42,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from paperlib import DISTRIBUTION
-from paperlib.files import UnwritableError, explained, flush
+from paperlib.files import DamagedFileError, UnwritableError, explained, flush, held
 
 Split = Literal["train", "test"]
 Item = TypeVar("Item")
@@ -65,10 +64,6 @@ BATCH = 16
 
 class MissingDataError(FileNotFoundError):
     """Images that are neither on the disk nor to be had from the hub; the message says how to get them."""
-
-
-class DamagedCacheError(ValueError):
-    """Decoded images that are not whole, or not what their index says."""
 
 
 # Squares -------------------------------------------------------------------------------------------------------------
@@ -364,15 +359,12 @@ def pixels_sha256(shape: Iterable[int], pixels: Iterable[Any], labels: Any) -> s
     return digest.hexdigest()
 
 
-def decoded(
-    source: Source, crop: Crop, *, verify: bool = False, workers: int | None = None, progress: bool | None = None
-) -> Decoded:
+def decoded(source: Source, crop: Crop, *, workers: int | None = None, progress: bool | None = None) -> Decoded:
     """The images of a source, from the cache, or decoded into it now.
 
     Args:
         source: where the pictures are.
         crop: how they become squares.
-        verify: hash the cached images anew also where they are larger than :data:`HASHED`, which reads all of them.
         workers: threads that decode; as many as there are processors when None.
         progress: show a bar while decoding; on terminals only when None.
 
@@ -383,29 +375,26 @@ def decoded(
     """
     key = hashlib.sha256(f"{FORMAT} {source.identity} {crop}".encode()).hexdigest()
     folder = cache_folder() / f"{source.collection.folder}-{source.split}-{crop.name}{crop.size}-{key[:16]}"
-    with suppress(DamagedCacheError):
-        return read(folder, key, verify=verify)  # needs no lock, hence no right to write
-    with explained(folder, HINT):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.with_name(f"{folder.name}.lock")).acquire()  # that of a killed process is free
-    with held:
+    with suppress(DamagedFileError):
+        return read(folder, key)  # needs no lock, hence no right to write
+    with held(folder.with_name(f"{folder.name}.lock"), hint=HINT):
         if folder.exists():
             try:
-                return read(folder, key, verify=verify)  # another process made it meanwhile
-            except DamagedCacheError as error:
+                return read(folder, key)  # another process made it meanwhile
+            except DamagedFileError as error:
                 warnings.warn(f"{error} It is made anew.", stacklevel=3)
         _make(folder, key, source, crop, workers or os.cpu_count() or 1, progress)
         return read(folder, key)
 
 
-def read(folder: Path, key: str, *, verify: bool = False) -> Decoded:
+def read(folder: Path, key: str) -> Decoded:
     """Map a folder of the cache, and see that it holds what its index says.
 
     Sizes are checked and hashes made anew; that of images above :data:`HASHED` bytes only when their file was touched
-    since it was made, or on demand.
+    since it was made.
 
     Raises:
-        DamagedCacheError: when it is half written, foreign (another ``key``), or differs from its index.
+        DamagedFileError: when it is half written, foreign (another ``key``), or differs from its index.
     """
     path = folder / "images.npy"
     try:
@@ -413,19 +402,19 @@ def read(folder: Path, key: str, *, verify: bool = False) -> Decoded:
         images, labels = np.load(path, mmap_mode="c"), np.load(folder / "labels.npy")
         described = (index["format"], index["shape"], index["shape"][:1], index["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCacheError(f"{folder} is not a whole folder of decoded images ({error}).") from error
+        raise DamagedFileError(f"{folder} is not a whole folder of decoded images ({error}).") from error
     found = (FORMAT, list(images.shape), list(labels.shape), hashlib.sha256(labels.tobytes()).hexdigest())
     longer = path.stat().st_size != images.offset + images.nbytes
     if found != described or longer or (images.dtype, labels.dtype) != (np.uint8, np.int64):
-        raise DamagedCacheError(f"{folder} does not hold the images that its index describes.")
+        raise DamagedFileError(f"{folder} does not hold the images that its index describes.")
     if index.get("key") != key:
-        raise DamagedCacheError(f"{folder} was made from another source or in another way.")
-    if verify or images.nbytes <= HASHED or path.stat().st_mtime_ns != index.get("modified"):
+        raise DamagedFileError(f"{folder} was made from another source or in another way.")
+    if images.nbytes <= HASHED or path.stat().st_mtime_ns != index.get("modified"):
         with path.open("rb") as file:  # past the mapping: what is read through it stays in memory
             file.seek(images.offset)
             sha256 = pixels_sha256(images.shape, iter(partial(file.read, 2**20), b""), labels)
         if sha256 != index["sha256"]:
-            raise DamagedCacheError(f"{folder} has been changed since it was made: its hash differs.")
+            raise DamagedFileError(f"{folder} has been changed since it was made: its hash differs.")
     return Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
 
 

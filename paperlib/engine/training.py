@@ -30,7 +30,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -49,24 +49,10 @@ from paperlib.engine.data import Batch, ImageData, batch_indices, batches, scale
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
 from paperlib.engine.parallel import EngineName, Group, Single, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout
-from paperlib.engine.recipe import VERSION, RunKey, TrainingConfig, describe, loss_scale, run_key
-from paperlib.files import damaged, explained, file_sha256, write_text
+from paperlib.engine.recipe import RunKey, TrainingConfig, describe, loss_scale, run_key
+from paperlib.files import BusyError, damaged, file_sha256, held, write_text
 from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import LossParts, WeightedLoss
-
-__all__ = [
-    "VERSION",
-    "RunKey",
-    "TrainResult",
-    "Trainer",
-    "TrainingConfig",
-    "TrainingDivergedError",
-    "TrainingInterrupted",
-    "finished_card",
-    "read_log",
-    "run_key",
-    "train",
-]
 
 WEIGHTS, LOG, CARD, FAILURE, STATES = "weights.safetensors", "log.jsonl", "MODEL_CARD.md", "failure.json", "states"
 
@@ -122,7 +108,7 @@ class Trainer:
         loss: the weighted loss.  An adaptive schedule in it starts anew, and learns.
         data: what is trained on.
         config: how.
-        engine: on how many processes, see :mod:`paperlib.engine.parallel`.
+        engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
 
     Raises:
         ValueError: when network and data do not fit, or the batch does not divide.
@@ -155,9 +141,7 @@ class Trainer:
         self.engine: Single = make(placed, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
         if self.adaptive is not None:  # what it learned elsewhere is no part of the run
-            old = self.adaptive
-            fresh = AdaptiveSchedule(*old.ends, old.bins, old.decay, old.floor, old.moment)
-            old.load_state_dict(fresh.state_dict())
+            self.adaptive.load_state_dict(replace(self.adaptive).state_dict())
         self.parameters = dict(network.named_parameters())
         self.dtype = next(network.parameters()).dtype
         self.averages = {
@@ -293,13 +277,8 @@ class Trainer:
         checkpoint.load_tensors(path, self.tensors(), self.group)
         vars(self).update({name: values[name] for name in COUNTED})
         if self.adaptive is not None:
-            relearn(self.adaptive, values["schedule"])
+            self.adaptive.load_state_dict(values["schedule"])
         self.batches = self._batches()
-
-
-def relearn(schedule: AdaptiveSchedule, learned: Mapping[str, list[float]]) -> None:
-    """Have an adaptive schedule take up what one had learned, as a state or a card holds it."""
-    schedule.load_state_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in learned.items()})
 
 
 def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
@@ -330,17 +309,13 @@ def train(
 
     A run that was begun goes on for as many steps as are now asked for; one that is finished, if it was
     ``extendable``.  What lies in the folder of another configuration is moved aside, and a warning says where to.
-    Under ``torchrun`` every process calls this alike; the first one writes.
+    Under ``torchrun`` every process calls this alike; the first one writes.  An adaptive schedule in ``loss`` holds
+    what it learned in this run when the run is finished.  Arguments as in :class:`Trainer`, and
 
     Args:
-        network: what is trained, in place.
-        loss: the weighted loss; an adaptive schedule in it holds what it learned in this run when the run is finished.
-        data: what is trained on.
-        config: how.
         directory: the folder of this run alone, where all processes see it.
         card: anything that the card of the weights shall say besides, for example profile, commit and licence.
         progress: show a bar.
-        engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
 
     Raises:
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
@@ -362,7 +337,7 @@ def train(
                 _finish(trainer, directory, described)
     final_card = weights.load_weights(directory / WEIGHTS, network)
     if isinstance(loss.schedule, AdaptiveSchedule):
-        relearn(loss.schedule, final_card["learned_schedule"])
+        loss.schedule.load_state_dict(final_card["learned_schedule"])
     history = read_log(directory / LOG)
     return TrainResult(network.eval(), history, final_card["seconds"], directory / WEIGHTS, final_card)
 
@@ -388,31 +363,24 @@ def finished_card(directory: str | Path, key: RunKey) -> dict[str, Any] | None:
 @contextmanager
 def _held(directory: Path, group: Group) -> Iterator[None]:
     """Hold the folder of a run; the system lets go of it when the process ends, however it ends."""
-    from filelock import FileLock, Timeout
-
-    lock, holder, refusal = FileLock(directory / ".lock"), directory / ".holder", ""
-    if group.is_first:
-        with explained(directory / LOG):
-            directory.mkdir(parents=True, exist_ok=True)
+    lock, holder, refusal = directory / ".lock", directory / ".holder", ""
+    with ExitStack() as stack:
+        if group.is_first:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
+                stack.enter_context(held(lock, "by another process"))
+            except BusyError:
                 who = holder.read_text() if holder.exists() else "another process"
                 refusal = f"{directory} is being trained by {who}"
                 if group.size == 1:
                     warnings.warn(f"{refusal}; waiting for it.", stacklevel=4)
-                    lock.acquire()
+                    stack.enter_context(held(lock))
                     refusal = ""
-    if refusal := group.broadcast(refusal):
-        raise ValueError(f"{refusal}; wait for it.")
-    try:
+        if refusal := group.broadcast(refusal):
+            raise ValueError(f"{refusal}; wait for it.")
         if group.is_first:
             write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
+            stack.callback(holder.unlink, missing_ok=True)
         yield
-    finally:
-        if group.is_first:
-            holder.unlink(missing_ok=True)
-            lock.release()
 
 
 def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
