@@ -31,15 +31,17 @@ def require_positive(name: str, value: float, or_zero: bool = False) -> None:
 
 Positive = Annotated[float, "positive"]
 """The type of a parameter that :func:`require_parameters` wants positive and finite."""
+PositiveInt = Annotated[int, "positive"]
 NotNegative = Annotated[float, "positive or zero"]
-"""As :data:`Positive`, or zero."""
+NotNegativeInt = Annotated[int, "positive or zero"]
 
 
 def require_parameters(values: Any) -> None:
-    """Refuse a dataclass whose :data:`Positive` or :data:`NotNegative` fields are not."""
+    """Refuse a dataclass with a field of the types above that is not what its type says."""
     for one in fields(values):
-        if one.type in (Positive, NotNegative):
-            require_positive(one.name, getattr(values, one.name), or_zero=one.type == NotNegative)
+        if one.type in (Positive, PositiveInt, NotNegative, NotNegativeInt):
+            or_zero = one.type in (NotNegative, NotNegativeInt)
+            require_positive(one.name, getattr(values, one.name), or_zero)
 
 
 def require_instance(name: str, value: object, kind: type | UnionType, remedy: str) -> None:

@@ -452,7 +452,6 @@ class EDMSampling(TruncatedSchedule):
     sigma_max: Positive = 80.0
 
     def __post_init__(self) -> None:
-        require_parameters(self)
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}).")
         super().__post_init__()
@@ -510,7 +509,6 @@ class LinearBeta(TruncatedSchedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        require_parameters(self)
         if not self.beta_max > self.beta_min:
             raise ValueError(f"beta_max ({self.beta_max}) must be above beta_min ({self.beta_min}).")
         super().__post_init__()

@@ -52,7 +52,7 @@ def test_parameters_of_a_notebook(checkout: Path) -> None:
         ("[heun]", "[euler]", "unknown sampler 'euler'; choose one of ddpm"),
         ("ema_decays: [0.999]", "ema_decays: []", "training.recipe.ema_decays"),
         ("steps: 20", "steps: 20\n    betas: [0.9]", "training.recipe.betas"),
-        ("steps: 20", "steps: 20\n    weight_decay: .inf", "weight_decay must be 0 or more and finite, got inf"),
+        ("steps: 20", "steps: 20\n    weight_decay: .inf", "weight_decay must be a positive number or zero, got inf"),
         ("steps: 20", "steps: 20\n    betas: 0.9", "training.recipe.betas"),
         ("steps: 20", "steps: 20\n    seed: 3", "training.recipe.seed: unknown key"),
         ("seeds: [0]", "seeds: [-1]", "training.seeds.0"),

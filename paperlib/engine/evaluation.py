@@ -351,16 +351,10 @@ def floor(data: ImageData, reference: Reference, count: int, seed: int = 0) -> E
 
 
 def nearest(train: Tensor, samples: Tensor, batch_size: int = 256, tile: int = 5000) -> tuple[Tensor, Tensor]:
-    """The nearest training image of each sample: a look at what was learned by heart.
+    """The nearest image of ``train`` (N, \\*) to each of ``samples`` (M, \\*): a look at what was learned by heart.
 
-    Args:
-        train: shape (N, \\*), in the scale of ``samples``.
-        samples: shape (M, \\*).
-        batch_size: samples at once.
-        tile: training images at once.
-
-    Returns:
-        Index into ``train``, int64 (M,), and L2 distance in the units of the images, float64 (M,).
+    The index, int64 (M,), and the L2 distance in the units of the images, float64 (M,); ``batch_size`` samples and
+    ``tile`` training images are compared at once.
     """
     require_same_shape("the first sample", samples[0], "the first training image", train[0])
     indices, distances = [], []
@@ -387,20 +381,11 @@ def errors_by_level(
 ) -> Tensor:
     r"""The error of ε̂ at each level, :math:`E_{x,\epsilon}\|\hat\epsilon(z_\lambda;\lambda) - \epsilon\|^2`.
 
-    The noise depends on ``seed`` alone: networks, levels and sizes of batches see the same.
-
-    Args:
-        network: a module ``network(z, logsnr, label=…)``; it is put into evaluation mode.
-        prediction: what it predicts.
-        data: the images, all of which are used.
-        levels: log-SNR, shape (L,).
-        draws: noise draws for each image.
-        conditional: whether the network is told the labels.
-        seed: of the noise.
-        batch_size: images at once.
+    The noise depends on ``seed`` alone: networks, ``levels`` (L,) and sizes of batches see the same.  The network is
+    put into evaluation mode; other arguments as in :func:`paperlib.engine.likelihood.image_elbo`.
 
     Returns:
-        Mean of the squared error, summed over the dimensions of the data, shape (L,), float64.
+        Mean over all images of the squared error, summed over the dimensions of the data, shape (L,), float64.
     """
     network.eval()
     device = next(network.parameters()).device

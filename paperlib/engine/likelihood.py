@@ -162,15 +162,10 @@ class ImageElbo:
         kept = torch.where(self.logsnr <= logsnr_max, self.loss, 0.0).mean(1)
         return elbo.ElboTerms(self.terms.prior_kl, kept, reconstruction(data, logsnr_max))
 
-    def schedule(self, bins: int = 100, images: int = 32) -> AdaptiveSchedule:
-        """A schedule that draws levels where the error was: for a second, tighter estimate.
-
-        Args:
-            bins: of the schedule.
-            images: whose draws are taken in at once.
-        """
+    def schedule(self, bins: int = 100) -> AdaptiveSchedule:
+        """A schedule of ``bins`` that draws levels where the error was: for a second, tighter estimate."""
         learned = AdaptiveSchedule(*self.ends, bins=bins)
-        for logsnr, error in zip(self.logsnr.split(images), self.eps_error.split(images), strict=True):
+        for logsnr, error in zip(self.logsnr.split(32), self.eps_error.split(32), strict=True):  # images at once
             learned.update(logsnr.flatten(), error.flatten())
         return learned
 
@@ -234,15 +229,8 @@ def real_elbo(
     bound is tight as λ_max → ∞ where p(x) is smooth.  A density has units: scaling x by c adds D log c to the bound,
     and ``bits`` are those of the density, not of integers.
 
-    Arguments as in :func:`image_elbo`, and
-
-    Args:
-        x: data, shape (N, *), finite; the network is given their type.
-        label: int64 (N,), for p(x|label); None for p(x).
-
-    Raises:
-        TypeError: for anything but a floating-point tensor; integers have :func:`image_elbo`.
-        ValueError: as :func:`image_elbo`.
+    ``x`` (N, *) is finite, and the network is given its type; ``label`` int64 (N,) is for p(x|label), None for p(x).
+    Other arguments, and errors, as in :func:`image_elbo`; TypeError for anything but a floating-point tensor.
     """
     require_finite("x", x)
 
@@ -426,16 +414,12 @@ class ImageFlow:
     Attributes:
         nats: shape (N,), float64.
         dim: D, dimensions of an image.
-        ends: of the range of log-SNR.
-        dequantisation: how integers were made real numbers.
         divergence: how it was computed.
         evaluations: of the network for an image and draw, at most.
     """
 
     nats: Tensor
     dim: int
-    ends: tuple[float, float]
-    dequantisation: Dequantisation
     divergence: Divergence
     evaluations: int
 
@@ -506,7 +490,7 @@ def image_flow(
 
     nats, evaluations = _shared(len(data), evaluate, (2, draws), batch_size, group).unbind(1)
     total = nats.mean(1) + (reconstruction(data, ends[1]) if dequantisation == "variational" else 0.0)
-    return ImageFlow(total, dim, ends, dequantisation, chosen, int(evaluations.max()))
+    return ImageFlow(total, dim, chosen, int(evaluations.max()))
 
 
 def _uniform(x: Tensor, normal: Tensor, logsnr_max: float, levels: int) -> tuple[Tensor, Tensor]:

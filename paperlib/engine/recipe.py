@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import models
-from paperlib.checks import require_positive
+from paperlib.checks import NotNegative, NotNegativeInt, Positive, PositiveInt, require_parameters
 from paperlib.engine.data import ImageData
 from paperlib.models import ConditionedNetwork
 from paperlib.models.weights import tensors_sha256
@@ -62,34 +62,28 @@ class TrainingConfig:
         ValueError: for a value out of range.
     """
 
-    steps: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    steps: PositiveInt
+    batch_size: PositiveInt = 128
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 50
+    warmup_steps: NotNegativeInt = 50
     ema_decays: tuple[float, ...] = (0.99,)
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     label_dropout: float = 0.1
     horizontal_flip: bool = False
-    accumulate: int = 1
-    seed: int = 0
+    accumulate: PositiveInt = 1
+    seed: NotNegativeInt = 0
     precision: Precision = "fp32"
     weights_precision: Precision = "bf16"
-    checkpoint_every: int = 1000
-    keep_states: int = 2
+    checkpoint_every: PositiveInt = 1000
+    keep_states: PositiveInt = 2
     extendable: bool = False
-    log_every: int = 50
-    workers: int = 0
+    log_every: PositiveInt = 50
+    workers: NotNegativeInt = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "learning_rate", "grad_clip"):
-            require_positive(name, getattr(self, name))
-        for name in ("checkpoint_every", "keep_states", "log_every"):
-            require_positive(name, getattr(self, name))
-        for name in ("weight_decay", "warmup_steps", "seed", "workers"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)!r}.")
+        require_parameters(self)
         for name in ("ema_decays", "betas", "label_dropout"):
             value = getattr(self, name)
             if not all(0 <= share < 1 for share in ([value] if isinstance(value, float | int) else value)):
@@ -122,12 +116,12 @@ class TrainingConfig:
         return size
 
 
-def loss_scale(loss: WeightedLoss, dimensions: int, points: int = 4001) -> float:
+def loss_scale(loss: WeightedLoss, dimensions: int) -> float:
     """½ D ∫ w dλ, the loss of a network that predicts ε = 0 and so has an error of D at every level.
 
     Dividing by it changes no optimum, and makes the clipping of gradients mean the same for every weighting.
     """
-    grid = torch.linspace(*loss.schedule.ends, points, dtype=torch.float64)
+    grid = torch.linspace(*loss.schedule.ends, 4001, dtype=torch.float64)
     return 0.5 * dimensions * torch.trapezoid(loss.weighting(grid), grid).item()
 
 
@@ -229,15 +223,12 @@ def _network(network: nn.Module) -> dict[str, Any]:
     else:
         made = {"name": type(network).__qualname__, "modules": str(network)}
     seed = getattr(network, "initial_seed", None)
-    on_meta = next(network.parameters()).is_meta
-    as_built = seed is not None and (on_meta or _same(network, models.build(**config, seed=seed)))
-    start = {"seed": seed} if as_built else {"weights": tensors_sha256(network.state_dict())}
+    as_built = seed is not None and next(network.parameters()).is_meta
+    if not as_built:
+        weights = tensors_sha256(network.state_dict())
+        as_built = seed is not None and weights == tensors_sha256(models.build(**config, seed=seed).state_dict())
+    start = {"seed": seed} if as_built else {"weights": weights}
     return made | _code({type(module) for module in network.modules()}) | start
-
-
-def _same(*networks: nn.Module) -> bool:
-    """Whether networks have the same weights, in the same type."""
-    return len({tensors_sha256(network.state_dict()) for network in networks}) == 1
 
 
 def _code(classes: set[type]) -> dict[str, Any]:
