@@ -38,14 +38,10 @@ class LossWeight(ABC):
     def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
         """log h(λ), with levels drawn by that schedule."""
 
-    def under(self, prediction: Prediction, schedule: NoiseSchedule) -> Weighting:
-        """c(λ) of the error of that prediction's target, with levels drawn by that schedule."""
-        return Translated(self, prediction, schedule)
-
 
 @dataclass(frozen=True)
 class Translated(Weighting):
-    """c(λ) = h(λ)/k(λ)."""
+    """c(λ) = h(λ)/k(λ) of the error of that prediction's target, with levels drawn by that schedule."""
 
     weight: LossWeight
     prediction: Prediction

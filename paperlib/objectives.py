@@ -124,7 +124,7 @@ class PublishedLoss:
     def c(self) -> Weighting:
         """c(λ) for this prediction and schedule; one for a plain mean squared error."""
         if isinstance(self.loss_weight, LossWeight):
-            return self.loss_weight.under(self.prediction, self.schedule)
+            return loss_weights.Translated(self.loss_weight, self.prediction, self.schedule)
         return self.loss_weight or loss_weights.Constant()
 
     @property
