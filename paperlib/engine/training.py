@@ -367,7 +367,7 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
     with ExitStack() as stack:
         if group.is_first:
             try:
-                stack.enter_context(held(lock, "by another process"))
+                stack.enter_context(held(lock, refusal))
             except BusyError:
                 who = holder.read_text() if holder.exists() else "another process"
                 refusal = f"{directory} is being trained by {who}"
