@@ -287,7 +287,7 @@ def test_networks_for_digits_are_as_small_as_their_weights_must_be() -> None:
     [
         ({"name": "resnet"}, ValueError, "unknown model 'resnet'; choose one of mlp, unet"),
         ({"depth": 3}, TypeError, "depth"),
-        ({"name": "vit_digits", "depth": 3}, TypeError, "depth"),
+        ({"name": "vit_cifar_small", "depth": 3}, TypeError, "depth"),
         ({"patch": 3}, ValueError, "power of two"),
         ({"multipliers": ()}, ValueError, "one multiplier"),
         ({"dropout": 1.5}, ValueError, "dropout"),

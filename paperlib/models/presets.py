@@ -43,7 +43,7 @@ def _preset(
     return Preset(model, options, image_shape, num_classes, published)
 
 
-DIGITS, CIFAR = ((1, 8, 8), 10), ((3, 32, 32), 10)
+CIFAR = (3, 32, 32), 10
 
 PRESETS: dict[str, Preset] = {
     # Of the size of DDPM++ (Song et al. 2021), with which EDM trained (Karras et al. 2022: 55.7 million parameters).
@@ -71,7 +71,6 @@ PRESETS: dict[str, Preset] = {
         head_channels=64,
         dropout=0.1,
     ),
-    "unet_digits": _preset("unet", *DIGITS, channels=32, blocks=1, attention=(4,)),
     "unet_cifar_small": _preset("unet", *CIFAR, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(8,)),
     # Simple diffusion's U-ViT, the transformer at 16 × 16; what of it is ours is said in paperlib/models/uvit.py.
     **{
@@ -89,7 +88,6 @@ PRESETS: dict[str, Preset] = {
         )
         for size, patch in ((128, 1), (256, 2), (512, 4))
     },
-    "vit_digits": _preset("uvit", *DIGITS, channels=128, transformer_blocks=4, patch=2, condition_width=64),
     "vit_cifar_small": _preset("uvit", *CIFAR, channels=128, transformer_blocks=5, patch=4, condition_width=64),
 }
 """Presets by name."""
