@@ -50,6 +50,7 @@ seed: int = 0
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 import math
 
+import immse
 import matplotlib.pyplot as plt
 import pandas as pd
 import sympy as sp
@@ -902,7 +903,7 @@ print(f"two points: {information(pair, -25.0, with_tail=True):.10f}   log 2 = {m
 # =e^\lambda\operatorname{tr}\operatorname{Cov}(x|z)$, and over $\epsilon$ and $-\epsilon$. Draws go to the levels where
 # it varies: the standard error is least when level $\lambda$ gets draws in proportion to its standard deviation there
 # (Neyman 1934), which a small pilot measures. And each image comes up equally often, so that only $\epsilon$ is random.
-# (`elbo.information`)
+# (`immse.py`, beside this notebook)
 #
 # At every level in between there is a third way to the same number: $\log N$ minus the mean entropy of the posterior
 # over the set.
@@ -911,7 +912,7 @@ print(f"two points: {information(pair, -25.0, with_tail=True):.10f}   log 2 = {m
 everything = torch.cat([train.scaled(first=information_images), test.scaled()])[:information_images]
 oracle = oracles.Empirical(everything)
 panels = torch.linspace(-16, 12, 29, dtype=f64)
-found = elbo.information(oracle, panels, information_draws, generator=generator)
+found = immse.information(oracle, panels, information_draws, generator=generator)
 log_n, total_error = math.log(len(everything)), found.standard_error[-1]
 
 sent = everything.double()[torch.randint(len(everything), (entropy_draws,), generator=generator)]

@@ -171,7 +171,10 @@ class Gaussian(Oracle):
         return 0.5 * (LOG_2PI + 1 + log_variance).sum(1)
 
     def mutual_information(self, logsnr: Tensor) -> Tensor:
-        r"""I(x; z_λ) = :math:`\tfrac12\sum_i \log(1 + u_i)`, in nats; its derivative is ½ of :meth:`eps_error`."""
+        r"""I(x; z_λ) = :math:`\tfrac12\sum_i \log(1 + u_i)`, in nats; its derivative is ½ of :meth:`eps_error`.
+
+        (Section 3, the Theorem averaged over data)
+        """
         return 0.5 * torch.log1p(self._signal(logsnr)).sum(1)
 
 
