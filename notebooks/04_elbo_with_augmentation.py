@@ -115,7 +115,7 @@ all_weightings = {
 # the exact Gaussian (closed form), a mixture of two Gaussians, and the same mixture **displaced** by half a unit. The
 # last is a wrong model: exact, for other data.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 x = torch.tensor([0.9], dtype=f64)
 gaussian = oracles.Gaussian.isotropic(1, 1.7)
 mixture = oracles.GaussianMixture(
@@ -394,7 +394,7 @@ on_images = {name: w for name, w in all_weightings.items() if not name.startswit
 difference = torch.stack([both_sides(w) for w in on_images.values()])
 broken = both_sides(weightings.ELBO(), keep_point_mass=False)
 
-# %% tags=["corollary"]
+# %% tags=["corollary", "hide-input"] jupyter={"source_hidden": true}
 claim = run.claim("C6")
 claim.check_true(corollary_by_algebra == 0, "by algebra, w = exp(−λ), Gaussian data, any range")
 for name in models:
@@ -818,7 +818,7 @@ kept_monotone = [
     moved(monotone[name], peaks["EDM"], peaks["EDM"] - 2)[0] for name in ("EDM-monotonic", "sigmoid, k = 2")
 ]
 
-# %% tags=["signed"]
+# %% tags=["signed", "hide-input"] jupyter={"source_hidden": true}
 claim = run.claim("C8")
 rising = sp.diff(sp.sech(lam / 2), lam).subs(lam, -2)
 claim.check_true(rising > 0, "by algebra: sech(λ/2) rises at λ = −2, so its p_w is negative there")
