@@ -238,8 +238,9 @@ run.figure(
     data=pd.DataFrame({"share that is noisier": shares} | quantiles),
     caption="From a weighting to the data that its model is a likelihood of. Left: w, its largest value one. Middle: "
     "the noise levels p_w that it amounts to, in units of the largest w. Right: two photographs, 64 × 64 pixels, at "
-    "the levels of which 10, 30, 50, 70 and 90 % of p_w are noisier. EDM's p_w is negative at strong noise (grey), "
-    "nearly as much as it is positive, so it is a likelihood of no data; its pictures are those of its positive part. "
+    "the levels of which 10, 30, 50, 70 and 90 % of p_w are noisier. The ELBO's p_w is all on clean data, so its five "
+    "are the same. EDM's p_w is negative at strong noise (grey), nearly as much as it is positive, so it is a "
+    "likelihood of no data; its pictures are those of its positive part. "
     f"In units of w at the noisy end, as (0.2) has it, its two parts are {1 / largest:.0f} and {1 / largest - 1:.0f}.",
 )
 

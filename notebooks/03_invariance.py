@@ -424,7 +424,7 @@ print(caught[0].message)
 # over the set, as far from linear as denoisers get. It is asked about images of the set, with a fixed draw of noise for
 # each, used at every level: (3.1) holds pair by pair.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 stored = train.scaled(torch.float64, first=oracle_images)
 unseen = test.scaled(torch.float64, first=pairs)
 pixels = stored.flatten(1)
@@ -561,7 +561,7 @@ for (name, curve), marker in zip(visited.items(), ("o", "s", "^"), strict=True):
     left.plot(curve["λ"][::3], curve["told λ"][::3], marker, markersize=4, color=figures.colour(name), alpha=0.8)
     right.plot(curve["λ"], curve["told t"] / curve["told λ"], **figures.line(name), label=figures.label(name))
 left.set(title="told λ: one curve", yscale="log", ylabel="error of ε, $e(λ)$")
-right.set(title="told t: one curve a schedule", ylabel="error told t / error told λ")
+right.set(title="told t: one curve a schedule", ylabel="error told t / error told λ", ylim=(None, 1.95))
 right.axhline(1, color="0.5", linewidth=0.8)
 right.legend()
 for ax in (left, right):

@@ -50,6 +50,7 @@ seed: int = 0
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 import math
 
+import immse
 import matplotlib.pyplot as plt
 import pandas as pd
 import sympy as sp
@@ -114,7 +115,7 @@ all_weightings = {
 # the exact Gaussian (closed form), a mixture of two Gaussians, and the same mixture **displaced** by half a unit. The
 # last is a wrong model: exact, for other data.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 x = torch.tensor([0.9], dtype=f64)
 gaussian = oracles.Gaussian.isotropic(1, 1.7)
 mixture = oracles.GaussianMixture(
@@ -393,7 +394,7 @@ on_images = {name: w for name, w in all_weightings.items() if not name.startswit
 difference = torch.stack([both_sides(w) for w in on_images.values()])
 broken = both_sides(weightings.ELBO(), keep_point_mass=False)
 
-# %% tags=["corollary"]
+# %% tags=["corollary", "hide-input"] jupyter={"source_hidden": true}
 claim = run.claim("C6")
 claim.check_true(corollary_by_algebra == 0, "by algebra, w = exp(−λ), Gaussian data, any range")
 for name in models:
@@ -817,7 +818,7 @@ kept_monotone = [
     moved(monotone[name], peaks["EDM"], peaks["EDM"] - 2)[0] for name in ("EDM-monotonic", "sigmoid, k = 2")
 ]
 
-# %% tags=["signed"]
+# %% tags=["signed", "hide-input"] jupyter={"source_hidden": true}
 claim = run.claim("C8")
 rising = sp.diff(sp.sech(lam / 2), lam).subs(lam, -2)
 claim.check_true(rising > 0, "by algebra: sech(λ/2) rises at λ = −2, so its p_w is negative there")
@@ -902,7 +903,7 @@ print(f"two points: {information(pair, -25.0, with_tail=True):.10f}   log 2 = {m
 # =e^\lambda\operatorname{tr}\operatorname{Cov}(x|z)$, and over $\epsilon$ and $-\epsilon$. Draws go to the levels where
 # it varies: the standard error is least when level $\lambda$ gets draws in proportion to its standard deviation there
 # (Neyman 1934), which a small pilot measures. And each image comes up equally often, so that only $\epsilon$ is random.
-# (`elbo.information`)
+# (`immse.py`, beside this notebook)
 #
 # At every level in between there is a third way to the same number: $\log N$ minus the mean entropy of the posterior
 # over the set.
@@ -911,7 +912,7 @@ print(f"two points: {information(pair, -25.0, with_tail=True):.10f}   log 2 = {m
 everything = torch.cat([train.scaled(first=information_images), test.scaled()])[:information_images]
 oracle = oracles.Empirical(everything)
 panels = torch.linspace(-16, 12, 29, dtype=f64)
-found = elbo.information(oracle, panels, information_draws, generator=generator)
+found = immse.information(oracle, panels, information_draws, generator=generator)
 log_n, total_error = math.log(len(everything)), found.standard_error[-1]
 
 sent = everything.double()[torch.randint(len(everything), (entropy_draws,), generator=generator)]

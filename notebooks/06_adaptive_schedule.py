@@ -99,7 +99,7 @@ uniform = schedules.LinearLogSNR(low, high)
 # The test bed is $x\sim N(0,\tfrac14I)$ in 64 dimensions with the exact denoiser and $w=1$, because there the answer is
 # known.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 gaussian = oracles.Gaussian.isotropic(dim, 0.25, torch.float32)
 exactly = oracles.Gaussian.isotropic(dim, 0.25)
 exact = elbo.weighted_loss(exactly.eps_error, weightings.ELBO(), low, high).item()

@@ -46,7 +46,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+import stops
 import torch
 from scipy import stats
 
@@ -157,7 +157,7 @@ undivided = torch.distributions.Normal(0.0, 1.0).log_prob(flow.latent).sum(1)
 # drawn from the cosine schedule here, so that the importance $1/p$ has something to do; the falsifier forgets it.
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 class OnPictures:
     """An oracle of vectors as a network of pictures."""
 
@@ -354,7 +354,7 @@ claim.falsify(unweighted, by_quadrature, "draws without 1/p")
 # images in the table of every run is no substitute. All networks see the same levels and the same noise, so that
 # differences between them are sharper than either number.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 rows = []
 for one, images in product(runs, (learned_on, test)):
     terms = bounds[one.name, images.name].terms_until(stop, images)
@@ -376,7 +376,7 @@ run.table(
 )
 assert np.allclose(measured.prior_kl + measured.diffusion + measured.reconstruction, measured.bits)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 reach = stats.t.ppf(0.5 + confidence / 2, max(1, len(settings.training.seeds) - 1))
 spread = measured.groupby(["weighting", "images"]).bits.agg(["mean", "sem"]).unstack().loc[labels]
 table = pd.DataFrame({"test": spread["mean", test.name], "± test": reach * spread["sem", test.name]})
@@ -430,31 +430,17 @@ at_stop = torch.stack(
     [elbo.bits_per_dim(bounds[one.name, test.name].by_level(bins).path_kl + on_test, pixels) for one in runs]
 )
 own = [(paths[one.name] + decoder).argmin().item() for one in runs]
-stops = [number for number, level in enumerate(edges.tolist()) if level >= 0][::-2][::-1]
-by_stop = pd.DataFrame({f"{edges[number]:.3g}": at_stop[:, number] for number in stops})
+ends_shown = [number for number, level in enumerate(edges.tolist()) if level >= 0][::-2][::-1]
+by_stop = pd.DataFrame({f"{edges[number]:.3g}": at_stop[:, number] for number in ends_shown})
 by_stop["own"] = at_stop[range(len(runs)), own]
 by_stop = by_stop.groupby([one.weighting for one in runs]).mean().loc[labels].rename_axis("weighting")
-fig, ax = plt.subplots(figsize=(figures.WIDTH, 0.6 + 0.32 * len(labels)))
-sns.heatmap(
-    (by_stop - by_stop.min()).rename(index=figures.label),
-    annot=by_stop,
-    fmt=".2f",
-    cmap="viridis_r",
-    vmin=0,
-    vmax=0.3,
-    ax=ax,
-    annot_kws={"size": 7},
-    cbar_kws={"label": "behind the best", "extend": "max"},
-)
-ax.grid(False)
-ax.set(xlabel="level λ (nats) from which the decoder takes over", ylabel="")
 run.figure(
-    fig,
+    stops.picture(by_stop),
     "bits_by_stop",
     data=by_stop,
     caption=f"−ELBO of {len(test)} test images in bits a dimension by where decoding starts, mean over the seeds "
-    f"{settings.training.seeds}. Colour: bits behind the best of the column. Last column: each network from its own "
-    f"best level on training images. {test.caution}".strip(),
+    f"{settings.training.seeds}. Colour: bits behind the best of the column, which is framed. Last column: each "
+    f"network from its own best level on training images. {test.caution}".strip(),
 )
 best = by_stop.idxmin().map(figures.label)
 print("codes best, by the level decoded from:", ", ".join(f"{level}: {name}" for level, name in best.items()))
@@ -581,7 +567,7 @@ for label, one in first.items():
     rows.append(row)
 assert all(torch.isfinite(found.nats).all() for kinds in flows.values() for found in kinds.values())
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 compared = pd.DataFrame(
     {
         name: value if isinstance(value, str) else f"{value.value:.3f} ± {value.standard_error:.3f}"
@@ -638,3 +624,14 @@ assert np.isfinite(correlation)
 # weightings at this budget. They are no more comparable with published numbers than the data are, and where the data
 # carry a caution, it stands in the caption. A likelihood is no measure of how samples look: notebook 08 measures that,
 # and the two need not agree.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

@@ -19,8 +19,8 @@
 # (C14)?
 #
 # From what this was written: the text of the paper was not at hand, only public quotations of it. A number of its
-# tables is here where such a source quotes it, and is marked so (`results/paper/*.csv`); the addresses of those sources
-# were not kept. What none of them quotes is called not verified.
+# tables is here where such a source quotes it, with that source and its address (`results/paper/*.csv`). What none of
+# them quotes is called not verified.
 #
 # Three rules. A published number is shown only with its source; a cell that cannot be verified says so. Our own numbers
 # carry their profile and their unit, and no distance in the features of a small classifier stands in a column of FIDs.
@@ -53,14 +53,14 @@ imagenet64 = literature.published("imagenet64").fillna("")
 run.table(
     imagenet64, "imagenet64", caption="FID at ImageNet 64×64, class-conditional, as published (Table 2 and text)."
 )
-imagenet64[["model", "fid", "note"]].set_index("model")
+imagenet64[["model", "fid", "note", "source", "address"]].set_index("model")
 
 # %% [markdown]
 # ## 13.2 Table 4: the literature at 128, 256 and 512 pixels
 #
-# Generated from `results/paper/table4.csv`, where every number has a source and a mark. "Not verified": the paper has a
-# model there, and no public source that we found quotes its number. "–": nothing is claimed. The last row of each
-# resolution is ours.
+# Generated from `results/paper/table4.csv`, where every number has its source and the source's address: the second
+# table. "Not verified": the paper has a model there, and no public source that we found quotes its number. "–": nothing
+# is claimed. The last row of each resolution is ours.
 
 # %%
 table_4 = literature.table_4()
@@ -72,12 +72,19 @@ run.table(
 )
 table_4
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+seen = literature.published("table4").dropna(subset="address")
+seen.groupby(["source", "address"]).apply(
+    lambda rows: ", ".join(f"{row.model.partition(' (')[0]} {row.resolution}" for row in rows.itertuples()),
+    include_groups=False,
+).rename("numbers").to_frame()
+
 # %% [markdown]
 # What separates the paper's model from a rerun of it? Computing time, first of all: the network, the weighting, the
 # schedule and the samplers are in the library. And a recipe: the paper's batch size, learning rate and number of steps
 # are not known to us, so that these profiles take those of simple diffusion and of ADM, or our own, and say which.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 at_scale = literature.full_scale()
 run.table(
     at_scale,
@@ -100,7 +107,9 @@ at_scale.set_index("profile").round(1)
 
 # %% tags=["C14"]
 claim = run.claim("C14")
-claim.not_run("no profile at 128, 256 or 512 pixels has results here; each run takes the GPU-days of the table above")
+at_resolution = at_scale[at_scale.profile.isin([f"imagenet{pixels}" for pixels in set(table_4.index.levels[0])])]
+takes = f"a run would take {at_resolution.gpu_days.max():.0f} GPU-days" if "gpu_days" in at_scale else "none was run"
+claim.not_run(f"no profile at 128, 256 or 512 pixels has results here; {takes} (docs/costs.md)")
 
 # %% [markdown]
 # That the comparison would see a wrong number can be checked without a model. The published columns themselves, with
@@ -119,7 +128,7 @@ print(f"guided and unguided FID differ by at least {apart.min():.0%} where both 
 # Weighting × sampler of every profile that has been run. The unit of each profile is in its caption: read it before the
 # numbers. Between profiles nothing may be compared, and none of these is a FID of the tables above.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 measured = literature.measured(profile)
 run.table(measured, "measured", caption="Weighting × sampler, every profile with samples evaluated here.")
 for name, found in measured.groupby("profile"):
@@ -134,7 +143,7 @@ shown.astype(object).fillna("one seed")
 # ablation (notebook 10), which one profile alone has runs for; HELD, NOT HELD and INCONCLUSIVE are what thresholds that
 # were written down before its runs make of them.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 ledger = [entry for entry in workflow.published_ledger(profile) if entry["kind"] == "experiment"]
 side_by_side = pd.DataFrame(
     {
@@ -174,3 +183,14 @@ print("none yet" if others.empty else others.to_string(index=False))
 # * Comparisons across papers mix architectures, budgets and guidance. The tables show that the paper's models are among
 #   the best of their time; that the *weighting* is why, they cannot show. The ablation can (Table 2, notebook
 #   10), at the scale at which it is run.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

@@ -162,3 +162,14 @@ claim.falsify_true(any(sound(one["checks"], []) for one in passed), "some entry 
 # * Checks were written by people who knew the answer. The falsifiers guard against empty checks, not against claims
 #   that nobody thought of testing.
 # * The experiments (C11 to C14) are about networks at a scale. The verdict of one profile says nothing about another.
+
+# %% [markdown]
+# ## The evidence
+#
+# Every comparison of this notebook. A number under "value" keeps the limit; one under "falsifier's value" is the same
+# comparison on the slip named there, and must not.
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+evidence = run.evidence()
+assert len(evidence)
+evidence

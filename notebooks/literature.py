@@ -1,6 +1,7 @@
 """What others have published, what was measured here, and what others measured with this companion.
 
-Published numbers lie in ``results/paper/*.csv``, each with its source; an empty cell is not verified.  Our own come
+Published numbers lie in ``results/paper/*.csv``, each with the place where it was seen and its address; an empty cell
+is not verified.  Our own come
 from the finished results of each profile, and reproductions by other people from manifests below
 ``results/reproduced/<who>/``: the results folder of their run, as it is, under a name of theirs.
 """
@@ -30,17 +31,18 @@ def published(name: str) -> "pd.DataFrame":
     """``results/paper/NAME.csv``, with NaN where nothing is verified.
 
     Raises:
-        ValueError: for a number without source, or whose mark is not "seen".
+        ValueError: for a number without source or address, or whose mark is not "seen".
     """
     import pandas as pd
 
     path = paths.root() / "results" / "paper" / f"{name}.csv"
     table = pd.read_csv(path)
     stated = table[[column for column in NUMBERS if column in table]].notna().any(axis=1)
-    bad = table[stated & ((table.mark != "seen") | table.source.isna())]
+    addressed = table.address.fillna("").str.startswith("https://")
+    bad = table[stated & ((table.mark != "seen") | table.source.isna() | ~addressed)]
     if len(bad):
         raise ValueError(
-            f"{path}: {len(bad)} numbers have no source or no mark 'seen', first for {bad.iloc[0].model}; "
+            f"{path}: {len(bad)} numbers have no source, no address or no mark 'seen', first for {bad.iloc[0].model}; "
             f"remove them, or say where they were seen."
         )
     return table

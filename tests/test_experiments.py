@@ -207,6 +207,12 @@ def test_the_readme_says_what_the_committed_results_say(repository: Path, monkey
     assert readme.fill(text.replace(" PASS", " FAIL"), profiles.load("tiny")) == text, "a typed number does not stay"
 
 
+def test_the_readme_is_short(repository: Path) -> None:
+    """Nine hundred words beside its tables."""
+    text = re.sub(r"<!--.*?-->|^\|.*$", "", (repository / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert 400 < len(text.split()) <= 900
+
+
 def test_an_unknown_part_is_refused(profile: profiles.Profile) -> None:
     with pytest.raises(ValueError, match="asks for a part 'nonesuch'"):
         readme.fill("<!-- begin: nonesuch -->\n<!-- end -->", profile)

@@ -10,7 +10,7 @@ from helpers import record
 
 from paperlib.companion import profiles, provenance
 
-TABLE = "resolution,model,guidance,fid,inception_score,from_the_paper,mark,source\n"
+TABLE = "resolution,model,guidance,fid,inception_score,from_the_paper,mark,source,address\n"
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def paper(checkout: Path) -> Path:
     """The checkout's table 4, of two models at one resolution."""
     path = checkout / "results" / "paper" / "table4.csv"
     path.parent.mkdir(parents=True)
-    rows = "256,A,no,2.4,225.3,yes,seen,there\n256,A,yes,,,yes,,\n256,B,,3.6,,,seen,there\n"
+    rows = "256,A,no,2.4,225.3,yes,seen,T,https://a\n256,A,yes,,,yes,,,\n256,B,,3.6,,,seen,T,https://b\n"
     path.write_text(TABLE + rows)
     return path
 
@@ -32,11 +32,18 @@ def test_what_is_not_verified_is_not_a_number(paper: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["256,C,no,1.0,,,recalled,there\n", "256,C,no,1.0,,,seen,\n", "256,C,no,,90.0,,,there\n"]
+    "row",
+    [
+        "256,C,no,1.0,,,recalled,T,https://c\n",
+        "256,C,no,1.0,,,seen,,https://c\n",
+        "256,C,no,,90.0,,,T,https://c\n",
+        "256,C,no,1.0,,,seen,T,\n",
+        "256,C,no,1.0,,,seen,T,there\n",
+    ],
 )
-def test_a_number_without_source_or_mark_is_refused(paper: Path, row: str) -> None:
+def test_a_number_without_source_address_or_mark_is_refused(paper: Path, row: str) -> None:
     paper.write_text(paper.read_text() + row)
-    with pytest.raises(ValueError, match="1 numbers have no source or no mark 'seen', first for C"):
+    with pytest.raises(ValueError, match="1 numbers have no source, no address or no mark 'seen', first for C"):
         literature.published("table4")
 
 
@@ -100,6 +107,12 @@ def test_every_published_number_here_has_its_source() -> None:
     own = published[published.from_the_paper == "yes"]
     assert len(own) == 6
     assert own.fid.isna().sum() == 1, "128 with guidance is not verified"
+
+
+def test_every_number_reported_with_a_later_recipe_has_its_address(repository: Path) -> None:
+    table = pd.read_csv(repository / "results/tiny/11_what_came_after/tables/recipes.csv")
+    assert table["where"][table.reported != "–"].str.fullmatch(r"arXiv:\d{4}\.\d{5}").all()
+    assert (table.reported != "–").sum() >= 6
 
 
 def test_every_profile_that_trains_on_gpus_has_a_row() -> None:

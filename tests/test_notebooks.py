@@ -118,6 +118,21 @@ def test_it_uses_the_run(path: Path) -> None:
     assert "run.claim(" in source
 
 
+def test_what_is_folded_on_the_site_is_folded_in_jupyter(path: Path) -> None:
+    for cell in code(path):
+        assert ("hide-input" in tags(cell)) == cell.metadata.get("jupyter", {}).get("source_hidden", False), cell.source
+
+
+def test_it_ends_with_its_evidence(path: Path) -> None:
+    """A notebook that tests a claim ends with the table of all that it compared, a row or more for each claim."""
+    tested = {name for cell in code(path) for name in re.findall(r'run\.claim\("(\w+)"\)', cell.source)}
+    last = read(path).cells[-1]
+    assert tested
+    assert "run.evidence()" in last.source
+    (table,) = (output.data["text/html"] for output in last.outputs)
+    assert tested == set(re.findall(r"<tr>\s*<th>(\w+)</th>", table)) - {"claim"}
+
+
 def _plain(source: str) -> str:
     """The source without lines that are IPython's."""
     return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))

@@ -24,6 +24,7 @@ from helpers import NotebookWriter, listing, record
 
 from paperlib import files
 from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
+from paperlib.companion.claims import Verdict
 from paperlib.companion.screen import Screen
 from paperlib.engine import data, training
 from paperlib.models import weights
@@ -344,18 +345,24 @@ def test_the_evidence_of_a_run_has_every_comparison(checkout: Path, write_notebo
 
     write_notebook("01_first")
     entry = "{place: p, statement: s, notebook: 01_first, cell: c, kind: check, tolerance: 0.1, why: w, falsifier: f, "
-    (checkout / "claims.yaml").write_text(f"- {entry}id: C1}}\n- {entry}id: C2}}\n")
+    (checkout / "claims.yaml").write_text("".join(f"- {entry}id: {name}}}\n" for name in ("C1", "C2", "C3")))
     session = companion.start("01_first", "small")
     session.claim("C2").check_true(True, "yes or no")
     session.claim("C1").check(1.0, 1.05, "both sides")
     session.claim("C1").falsify_below(7.0, 4.0, "broken")
     session.claim("C2").falsify_true(False, "broken too")
+    reason = "a ratio of 1.3 where at most 1.1 was asked, in words that no line of 50 characters holds"
+    session.claim("C3").decide(Verdict.NOT_HELD, reason)
+    session.claim("C3").falsify_below(7.0, 4.0, "broken")
     assert session.evidence().reset_index().to_numpy().tolist() == [
         ["C2", "yes or no", "", "yes", ""],
         ["C2", "broken too", "", "", "no"],
         ["C1", "both sides", "relative error ≤ 0.1", "0.048", ""],
         ["C1", "broken", "at most 4", "", "7"],
+        ["C3", reason, "", "NOT HELD", ""],
+        ["C3", "broken", "at most 4", "", "7"],
     ]
+    assert reason in session.evidence()._repr_html_(), "a notebook shows it uncut"
 
 
 @pytest.mark.parametrize(

@@ -121,15 +121,15 @@ class Run:
 
     def evidence(self) -> "pd.DataFrame":
         """All that this notebook compared, as recorded: a check has its number under "value", a falsifier, which must
-        break the limit, under "falsifier's value"."""
+        break the limit, under "falsifier's value"; what was decided or not run has its verdict for a value."""
         import pandas as pd
 
-        rows = [
-            (name, outcome.what, outcome.statement, outcome.shown if held else "", "" if held else outcome.shown)
-            for name, test in self._claims.items()
-            for held, outcomes in ((True, test.checks), (False, test.falsifiers))
-            for outcome in outcomes.values()
-        ]
+        pd.set_option("display.max_colwidth", None)  # it ends the notebook, and nothing of it is cut
+        rows = []
+        for name, test in self._claims.items():
+            rows += [(name, one.what, one.statement, one.shown, "") for one in test.checks.values()]
+            rows += [(name, reason, "", verdict, "") for verdict, reason in test.remarks.items()]
+            rows += [(name, one.what, one.statement, "", one.shown) for one in test.falsifiers.values()]
         columns = ["claim", "compared", "limit", "value", "falsifier's value"]
         return pd.DataFrame(rows, columns=columns).set_index("claim")
 
