@@ -521,7 +521,7 @@ def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _convention(seen: Seen) -> str:
     """The scaling of z and what the model is told, in words."""
-    scaling = f"z is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
+    scaling = f"what the model sees is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
     if seen.scaling == UNKNOWN:
         scaling += f" (levels are known to {2 / math.sqrt(2 * seen.dark[0].numel()):.2g} nats or worse)"
     if seen.told.isnan().all():
