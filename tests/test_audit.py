@@ -16,6 +16,7 @@ from typing import Any
 import browser
 import pytest
 import torch
+from helpers import REPOSITORY
 from losses import published
 from torch import Tensor
 
@@ -586,6 +587,17 @@ def nan_weight(model: Callable[..., Any], x: Tensor, generator: torch.Generator)
 def test_code_that_cannot_be_measured_is_told(loss: Callable[..., Tensor], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         audit(loss, draws=DRAWS)
+
+
+@pytest.mark.slow
+def test_a_callable_is_measured_in_a_gigabyte() -> None:
+    """With as many draws as there are if nothing is said; half of it is torch itself."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import resource, paperlib; from losses import published\n"
+        "paperlib.audit(published.edm); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert int(shown.stdout) < 1_000_000
 
 
 def test_the_state_of_the_generator_is_left_alone() -> None:

@@ -62,11 +62,10 @@ def page(audits: "Sequence[Audit | NetworkAudit]") -> str:
     beside = ""
     losses = [found for found in audits if isinstance(found, Audit)]
     if len(losses) > 1:
+        heights = [found.weighting / found.weighting[found.logsnr.abs() <= SHOWN].max() for found in losses]
         curves = [
-            Curve(
-                found.name, found.logsnr, _of_largest(found, found.weighting), f"hsl({360 * i // len(losses)} 70% 50%)"
-            )
-            for i, found in enumerate(losses)
+            Curve(found.name, found.logsnr, height, f"hsl({360 * i // len(losses)} 70% 50%)")
+            for i, (found, height) in enumerate(zip(losses, heights, strict=True))
         ]
         beside = f'<div class="audit"><h1>Side by side</h1>{_figure("w(λ) of each, over its largest.", *curves)}</div>'
     title = ", ".join(found.name for found in audits)
@@ -174,10 +173,6 @@ def _plain_words(found: Audit) -> str:
         "This loss is not the ELBO of any noisy data: its weight falls towards the noisy end below "
         f"λ = {level:.2f}, where {where}{loss:.1%} of the loss of a reference model lie.{said}"
     )
-
-
-def _of_largest(found: Audit, values: Tensor) -> Tensor:
-    return values / values[found.logsnr.abs() <= SHOWN].max().clamp(min=1e-12)
 
 
 def _figure(caption: str, *curves: Curve, top: float | None = None) -> str:
