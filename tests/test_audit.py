@@ -133,6 +133,11 @@ def test_what_was_meant() -> None:
     loss = objectives.get({**SAID, "loss_weight": "min_snr"})
     assert audit(loss).name == "v, cosine, MinSNR"
     assert "w of v, cosine, from a factor" in report.page([wrong])
+    shorter = audit({**SAID, "loss_weight": "min_snr"}, expect="min_snr_v")
+    assert shorter.ratio is not None
+    inside = shorter.logsnr[shorter.ratio.isfinite()]
+    assert inside[[0, -1]].tolist() == pytest.approx(list(audit("min_snr_v").ends), abs=0.02)
+    assert shorter.ratio[shorter.ratio.isfinite()].max() < 10, "a cell in which the expected one ends is not compared"
 
 
 def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:

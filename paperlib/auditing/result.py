@@ -72,7 +72,7 @@ class Audit:
         learns: whether it divides by a learned uncertainty (:attr:`settled`); None where nothing is learned.
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
-        ratio: w over the expected one, its median one; NaN where the expected one is zero.
+        ratio: w over the expected one, its median one; NaN where the expected one is zero, if only in part of a cell.
         agrees: whether the ratio is one within the band and 2 %.
         notes: what else is to be said, in plain words.
         said: the description that the loss was made of; or ``what`` was audited, a name or a path, and with which
@@ -400,8 +400,8 @@ def of_weighting(
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     """``found`` beside what was meant: w over ``expected``, both averaged over what each level stands for."""
     inner = (torch.arange(256, dtype=torch.float64) + 0.5) / 256 - 0.5
-    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256).mean(1)
-    ratio = torch.where(wanted > 0, found.weighting / wanted, math.nan)
+    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256)
+    ratio = torch.where((wanted > 0).all(1), found.weighting / wanted.mean(1), math.nan)  # not where it ends in a cell
     scale = ratio.nanmedian()
     if scale.isnan():
         raise ValueError(f"{name} and {found.name} share no level at which both have a weight.")
