@@ -115,8 +115,11 @@ def _known(what: Any, options: Mapping[str, Any]) -> Known | None:
     if isinstance(what, str | Mapping | Weighting):
         _require_no({key: value for key, value in options.items() if key not in recipes.ENDS})
         weighting = weightings.get(what)
-        name = what if isinstance(what, str) else "a weighting by a function"
-        name = str(weighting) if not isinstance(what, str | Custom) else name
+        name = (
+            "a weighting by a function"
+            if isinstance(what, Custom)
+            else str(what if isinstance(what, str) else weighting)
+        )
         return Known(name, weighting, {} if isinstance(what, Weighting) else {"what": what, **options})
     if isinstance(what, PathLike) or schedulers.is_scheduler(what):
         scheduled, described, notes = schedulers.loss(what, **options)

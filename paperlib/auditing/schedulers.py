@@ -96,13 +96,13 @@ def _prediction(scheduler: Any, flow: bool, given: str | Mapping[str, Any] | Non
         return usual, ()
     if usual is None or predictions.get(given) == predictions.get(usual):
         return given, ()
-    named = predictions.PREDICTIONS.called(predictions.get(given))
+    named, own = (predictions.PREDICTIONS.called(predictions.get(one)) for one in (given, usual))
     if not flow and "prediction_type" in config and "prediction_type" not in config.get("_use_default_values", ()):
         raise ValueError(
             f"{kind} states prediction_type {config['prediction_type']!r}, which contradicts prediction {named}: leave "
             f"that out, or correct the configuration by scheduler.register_to_config(prediction_type=…)."
         )
-    return given, (f"the network predicts {named}, as you say; the scheduler states nothing, and {usual} is usual.",)
+    return given, (f"the network predicts {named}, as you say; the scheduler states nothing, and {own} is usual.",)
 
 
 def _is_function(what: object) -> bool:
