@@ -14,7 +14,8 @@ the module with that line: an unknown name makes them be imported.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from numbers import Real
@@ -98,8 +99,13 @@ class Registry(dict[str, Any], Generic[T]):
         for plugin in entry_points(group="paperlib"):
             plugin.load()
         if name not in self:
-            raise ValueError(f"unknown {self.what} {name!r}; choose one of {', '.join(self)}.")
+            raise ValueError(f"unknown {self.what} {name!r}; choose one of {', '.join(self)}.{near(name, self)}")
         return self[name]
+
+    def called(self, made: T) -> str:
+        """The name that ``made``, or its class, has here; else that of its class."""
+        names = (name for name, entry in self.items() if entry is type(made) or type(entry) is type(made))
+        return next(names, type(made).__name__)
 
     def _made(self, name: str, parameters: dict[str, Any]) -> T:
         entry = self[name]
@@ -119,3 +125,9 @@ class Registry(dict[str, Any], Generic[T]):
         if not isinstance(made, self.kind):
             raise TypeError(f"{name} is registered as a {self.what}, but makes {made!r}.")
         return made
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """ " Did you mean …?", where a name is like ``name``; else nothing."""
+    found = get_close_matches(name, names)
+    return f" Did you mean {' or '.join(found)}?" if found else ""

@@ -16,11 +16,12 @@ from typing import Any
 import browser
 import pytest
 import torch
+from helpers import REPOSITORY
 from losses import published
 from torch import Tensor
 
 import paperlib
-from paperlib import recipes, schedules, weightings
+from paperlib import objectives, recipes, schedules, weightings
 from paperlib.auditing import Audit, audit, report, result
 from paperlib.companion import cli
 from paperlib.engine import data
@@ -125,7 +126,18 @@ def test_what_was_meant() -> None:
     assert wrong.agrees is False
     assert wrong.ratio is not None
     assert wrong.ratio.max() > 1.5
-    assert "ANOTHER OBJECTIVE" in str(wrong)
+    assert "V, Cosine" not in str(wrong)
+    assert "v, cosine: ANOTHER OBJECTIVE" in str(wrong)
+    assert "It is not the objective that was meant, v, cosine." in report.page([wrong])
+    assert "v, cosine: the same objective" in str(audit(SAID, expect=SAID))
+    loss = objectives.get({**SAID, "loss_weight": "min_snr"})
+    assert audit(loss).name == "v, cosine, MinSNR"
+    assert "w of v, cosine, from a factor" in report.page([wrong])
+    shorter = audit({**SAID, "loss_weight": "min_snr"}, expect="min_snr_v")
+    assert shorter.ratio is not None
+    inside = shorter.logsnr[shorter.ratio.isfinite()]
+    assert inside[[0, -1]].tolist() == pytest.approx(list(audit("min_snr_v").ends), abs=0.02)
+    assert shorter.ratio[shorter.ratio.isfinite()].max() < 10, "a cell in which the expected one ends is not compared"
 
 
 def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:
@@ -162,12 +174,31 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["sd3", "edm"]
     for wrong, says in (
         ([], "nothing to audit"),
-        (["--recipe", "sd4"], "neither a file nor a recipe"),
+        (["--recipe", "sd4"], "'sd4' is no recipe, weighting or file. Did you mean sd3? The recipes are stable_"),
+        (["--recipe", "edm", "--expect", "sigmoyd"], "Did you mean sigmoid?"),
+        (["--recipe", "edm", "--prediction", "v", "--loss-weight", "p2"], "leave out --prediction, --loss-weight, or"),
+        (["--weights", "a", "--data", "digits", "--schedule", "ddpm"], "leave out --schedule, or"),
         (["--prediction", "v"], "prediction, schedule and"),
-        (["--scheduler", "x.pkl"], "x.pkl"),
+        (["--scheduler", "x.pkl"], "no such file: x.pkl"),
+        (["--recipe", "edm", "--expect", "x.json"], "no such file: x.json"),
+        (["--scheduler", str(tmp_path)], f"no such file: {tmp_path}/scheduler_config.json"),
     ):
         assert cli.main(["audit", *wrong]) == 1
-        assert says in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert says in said
+        assert ("recipes are" in said) is ("is no recipe" in said)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_another_objective_is_a_failure_for_the_shell(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", "--recipe", "edm", *more, "--expect", "edm"]) == 0
+    assert cli.main(["audit", "--recipe", "edm", "sd3", *more, "--expect", "edm"]) == 1
+    shown = capsys.readouterr()
+    assert ("ANOTHER OBJECTIVE" in shown.out) is (not more)
+    assert shown.err == ""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["audit", "--help"])
+    assert "Exit code: 1 where --expect finds another objective" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -270,13 +301,40 @@ def test_configurations(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "scheduler", str(tmp_path / "scheduler" / "scheduler_config.json")):
         found = audit(path)
         assert found.name == "DDPMScheduler"
-        assert found.prediction == "X"
+        assert found.prediction == "x"
         assert any("0.0025 of the draws are noise alone" in note for note in found.notes)
     dynamic = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     stepped = audit(dynamic, mu=math.log(3)).logsnr[-1].item()
     assert stepped == pytest.approx(audit(schedulers()[2][0]).logsnr[-1].item(), abs=1e-4), (
         "dynamic by log 3, static by 3"
     )
+    with pytest.raises(ValueError, match="is of a dynamic shift, which DDPMScheduler here has not"):
+        audit(tmp_path, mu=1.0)
+
+
+def test_what_a_scheduler_states_is_not_overridden(tmp_path: Path) -> None:
+    """A prediction that is stated can be said again, not contradicted; what is supposed gives way, and is told."""
+    import diffusers
+
+    stated = diffusers.DDPMScheduler(prediction_type="v_prediction")
+    stated.save_pretrained(tmp_path)
+    for what in (stated, tmp_path):
+        assert audit(what, prediction="v", expect=what).agrees
+        with pytest.raises(ValueError, match="states prediction_type 'v_prediction', which contradicts prediction eps"):
+            audit(what, prediction="eps")
+    for supposed, usual in (
+        (diffusers.DDPMScheduler(), "eps"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(), "flow"),
+    ):
+        assert audit(supposed).prediction == usual
+        found = audit(supposed, prediction="x")
+        assert found.prediction == "x"
+        assert f"the network predicts x, as you say; the scheduler states nothing, and {usual} is usual" in str(found)
+    (tmp_path / "bare.json").write_text('{"_class_name": "DDPMScheduler", "num_train_timesteps": 100}')
+    assert audit(tmp_path / "bare.json", prediction="v").prediction == "v"
+    assert "errors to be unweighted" in str(audit(stated))
+    assert "unweighted" not in str(audit(stated, loss_weight="min_snr"))
+    assert "only the prediction is taken" in str(audit(stated, schedule={"name": "ddpm", "logsnr_min": -8}))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +388,7 @@ def test_a_schedule_of_flow_matching() -> None:
 
     found = audit(CondOTScheduler(), expect="rectified_flow")
     assert found.agrees
-    assert found.prediction == "Flow"
+    assert found.prediction == "flow"
 
 
 def test_anything_can_be_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,6 +482,10 @@ def test_a_target_that_does_not_fit() -> None:
     assert found.stationary is False
     assert found.prediction is None
     assert "the target does not fit" in str(found)
+    assert found.monotonic is not False, "of its w there is nothing to say"
+    assert found.verdict.startswith("the exact model is not stationary")
+    assert "This loss is not the ELBO of any data: the exact model is not stationary" in report.section(found)
+    assert "is the ELBO of data" not in report.section(found)
 
 
 @pytest.mark.parametrize("name", ["target_of_flipped_data", "target_of_other_channels"])
@@ -478,6 +540,7 @@ def test_channels_that_count_more() -> None:
     assert found.quadratic
     assert found.isotropic is False
     assert "one-channel errors 2 times as much" in str(found)
+    assert found.verdict.startswith("errors of different shapes count differently")
 
 
 def test_what_the_model_is_told_is_found_out() -> None:
@@ -529,6 +592,17 @@ def nan_weight(model: Callable[..., Any], x: Tensor, generator: torch.Generator)
 def test_code_that_cannot_be_measured_is_told(loss: Callable[..., Tensor], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         audit(loss, draws=DRAWS)
+
+
+@pytest.mark.slow
+def test_a_callable_is_measured_in_a_gigabyte() -> None:
+    """With as many draws as there are if nothing is said; half of it is torch itself."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import resource, paperlib; from losses import published\n"
+        "paperlib.audit(published.edm); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert int(shown.stdout) < 1_000_000
 
 
 def test_the_state_of_the_generator_is_left_alone() -> None:
@@ -599,7 +673,7 @@ def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     file = repository / "results/tiny/07_train/runs/sigmoid-seed0/weights.safetensors"
     assert cli.main(["audit", "--weights", str(file), "--data", "digits", "--html", str(tmp_path / "a.html")]) == 0
     shown = capsys.readouterr().out
-    assert "V on 256 of digits/test" in shown
+    assert "v on 256 of digits/test" in shown
     assert "E_pw[L] of Sigmoid(bias=2.0)" in shown
     assert "levels drawn by Cosine(logsnr_min=-10.0, logsnr_max=10.0" in shown
     assert "two standard errors" in (tmp_path / "a.html").read_text()
@@ -612,8 +686,9 @@ def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     assert found.bounds[6.0].value == Mean.bits(same.terms_until(6.0, some).total, 64).value
     assert json.loads(json.dumps(found.json(), allow_nan=False))["bits_per_dim"][0][1] == same.bits.value
     made: dict[str, Any] = {}
-    exec(found.code().split("\nlogsnr")[0], made)
+    exec(found.code(), made)
     assert made["schedule"].ends == (-10, 10)
+    torch.testing.assert_close(made["factor"], 1 / made["schedule"].density(made["logsnr"]))
     for wrong in ([], ["--data", "digits"]):
         assert cli.main(["audit", *(wrong or ["--weights", str(file)])]) == 1
         assert "give both" in capsys.readouterr().err
@@ -732,14 +807,81 @@ def test_a_picture_does_not_import_scikit_learn() -> None:
     assert shown.stdout.strip() == "False"
 
 
-def test_code_is_copied_and_runs() -> None:
-    text = report.page([audit("edm")])
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("edm", {}),
+        ("sd3_logit_normal", {"logsnr_min": -9.0}),
+        ({**SAID, "loss_weight": "min_snr"}, {}),
+        ({"name": "sd3_logit_normal", "std": 1.5}, {"logsnr_max": 11.0}),
+        ("rectified_flow", {}),
+        (SAID, {}),
+    ],
+)
+def test_code_is_copied_and_runs(what: Any, options: dict[str, float]) -> None:
+    found = audit(what, **options)
+    text = report.page([found])
     assert 'onclick="navigator.clipboard.writeText(this.nextElementSibling.textContent)"' in text
-    assert "multiply the loss of each example" in text
+    assert ("multiply the loss of each example" in text) is not found.monotonic
     made: dict[str, Any] = {}
-    exec(audit("edm").code(), made)
-    assert made["weighting"].is_monotonic()
-    assert made["factor"](torch.tensor(0.0, dtype=torch.float64)) == 1
+    exec(found.code(), made)
+    torch.testing.assert_close(made["found"].weighting, found.weighting, rtol=0, atol=0)
+    assert ("weighting" in made) is ("factor" in made) is not found.monotonic, "nothing to be made monotone"
+    if not found.monotonic:
+        assert made["weighting"].is_monotonic()
+        below = torch.tensor([*found.ends, found.ends[1] - 1e-6], dtype=torch.float64)
+        assert (made["factor"](below) >= 1).all(), "to the ends of the range"
+        assert made["found"].monotonised("nearest").is_monotonic()
+
+
+def test_code_of_a_file_reads_it_again(tmp_path: Path) -> None:
+    import diffusers
+
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
+    found = audit(tmp_path, loss_weight={"name": "min_snr", "gamma": 3})
+    made: dict[str, Any] = {}
+    exec(found.code(), made)
+    torch.testing.assert_close(made["found"].weighting, found.weighting, rtol=0, atol=0)
+
+
+def test_pictures_say_what_is_in_them() -> None:
+    """A band where there is one, names where there are several curves, and how far it hangs on where levels end."""
+    band, several, end = "95 % band", "</span> draws", "where the range is cut"
+    shown = report.section(audit("edm"))
+    assert band not in shown
+    assert several in shown
+    assert end not in shown
+    assert "nearest in ∫(·)²dλ on [-20, 20], on which its height depends" in shown
+    assert band in report.section(measured("sd3"))
+    shown = report.section(audit("rectified_flow"))
+    assert end in shown
+    assert "made monotone" not in shown.lower()
+    curve = re.search(r'<polyline points="([^"]*)"', shown)
+    assert curve
+    highest = min(float(point.split(",")[1]) for point in curve[1].split())
+    assert highest == pytest.approx(report.LINE / 2), "over the largest w that is shown"
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="no browser")
+@pytest.mark.slow
+def test_a_report_on_a_telephone(tmp_path: Path) -> None:
+    """Nothing is wider than the window, words can be read, photographs of a level are in a column; dark is dark."""
+    file = tmp_path / "report.html"
+    file.write_text(report.page([replace(measured("sd3"), name="a_name_without_any_blank_" * 3)]), encoding="utf-8")
+    script = """({
+        wide: document.documentElement.scrollWidth, seen: document.documentElement.clientWidth,
+        text: Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)),
+        columns: new Set([...document.querySelectorAll('img')].map(i => i.getBoundingClientRect().left)).size})"""
+    with browser.Browser(tmp_path / "user") as window:
+        seen = window.visit(f"file://{file}", "document.fonts.ready.then(() => 1)", script, (390, 1300)).found
+        for found in seen.values():
+            assert found["wide"] == found["seen"]
+            assert found["text"] > 9
+            assert found["columns"] == 5
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        window.call("Emulation.setEmulatedMedia", features=dark)
+        colour = "getComputedStyle(document.querySelector('h1')).color"
+        assert window.evaluate(colour) == "rgb(255, 255, 255)"
 
 
 # The page that moves -------------------------------------------------------------------------------------------------
@@ -805,5 +947,5 @@ def test_the_page_that_moves(moving: str, tmp_path: Path, address: str, event: s
 
 def test_in_a_notebook() -> None:
     shown = measured("sd3")._repr_html_()
-    assert "ELBO of no noisy data" in shown
+    assert "not the ELBO of any noisy data" in shown
     assert "<svg" in shown

@@ -19,7 +19,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     listed = re.findall(r"^    ([a-z]+)\b", capsys.readouterr().out, flags=re.MULTILINE)
     first = ["reproduce", "run", "train", "sample", "evaluate", "claims"]
-    assert listed == [*first, "compare", "verify", "audit", "weighting", "recipes", "doctor"]
+    assert listed == [*first, "compare", "verify", "audit", "recipes", "doctor"]
 
 
 @pytest.mark.parametrize(

@@ -48,18 +48,21 @@ def test_the_command_line_says_the_same(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.said(["cosine", "logsnr_min=-12", "logsnr_max=12"]) == SAID["schedule"]
     assert cli.said(["discrete", "betas=[0.1, 0.2, 0.3]"]) == {"name": "discrete", "betas": [0.1, 0.2, 0.3]}
     words = "--prediction v --schedule cosine logsnr_min=-12 logsnr_max=12 --loss-weight min_snr gamma=5"
-    assert cli.main(["weighting", *words.split()]) == 0
-    assert "on [-12.000, 12.000]: not monotone, peak at λ = " in capsys.readouterr().out
+    assert cli.main(["audit", *words.split()]) == 0
+    shown = capsys.readouterr().out
+    assert "[-12.000, 12.000] nats" in shown
+    assert "not monotone: peak at λ = " in shown
     words = "--prediction v --schedule flow_matching_ot logsnr_min=-9 logsnr_max=9"
-    assert cli.main(["weighting", *words.split()]) == 0
-    assert capsys.readouterr().out.endswith(": monotone\n")
+    assert cli.main(["audit", *words.split()]) == 0
+    assert "verdict      monotone" in capsys.readouterr().out
     for wrong, says in (
         ("cosin", "unknown noise schedule 'cosin'; choose one of cosine"),
+        ("cosin", ". Did you mean cosine?\n"),
         ("cosine 12", "expected PARAMETER=VALUE after cosine, got 12"),
         ("cosine logsnr_min=1e-3", "cosine: logsnr_min must be a finite number, got '1e-3'"),
         ("ddpm zero_terminal=true", "says nothing of x"),
     ):
-        assert cli.main(["weighting", "--prediction", "eps", "--schedule", *wrong.split()]) == 1
+        assert cli.main(["audit", "--prediction", "eps", "--schedule", *wrong.split()]) == 1
         assert says in capsys.readouterr().err
 
 
@@ -170,8 +173,11 @@ def test_ones_own_is_validated_trained_drawn_and_said(
     assert figures.line("mine") not in map(figures.line, figures.STYLES)
     assert figures.label("mine") == "mine"
     words = "--prediction my_prediction --schedule my_schedule logsnr_min=-9 logsnr_max=9 tilt=0"
-    assert cli.main(["weighting", *words.split()]) == 0
-    assert "on [-9.000, 9.000]" in capsys.readouterr().out
+    assert cli.main(["audit", *words.split()]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("my_prediction, my_schedule\n")
+    assert "[-9.000, 9.000] nats" in shown
+    assert "prediction   my_prediction" in shown
 
 
 @pytest.mark.usefixtures("own")

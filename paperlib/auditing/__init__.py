@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paperlib import objectives, recipes, weightings
+from paperlib import loss_weights, objectives, predictions, recipes, schedules, weightings
 from paperlib.auditing import probe, result, schedulers
 from paperlib.auditing.result import Audit, BelowPeak
 from paperlib.objectives import PublishedLoss
 from paperlib.recipes import Recipe
-from paperlib.weightings import Weighting
+from paperlib.registry import Registry, near
+from paperlib.weightings import Binned, Custom, Weighting
 
 if TYPE_CHECKING:  # which needs the engine
     from paperlib.auditing.trained import NetworkAudit
@@ -33,10 +34,10 @@ def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: 
     """What ``what`` optimises.
 
     Args:
-        what: a recipe's name, a dictionary as :func:`paperlib.objectives.get` takes it, a loss, recipe or weighting of
-            this library; a scheduler of diffusers, its configuration file or folder; a schedule of azula or
-            flow_matching; or a function
-            ``loss(model, x, generator)``; with ``data=…`` a network, or the path of its weights.
+        what: a name of a recipe or weighting, a dictionary as :func:`paperlib.objectives.weighting` takes it, a loss,
+            recipe or weighting of this library; a scheduler of diffusers, its configuration file or folder; a schedule
+            of azula or flow_matching; or a function ``loss(model, x, generator)``; with ``data=…`` a network, or the
+            path of its weights.
         name: what to call it; by default its own name.
         expect: what it was meant to be, in any of these forms, or an audit: the ratio of the two is reported.
         options: ``logsnr_min`` and ``logsnr_max`` for a weighting without a range of its own; those of
@@ -55,79 +56,113 @@ def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: 
             raise ValueError("expect compares weightings of losses; a trained network is compared with oracle=….")
         options |= {} if name is None else {"name": name}
         return (trained.of_weights if isinstance(what, str | PathLike) else trained.audit)(what, **options)
-    if isinstance(what, Mapping) and "name" in what and name is None:
-        name = str(what["name"])
-    meant = None if expect is None else _formula(expect)
+    meant = None if expect is None else _meant(expect)
     found = _audit(what, name, options)
     return found if meant is None else result.compared(found, *meant)
 
 
 def _audit(what: Any, name: str | None, options: dict[str, Any]) -> Audit:
-    if isinstance(what, Weighting) or (
-        isinstance(what, str) and what in weightings.WEIGHTINGS.keys() - recipes.RECIPES
-    ):
-        weighting = weightings.get(what)
-        low, high = (options.pop(f"logsnr_{end}", None) for end in ("min", "max"))
-        _require_no(options)
-        own = weighting.ends or (-15.0, 15.0)
-        low, high = own[0] if low is None else low, own[1] if high is None else high
-        return result.of_weighting(weighting, low, high, name or str(what), {"weighting": what})
-    if (isinstance(what, str) and what in recipes.RECIPES) or isinstance(what, Recipe | PublishedLoss | Mapping):
-        _require_no(options)
-        return _described(what, name)
-    if isinstance(what, str | PathLike) or schedulers.is_scheduler(what):
-        loss, said, notes = schedulers.loss(what, **options)
-        return result.of_loss(loss, name or said.pop("name"), said, notes)
-    if callable(what):
+    known = _known(what, options)
+    if known is None:
         return probe.measure(what, name=name or str(getattr(what, "__name__", type(what).__name__)), **options)
+    if isinstance(known.formula, PublishedLoss):
+        found = result.of_loss(known.formula, name or known.name, known.said, known.notes)
+        return replace(found, learns=known.learns)
+    low, high = known.formula.ends or (-15.0, 15.0)
+    low, high = options.get("logsnr_min", low), options.get("logsnr_max", high)
+    return result.of_weighting(known.formula, low, high, name or known.name, known.said)
+
+
+def _meant(expect: Any) -> tuple[str, Weighting]:
+    """Name and weighting of what was meant."""
+    known = None if isinstance(expect, Audit) else _known(expect, {})
+    if known is not None:
+        formula = known.formula
+        return known.name, formula.weighting if isinstance(formula, PublishedLoss) else formula
+    found = expect if isinstance(expect, Audit) else _audit(expect, None, {})
+    return found.name, Binned(found.edges.tolist(), found.weighting.tolist())
+
+
+class Known(NamedTuple):
+    """What is known by a formula: the loss, or the weighting alone, and what an audit says of it."""
+
+    name: str
+    formula: PublishedLoss | Weighting
+    said: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    learns: bool | None = None
+
+
+def _known(what: Any, options: Mapping[str, Any]) -> Known | None:
+    """What is described; None for code, which is to be measured."""
+    if isinstance(what, str):
+        what = _named(what)
+    if isinstance(what, Recipe) or (isinstance(what, str) and what in recipes.RECIPES):
+        _require_no(options)
+        recipe = recipes.get(what)
+        unknown = (f"not known: {recipe.unknown}",) if recipe.unknown else ()
+        notes = (f"read in {recipe.source}; w(λ) = {recipe.formula}", *unknown)
+        name, said = (what, {"what": what}) if isinstance(what, str) else (recipe.source, {})
+        return Known(name, recipe.loss, said, notes, recipe.learned_uncertainty or None)
+    if isinstance(what, PublishedLoss):
+        _require_no(options)
+        return Known(_called(vars(what)), what)
+    if isinstance(what, Mapping) and ("prediction" in what or "name" not in what):
+        _require_no(options)
+        said = {part: value for part, value in what.items() if part != "name"}
+        loss = objectives.get(said)
+        return Known(str(what.get("name") or _called(said)), loss, said)
+    if isinstance(what, str | Mapping | Weighting):
+        _require_no({key: value for key, value in options.items() if key not in recipes.ENDS})
+        weighting = weightings.get(what)
+        name = (
+            "a weighting by a function"
+            if isinstance(what, Custom)
+            else str(what if isinstance(what, str) else weighting)
+        )
+        return Known(name, weighting, {} if isinstance(what, Weighting) else {"what": what, **options})
+    if isinstance(what, PathLike) or schedulers.is_scheduler(what):
+        scheduled, described, notes = schedulers.loss(what, **options)
+        return Known(described.pop("name"), scheduled, described, notes)
+    if callable(what):
+        return None
     raise TypeError(
         f"nothing to audit in {what!r}; give a recipe's name, a dictionary of prediction and schedule, a scheduler, or "
         f"a function loss(model, x, generator)."
     )
 
 
-def _described(what: str | Recipe | PublishedLoss | Mapping[str, Any], name: str | None) -> Audit:
-    if isinstance(what, str | Recipe):
-        recipe = recipes.get(what)
-        notes: tuple[str, ...] = (f"read in {recipe.source}; w(λ) = {recipe.formula}",)
-        notes += (f"not known: {recipe.unknown}",) if recipe.unknown else ()
-        said = {"recipe": what} if isinstance(what, str) else {}
-        found = result.of_loss(recipe.loss, name or (what if isinstance(what, str) else recipe.source), said, notes)
-        return replace(found, learns=recipe.learned_uncertainty or None)
-    said = {} if isinstance(what, PublishedLoss) else {key: value for key, value in what.items() if key != "name"}
-    loss = objectives.get(said or what)
-    return result.of_loss(loss, name or _called(loss), said)
+def _named(what: str) -> str | Path:
+    """The name of a recipe or weighting, whatever lies in the folder; else the path of a file."""
+    if what in recipes.RECIPES or what in weightings.WEIGHTINGS:
+        return what
+    path = Path(what)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    try:
+        weightings.WEIGHTINGS[what]  # which a package may add
+    except ValueError as error:
+        raise ValueError(
+            f"{what!r} is no recipe, weighting or file.{near(what, [*recipes.RECIPES, *weightings.WEIGHTINGS])} "
+            f"The recipes are {', '.join(recipes.RECIPES)}; the weightings are {', '.join(weightings.WEIGHTINGS)}."
+        ) from error
+    return what
 
 
-def _called(loss: PublishedLoss) -> str:
-    parts = (loss.prediction, loss.schedule, loss.loss_weight)
-    return ", ".join(type(part).__name__.removesuffix("Prediction") for part in parts if part is not None)
-
-
-def _formula(expect: Any) -> tuple[str, Weighting]:
-    """Name and weighting of what was meant."""
-    said = isinstance(expect, str) and expect in {
-        *recipes.RECIPES,
-        *weightings.WEIGHTINGS,
-    }  # whatever lies in the folder
-    file = isinstance(expect, str | PathLike) and not said and Path(expect).exists()
-    if file or schedulers.is_scheduler(expect):
-        scheduled, described, _ = schedulers.loss(expect)
-        return described["name"], scheduled.weighting
-    if isinstance(expect, Audit) or (callable(expect) and not isinstance(expect, Weighting | PublishedLoss | Recipe)):
-        found = expect if isinstance(expect, Audit) else _audit(expect, None, {})
-        return found.name, weightings.Binned(found.edges.tolist(), found.weighting.tolist())
-    if isinstance(expect, Weighting):
-        return ("the expected w" if isinstance(expect, weightings.Custom) else str(expect)), expect
-    if isinstance(expect, str) and expect in recipes.RECIPES:
-        return expect, recipes.get(expect).loss.weighting
-    if isinstance(expect, Recipe):
-        return expect.source, expect.loss.weighting
-    loss = expect if isinstance(expect, Mapping | PublishedLoss) else None
-    if loss is not None and (isinstance(loss, PublishedLoss) or "prediction" in loss):
-        made = objectives.get(loss)
-        return _called(made), made.weighting
-    return str(expect), weightings.get(expect)
+def _called(said: Mapping[str, Any]) -> str:
+    """Prediction, schedule and loss weight in the words that they can be said in."""
+    words = []
+    registries: dict[str, Registry[Any]] = {
+        "prediction": predictions.PREDICTIONS,
+        "schedule": schedules.SCHEDULES,
+        "loss_weight": loss_weights.LOSS_WEIGHTS,
+    }
+    for part, registry in registries.items():
+        one = said.get(part)
+        one = one["name"] if isinstance(one, Mapping) else one
+        one = one.weighting if isinstance(one, loss_weights.OfEps) else one  # Min-SNR and its like
+        words.append(one if one is None or isinstance(one, str) else registry.called(one))
+    return ", ".join(word for word in words if word is not None)
 
 
 def _require_no(options: Mapping[str, Any]) -> None:

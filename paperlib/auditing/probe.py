@@ -274,8 +274,7 @@ def measure(
     if not torch.equal(first.dark, wide.seen(seed).dark):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
     character = _character(wide, first, seed)
-    levels, gains = _drawn(narrow, character, first.scaling, draws, seed)
-    return _audit(name, levels, gains, character, first)
+    return _audit(name, *_drawn(narrow, character, first.scaling, draws, seed), character, first)
 
 
 @dataclass(frozen=True)
@@ -429,10 +428,15 @@ def _forms(one: Tensor) -> dict[str, Tensor]:
     return {"high-frequency": one * (1 - 2 * (index % 2)), "one-channel": channel}
 
 
-def _drawn(probe: Probe, character: Character, scaling: str | None, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """λ of every draw, ±∞ where z is clean or noise alone, and c k: how much an error of ε counts there."""
-    levels, gains = [], []
-    for batch in range(seed + 1, seed + 1 + max(1, draws // probe.batch)):
+def _drawn(
+    probe: Probe, character: Character, scaling: str | None, draws: int, seed: int
+) -> tuple[Tensor, Tensor, float]:
+    """λ of every draw, and c k: how much an error of ε counts there; and the share of draws at λ = ±∞."""
+    batches = range(seed + 1, seed + 1 + max(1, draws // probe.batch))
+    levels, gains = torch.empty(
+        2, len(batches), probe.batch, dtype=torch.float64
+    )  # in one piece: many keep others' room
+    for i, batch in enumerate(batches):
         seen = probe.seen(batch, scaling)
         base, before = torch.zeros_like(seen.dark), seen.gradient
         if not character.quadratic and character.coefficients is not None:
@@ -445,21 +449,20 @@ def _drawn(probe: Probe, character: Character, scaling: str | None, draws: int, 
         level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
         if (bad := seen.inside & ~gain.isfinite()).any():
             raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level[bad][0].item():.3g}.")
-        levels.append(torch.where(seen.inside, level, math.inf))
-        gains.append(gain)
-    return torch.cat(levels), torch.cat(gains)
+        levels[i], gains[i] = torch.where(seen.inside, level, math.inf), gain
+    inside = levels.isfinite()
+    return levels[inside], gains[inside], 1 - inside.double().mean().item()
 
 
-def _audit(name: str, levels: Tensor, gains: Tensor, character: Character, seen: Seen) -> Audit:
-    notes, inside, total = [_convention(seen), *character.notes], levels.isfinite(), len(levels)
-    if (outside := 1 - inside.double().mean().item()) > 0:
+def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character, seen: Seen) -> Audit:
+    notes, total = [_convention(seen), *character.notes], len(levels) / (1 - outside)
+    if outside:
         notes.append(f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.")
-    levels, gains = levels[inside], gains[inside]
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
     edges, share = _edges(levels)
-    kept = (levels >= edges[0]) & (levels <= edges[-1])
-    place, share, gains = torch.bucketize(levels[kept], edges[1:-1]), share[kept], gains[kept]
+    share *= (levels >= edges[0]) & (levels <= edges[-1])
+    place = torch.bucketize(levels, edges[1:-1])
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
     count = torch.bincount(place, share, minlength=len(logsnr))
     mean, square = (torch.bincount(place, share * gains**power, minlength=len(logsnr)) / count for power in (1, 2))
@@ -499,10 +502,11 @@ def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
     bins, but for those that hold too little.
     """
     ordered = levels.sort().values
-    steps = ordered[torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)]
-    if len(steps) < 2:
+    new = torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)
+    if not new[1:].any():
         raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
-    if len(steps) < len(levels) / 50:
+    if new.sum() < len(levels) / 50:
+        steps = ordered[new]
         every = math.ceil(len(steps) / 2 / BINS)
         between = ((steps[1:] + steps[:-1]) / 2)[every - 1 : 1 - every or None : every]
         outer = (levels <= steps[0] + 1e-7) | (levels >= steps[-1] - 1e-7)
@@ -521,7 +525,7 @@ def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _convention(seen: Seen) -> str:
     """The scaling of z and what the model is told, in words."""
-    scaling = f"z is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
+    scaling = f"what the model sees is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
     if seen.scaling == UNKNOWN:
         scaling += f" (levels are known to {2 / math.sqrt(2 * seen.dark[0].numel()):.2g} nats or worse)"
     if seen.told.isnan().all():

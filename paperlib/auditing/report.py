@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from paperlib.auditing.result import SHOWN, Audit
 if TYPE_CHECKING:  # which needs the engine
     from paperlib.auditing.trained import NetworkAudit
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 760, 220, 46, 74
-"""Of a picture, and what its axes take of it, in pixels."""
+WIDTH, HEIGHT, LEFT, LINE = 760, 220, 72, 24
+"""Of a picture, the room beside it, and a line of text below it; units that are pixels on a wide screen."""
 POINTS = 150
 """Of a curve, about."""
 FEW = 5
@@ -31,16 +31,30 @@ FEW = 5
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{title}</title></head><body style="margin:0 auto;max-width:50rem;padding:1rem">{body}</body></html>
 """
 STYLE = """<style>
-.audit { color-scheme: light dark; font: 1rem/1.45 system-ui, sans-serif; --a: #0072b2; --b: #d55e00; --c: #888; }
+.audit { font: 1rem/1.45 system-ui, sans-serif; --a: #0072b2; --b: #d55e00; --c: #888; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { .audit { --a: #56b4e9; --b: #e69f00; } }
-.audit svg { width: 100%; height: auto; } .audit svg text { fill: currentColor; font-size: 11px; }
-.audit figure { margin: 1rem 0; break-inside: avoid; } .audit pre { overflow-x: auto; }
+.audit svg { width: 100%; height: auto; } .audit svg text { fill: currentColor; font-size: 13px; }
+.audit figure { margin: 1rem 0; break-inside: avoid; } .audit pre { overflow-x: auto; font-size: .8rem; }
 .audit td, .audit th { padding: 0 1rem; text-align: right; font-variant-numeric: tabular-nums; }
-.audit img { width: 9rem; max-width: 30%; } .audit figcaption { font-size: .9rem; }
+.audit td, .audit th, .audit pre { overflow-wrap: normal; }
+.audit .photographs { display: grid; grid-template-columns: repeat(5, 1fr); gap: 4px; }
+.audit img { width: 100%; } .audit figcaption { font-size: .9rem; }
+@media (max-width: 40rem) { .audit svg text { font-size: 21px; } .audit td, .audit th { padding: 0 .5rem; } }
+@media print { .audit pre { white-space: pre-wrap; } .audit button { display: none; } }
 </style>"""
+
+
+class Curve(NamedTuple):
+    """A curve over λ: what it is called, empty for one more of the same name, levels (N,), values (N,) and colour."""
+
+    name: str
+    levels: Tensor
+    values: Tensor
+    colour: str = "var(--a)"
 
 
 def page(audits: "Sequence[Audit | NetworkAudit]") -> str:
@@ -48,16 +62,12 @@ def page(audits: "Sequence[Audit | NetworkAudit]") -> str:
     beside = ""
     losses = [found for found in audits if isinstance(found, Audit)]
     if len(losses) > 1:
+        heights = [found.weighting / found.weighting[found.logsnr.abs() <= SHOWN].max() for found in losses]
         curves = [
-            (found.logsnr, found.weighting, f"hsl({360 * i // len(losses)} 70% 50%)") for i, found in enumerate(losses)
+            Curve(found.name, found.logsnr, height, f"hsl({360 * i // len(losses)} 70% 50%)")
+            for i, (found, height) in enumerate(zip(losses, heights, strict=True))
         ]
-        names = ", ".join(
-            f'<span style="color:{curve[2]}">{escape(found.name)}</span>'
-            for found, curve in zip(losses, curves, strict=True)
-        )
-        beside = (
-            f'<div class="audit"><h1>Side by side</h1>{_figure(curves, f"w(λ) over its largest value: {names}.")}</div>'
-        )
+        beside = f'<div class="audit"><h1>Side by side</h1>{_figure("w(λ) of each, over its largest.", *curves)}</div>'
     title = ", ".join(found.name for found in audits)
     coarse = 1 if len(audits) <= FEW else 3
     bodies = "".join(_body(found, coarse) for found in audits)
@@ -82,112 +92,125 @@ def _copied(code: str) -> str:
 
 
 def _of_network(found: "NetworkAudit") -> list[str]:
-    curves, text = [], f"E‖ε̂ − ε‖² a dimension, over {{:.3g}}, on {found.images:,} of {found.data or 'the examples'}"
-    for error, spread, colour in [
-        (*found.error(), "var(--a)"),
-        *([(*found.error(found.gap), "var(--b)")] if found.gap else []),
-    ]:
-        curves += [(found.logsnr, error + sign * 2 * spread, "var(--c)") for sign in (-1, 1)]
-        curves += [(found.logsnr, error, colour)]
-    largest = max(values.max().item() for _, values, _ in curves)
-    text = text.format(largest) + ", with two standard errors" + ("; above the oracle in orange." if found.gap else ".")
-    return [_figure([(level, values / largest, colour) for level, values, colour in curves], escape(text))]
+    curves = []
+    for name, of, colour in (
+        ("E‖ε̂ − ε‖² a dimension", found.levels, "var(--a)"),
+        ("above the oracle", found.gap, "var(--b)"),
+    ):
+        if of is not None:
+            error, spread = found.error(of)
+            curves += [Curve("", found.logsnr, error + sign * 2 * spread, "var(--c)") for sign in (-1, 1)]
+            curves += [Curve(name, found.logsnr, error, colour)]
+    largest = max(curve.values.max().item() for curve in curves)
+    data = f"{found.images:,} of {found.data or 'the examples'}"
+    return [_figure(f"The error on {data}, over {largest:.3g}, with two standard errors.", *curves)]
 
 
 def _of_loss(found: Audit, coarse: int) -> list[str]:
-    w = [(found.logsnr, found.weighting, "var(--a)")]
-    settled = ""
-    if found.settled is not None:
-        w += [(found.logsnr, found.settled, "var(--b)")]
-        settled = " In orange where it goes as the uncertainty is learned."
+    w = [Curve("w", found.logsnr, found.weighting)]
     if found.band is not None:
-        w += [(found.logsnr, (found.weighting + sign * found.band).clamp(min=0), "var(--c)") for sign in (-1, 1)]
-    peak = found.augmentation_density.abs().max().clamp(min=1e-12)
-    levels = [(found.logsnr, found.effort / found.effort.max(), "var(--b)")]
+        bounds = [(found.weighting + sign * found.band).clamp(min=0) for sign in (-1, 1)]
+        w += [
+            Curve(name, found.logsnr, bound, "var(--c)") for name, bound in zip(("95 % band", ""), bounds, strict=True)
+        ]
+    if found.settled is not None:
+        w += [Curve("where it goes as the uncertainty is learned", found.logsnr, found.settled, "var(--b)")]
+    levels = [Curve("loss of a reference model", found.logsnr, found.effort, "var(--b)")]
     if found.draws is not None:
-        levels += [(found.logsnr, found.draws / found.draws.max(), "var(--a)")]
+        levels += [Curve("draws", found.logsnr, found.draws)]
+    end = f" Max w is at λ = {found.ends[0]:.3g}, where the range is cut." if found.hangs_on_the_end else ""
+    mass = f"negative mass {found.negative_mass:.3g}, clean data {found.clean_mass:.2g}, in units of max w.{end}"
     parts = [
         f"<p><strong>{escape(_plain_words(found))}</strong></p>",
         "".join(f"<p>{escape(note[0].upper() + note[1:])}</p>" for note in found.notes),
+        _figure("w(λ), the weight of the ε error, over its largest value here.", *w),
         _figure(
-            w,
-            "w(λ), the weight of the ε error, over its largest value; the band, where it was measured, in grey."
-            + settled,
-        ),
-        _figure(
-            [(found.logsnr, found.augmentation_density / peak, "var(--a)")],
-            "p_w, the noise levels in whose ELBO the loss can be read, over its largest size. Below zero it is none: "
-            f"negative mass {found.negative_mass:.3g}, clean data {found.clean_mass:.2g}, in units of max w.",
+            f"p_w, the noise levels in whose ELBO the loss can be read, over its largest size; below zero none: {mass}",
+            Curve("p_w", found.logsnr, found.augmentation_density),
         ),
         _photographs(found, coarse),
-        _figure(levels, "Where the draws lie (blue, if known) and where the loss of a reference model lies (orange)."),
+        _figure("Where the draws and the loss lie, each a share per nat, over the largest.", *levels),
     ]
     if found.ratio is not None:
-        ratio = found.ratio.nan_to_num(0)
-        text = f"w over that of {found.expected}, over its largest: flat where they are the same objective."
-        parts.append(_figure([(found.logsnr, ratio / ratio.max(), "var(--a)")], escape(text)))
-    if not found.monotonic:
-        slope = (-torch.gradient(found.majorant, spacing=(found.logsnr,))[0]).clamp(min=0)
-        shapes = [(found.logsnr, slope / slope.max().clamp(min=1e-12), "var(--a)")]
-        both = [(found.logsnr, found.nearest, "var(--b)"), (found.logsnr, found.majorant, "var(--a)")]
-        text = "Made monotone: the smallest w that is nowhere below (blue), and the nearest one (orange)."
-        parts.append(_figure(both, text))
-        parts.append(_figure(shapes, "p_w of the blue one, over its largest value: nowhere below zero."))
+        both = found.ratio > 0  # and not NaN
+        curve = Curve("", found.logsnr[both], found.ratio[both].log().clamp(-math.log(1000), math.log(1000)))
+        top = max(curve.values.abs().max().item(), math.log(2))
+        factor = f"from a factor 1/{math.exp(top):.3g} to {math.exp(top):.3g}"
+        text = f"log w − log w of {found.expected}, {factor}: zero where they are the same objective."
+        parts.append(_figure(text, curve, top=top))
     if corrections := found.corrections():
+        nearest = "nearest in ∫(·)²dλ on [{:.3g}, {:.3g}], on which its height depends".format(*found.ends)
+        slope = (-torch.gradient(found.majorant, spacing=(found.logsnr,))[0]).clamp(min=0)
         cells = "".join(
             f"<tr>{''.join(f'<td>{value:.3g}</td>' for value in row)}</tr>" for row in reversed(corrections)
         )
-        parts.append(
-            "<p>To train with the blue one, multiply the loss of each example, whatever it predicts and however it is "
-            f"weighed, by</p><table><tr><th>λ</th><th>σ (VE)</th><th>flow t</th><th>factor</th></tr>{cells}</table>"
-        )
+        parts += [
+            _figure(
+                "Made monotone.",
+                Curve(nearest, found.logsnr, found.nearest, "var(--b)"),
+                Curve("majorant, the smallest w that is nowhere below", found.logsnr, found.majorant),
+            ),
+            _figure("p_w of the majorant, over its largest value: nowhere below zero.", Curve("", found.logsnr, slope)),
+            "<p>To train with the majorant, multiply the loss of each example, whatever it predicts and however it is "
+            f"weighed, by</p><table><tr><th>λ</th><th>σ (VE)</th><th>flow t</th><th>factor</th></tr>{cells}</table>",
+        ]
     return parts
 
 
 def _plain_words(found: Audit) -> str:
-    if found.quadratic is False:
-        return "This loss is no weighted squared error, so it is the ELBO of no data; a local weighting is shown."
+    said = ""
+    if found.agrees is not None:
+        said = f" It is {'' if found.agrees else 'not '}the objective that was meant, {found.expected}."
+    if found.objection:
+        return f"This loss is not the ELBO of any data: {found.objection}.{said}"
     if found.monotonic:
-        return "This loss is the ELBO of data with Gaussian noise added; how much noise, p_w says."
+        return f"This loss is the ELBO of data with Gaussian noise added; how much noise, p_w says.{said}"
     if found.below_peak is None or found.monotonic is None:
-        return "Whether this loss is the ELBO of noisy data, the measurement does not decide."
+        return f"Whether this loss is the ELBO of noisy data, the measurement does not decide.{said}"
     level, draws, loss, _ = found.below_peak
     where = "" if draws is None else f"{draws:.1%} of the draws and "
     return (
-        f"This loss is the ELBO of no noisy data: its weight falls towards the noisy end below λ = {level:.2f}, where "
-        f"{where}{loss:.1%} of the loss of a reference model lie."
+        "This loss is not the ELBO of any noisy data: its weight falls towards the noisy end below "
+        f"λ = {level:.2f}, where {where}{loss:.1%} of the loss of a reference model lie.{said}"
     )
 
 
-def _figure(curves: Sequence[tuple[Tensor, Tensor, str]], caption: str) -> str:
-    """Curves over λ, values from −1 or 0 to 1, with the axis also as σ of VE, SNR and flow time."""
-    low = max(min(levels[0].item() for levels, _, _ in curves), -SHOWN)
-    high = min(max(levels[-1].item() for levels, _, _ in curves), SHOWN)
-    floor = -1.0 if min(values.min().item() for _, values, _ in curves) < 0 else 0.0
+def _figure(caption: str, *curves: Curve, top: float | None = None) -> str:
+    """Curves over λ of ± :data:`SHOWN`, over ``top``, by default what is largest, with other names of the levels."""
+    low = max(min(curve.levels[0].item() for curve in curves), -SHOWN)
+    high = min(max(curve.levels[-1].item() for curve in curves), SHOWN)
+    shown = [(curve.levels >= low) & (curve.levels <= high) for curve in curves]
+    inside = [curve.values[kept] for curve, kept in zip(curves, shown, strict=True)]
+    top = top or max(values.abs().max().item() for values in inside) or 1.0
+    floor = -1.0 if min(values.min().item() for values in inside) < 0 else 0.0
 
     def x(level: float) -> float:
         return LEFT + (level - low) / (high - low) * (WIDTH - LEFT - 8)
 
     def y(value: float) -> float:
-        return 8 + (1 - value) / (1 - floor) * (HEIGHT - 16)
+        return LINE / 2 + (1 - value) / (1 - floor) * (HEIGHT - LINE)
 
-    lines = [f'<path d="M{LEFT} {y(0):.1f}H{WIDTH - 8}M{LEFT} 8V{HEIGHT - 8}" stroke="currentColor" fill="none"/>']
+    lines = [
+        f'<path d="M{LEFT} {y(0):.1f}H{WIDTH - 8}M{LEFT} {y(1):.1f}V{y(floor):.1f}" stroke="currentColor" fill="none"/>'
+    ]
     lines += [f'<text x="{LEFT - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:g}</text>' for v in {floor, 0.0, 1.0}]
     names = ("λ", "σ (VE)", "SNR", "flow t")
-    lines += [f'<text x="0" y="{HEIGHT + 8 + 17 * row}">{name}</text>' for row, name in enumerate(names)]
+    lines += [f'<text x="0" y="{HEIGHT + (row + 0.6) * LINE:.1f}">{name}</text>' for row, name in enumerate(names)]
     for tick in range(math.ceil((low + 1) / 4) * 4, math.floor(high) + 1, 4):
         marks = (tick, math.exp(-tick / 2), math.exp(tick), 1 / (1 + math.exp(tick / 2)))
         lines += [
-            f'<text x="{x(tick):.1f}" y="{HEIGHT + 8 + 17 * row}" text-anchor="middle">{mark:.2g}</text>'
+            f'<text x="{x(tick):.1f}" y="{HEIGHT + (row + 0.6) * LINE:.1f}" text-anchor="middle">{mark:.2g}</text>'
             for row, mark in enumerate(marks)
         ]
-    for levels, values, colour in curves:
-        inside = ((levels >= low) & (levels <= high)).nonzero().flatten()
-        inside = inside[:: max(1, len(inside) // POINTS)]
-        points = " ".join(f"{x(levels[i].item()):.1f},{y(values[i].item()):.1f}" for i in inside.tolist())
-        lines.append(f'<polyline points="{points}" fill="none" style="stroke:{colour}" stroke-width="1.8"/>')
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT + BOTTOM}" role="img">{"".join(lines)}</svg>'
-    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+    for curve, kept, values in zip(curves, shown, inside, strict=True):
+        every = max(1, len(values) // POINTS)
+        along = zip(curve.levels[kept][::every].tolist(), (values / top)[::every].tolist(), strict=True)
+        points = " ".join(f"{x(level):.1f},{y(value):.1f}" for level, value in along)
+        lines.append(f'<polyline points="{points}" fill="none" style="stroke:{curve.colour}" stroke-width="1.8"/>')
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 4 * LINE}" role="img">{"".join(lines)}</svg>'
+    keys = [f'<span style="color:{one.colour}">━</span> {escape(one.name)}' for one in curves if one.name]
+    legend = f"<div>{'; '.join(keys)}</div>" if len(keys) > 1 else ""
+    return f"<figure>{svg}<figcaption>{escape(caption)}{legend}</figcaption></figure>"
 
 
 def quantiles(found: Audit, at: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> list[float]:
@@ -231,7 +254,7 @@ def _photographs(found: Audit, coarse: int) -> str:
     levels = quantiles(found)
     try:
         pictures = [
-            f'<img alt="{name} at λ = {level:.2f}" src="{photograph(name, level, 4 * coarse)}"> '
+            f'<img alt="{name} at λ = {level:.2f}" src="{photograph(name, level, 4 * coarse)}">'
             for name in ("china.jpg", "flower.jpg")[: 2 if coarse == 1 else 1]
             for level in levels
         ]
@@ -240,4 +263,4 @@ def _photographs(found: Audit, coarse: int) -> str:
     signed = "" if found.monotonic else "the positive part of "
     shown = ", ".join(f"{level:.1f}" for level in levels)
     caption = f"What it looks at: 10, 30, 50, 70 and 90 % of {signed}p_w lie below λ = {shown}."
-    return f"<figure>{''.join(pictures)}<figcaption>{caption}</figcaption></figure>"
+    return f'<figure><div class="photographs">{"".join(pictures)}</div><figcaption>{caption}</figcaption></figure>'

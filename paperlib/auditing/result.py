@@ -16,20 +16,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from paperlib import recipes
 from paperlib.objectives import PublishedLoss
+from paperlib.predictions import PREDICTIONS
 from paperlib.weightings import Augmentation, Tabulated, Weighting
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
 SHOWN = 14.0
 """|λ| up to which pictures and tables go; beyond, nothing is learned of an image."""
-FORMAT = 1
+FORMAT = 2
 """Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
 
 
@@ -71,10 +72,11 @@ class Audit:
         learns: whether it divides by a learned uncertainty (:attr:`settled`); None where nothing is learned.
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
-        ratio: w over the expected one, its median one; NaN where the expected one is zero.
+        ratio: w over the expected one, its median one; NaN where the expected one is zero, if only in part of a cell.
         agrees: whether the ratio is one within the band and 2 %.
         notes: what else is to be said, in plain words.
-        said: the description that the loss was made of, for "copy as code".
+        said: the description that the loss was made of; or ``what`` was audited, a name or a path, and with which
+            options.
     """
 
     name: str
@@ -110,10 +112,26 @@ class Audit:
         return torch.cat([self.logsnr - self.width / 2, self.logsnr[-1:] + self.width[-1:] / 2])
 
     @property
+    def objection(self) -> str | None:
+        """Why this is the likelihood of no data, whatever w may be; None where nothing speaks against it."""
+        if self.quadratic is False:
+            return "not a weighted squared error; w is its local weighting at a small error"
+        if self.stationary is False:
+            return "the exact model is not stationary; w is that of a model that fits the target"
+        if self.isotropic is False:
+            return "errors of different shapes count differently; w is that of constant ones"
+        return None
+
+    @property
     def negative_mass(self) -> float:
         """Mass of the negative part of p_w, in units of max w: zero for a monotone w."""
         smooth = (-self.augmentation_density).clamp(min=0) * self.width
         return smooth.sum().item() + sum(-mass for _, mass in self.atoms if mass < 0)
+
+    @property
+    def hangs_on_the_end(self) -> bool:
+        """Whether w is largest, and still grows, at the noisy end: max w, and the bulk of p_w, move with that end."""
+        return bool(self.weighting.argmax() == 0 and self.augmentation_density[0] > 0.1)
 
     @property
     def effort(self) -> Tensor:
@@ -150,7 +168,10 @@ class Audit:
 
     @cached_property
     def nearest(self) -> Tensor:
-        """The non-increasing function nearest to w in ∫ (·)² dλ: isotonic regression, pooling adjacent violators."""
+        """The non-increasing function nearest to w in ∫ (·)² dλ over the range: isotonic regression.
+
+        Where w rises from the noisy end on, its height depends on where the range is cut; :attr:`majorant` does not.
+        """
         pools: list[tuple[float, float, int]] = []  # mean, width and number of levels
         for w, width in zip(self.weighting.tolist(), self.width.tolist(), strict=True):
             mean, total, count = w, width, 1
@@ -161,22 +182,26 @@ class Audit:
             pools.append((mean, total, count))
         return torch.cat([torch.full((count,), mean, dtype=torch.float64) for mean, _, count in pools])
 
-    def monotonised(self) -> Tabulated:
-        """:attr:`majorant` as a weighting to train with."""
-        kept = self.majorant > 0
-        return Tabulated(self.logsnr[kept].tolist(), self.majorant[kept].tolist())
+    def monotonised(self, how: Literal["majorant", "nearest"] = "majorant") -> Tabulated:
+        """:attr:`majorant` or :attr:`nearest` as a weighting to train with, on the range of λ."""
+        return self._table(getattr(self, how))
 
     def correction(self) -> Tabulated:
         """The factor :attr:`majorant`/w, one above the peak: what the loss of an example is to be multiplied by.
 
         It is the same whatever the network predicts, however its levels are drawn, and whatever the loss is weighed by.
         """
-        kept = self.weighting > 0
-        return Tabulated(self.logsnr[kept].tolist(), (self.majorant / self.weighting)[kept].tolist())
+        return self._table(torch.where(self.weighting > 0, self.majorant / self.weighting, 0.0))
+
+    def _table(self, values: Tensor) -> Tabulated:
+        """``values`` where they are positive, held from the outermost levels to the ends of the range."""
+        values = torch.cat([values[:1], values, values[-1:]])
+        levels = torch.cat([self.edges[:1], self.logsnr, self.edges[-1:]])
+        return Tabulated(levels[values > 0].tolist(), values[values > 0].tolist())
 
     def corrections(self) -> list[tuple[float, float, float, float]]:
         """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at some levels below the peak, rising."""
-        if self.below_peak is None:
+        if self.below_peak is None or self.monotonic is not False or self.objection:
             return []
         low, high = max(self.ends[0], -SHOWN), self.below_peak.logsnr
         levels = torch.linspace(min(low, high), high, 7, dtype=torch.float64)[1:-1]
@@ -189,8 +214,8 @@ class Audit:
     @property
     def verdict(self) -> str:
         """One line: monotone, not, or not decided, and how far."""
-        if self.quadratic is False:
-            return "not a weighted squared error; w below is its local weighting at a small error"
+        if self.objection:
+            return self.objection
         if self.monotonic:
             return "monotone: the ELBO of data with Gaussian noise added"
         if self.below_peak is None:
@@ -218,6 +243,8 @@ class Audit:
             "verdict": self.verdict,
             "p_w / max w": f"negative mass {self.negative_mass:.3g}, clean data {self.clean_mass:.2g}",
         }
+        if self.hangs_on_the_end:
+            rows["p_w / max w"] += f"; w still grows at λ = {self.ends[0]:.3g}, where the range is cut"
         if self.draws is not None:
             rows["draws by λ"] = self._row(self.draws)
         if self.prediction is not None:
@@ -229,7 +256,7 @@ class Audit:
         if self.ratio is not None:
             spread = self.ratio[self.ratio.isfinite()]
             rows["expected"] = (
-                f"{self.expected}: {'as measured' if self.agrees else 'ANOTHER OBJECTIVE'}, "
+                f"{self.expected}: {'the same objective' if self.agrees else 'ANOTHER OBJECTIVE'}, "
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
         if corrections := self.corrections():
@@ -284,15 +311,21 @@ class Audit:
         }
 
     def code(self) -> str:
-        """What makes this audit again, and the monotone weighting."""
-        said = dict(self.said)
-        known = f"found = paperlib.audit({said.get('recipe', said)!r})" if said else "found = paperlib.audit(loss)"
-        if len(known) > 1000:
-            known = "found = paperlib.audit(scheduler)"
-        return (
-            f"import paperlib\n\n{known}\nweighting = found.monotonised()  # a weighting for objectives.WeightedLoss\n"
-            "factor = found.correction()  # or your own loss of each example, times factor(logsnr)"
-        )
+        """What makes this audit again, and the monotone weighting where there is one to be made."""
+        options = dict(self.said)
+        what = [repr(options.pop("what"))] if "what" in options else []
+        call = ", ".join(what + [f"{key}={value!r}" for key, value in options.items()]) if what else repr(options)
+        if not self.said or len(call) > 1000:
+            call = "what"
+        lines = ["import paperlib", "", f"found = paperlib.audit({call})"]
+        lines[-1] += "  # the function or object that was audited" if call == "what" else ""
+        if self.corrections():
+            lines += [
+                'weighting = found.monotonised()  # or "nearest"; for objectives.WeightedLoss',
+                "factor = found.correction()  # or multiply your own loss of each example by",
+                "# factor(logsnr.clamp(*factor.ends))",
+            ]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         from paperlib.auditing import report
@@ -317,7 +350,7 @@ def of_loss(loss: PublishedLoss, name: str, said: Mapping[str, Any], notes: tupl
         draws = 1 - loss.schedule.time(torch.tensor(peak, dtype=torch.float64)).item()
         share = _below(found, peak)
         below = BelowPeak(peak, terminal + (1 - terminal) * draws, share)
-    prediction = type(loss.prediction).__name__.removesuffix("Prediction")
+    prediction = PREDICTIONS.called(loss.prediction)
     return replace(found, draws=density(found.logsnr).exp(), below_peak=below, prediction=prediction)
 
 
@@ -367,8 +400,8 @@ def of_weighting(
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     """``found`` beside what was meant: w over ``expected``, both averaged over what each level stands for."""
     inner = (torch.arange(256, dtype=torch.float64) + 0.5) / 256 - 0.5
-    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256).mean(1)
-    ratio = torch.where(wanted > 0, found.weighting / wanted, math.nan)
+    wanted = expected((found.logsnr[:, None] + inner * found.width[:, None]).flatten()).reshape(-1, 256)
+    ratio = torch.where((wanted > 0).all(1), found.weighting / wanted.mean(1), math.nan)  # not where it ends in a cell
     scale = ratio.nanmedian()
     if scale.isnan():
         raise ValueError(f"{name} and {found.name} share no level at which both have a weight.")

@@ -6,7 +6,8 @@ and ``loss_weight``.  Configurations are read as JSON and nothing else: no file 
 is looked up.  diffusers is needed, since its own schedulers make the levels from a configuration.
 
 A schedule of azula, ``α, σ = schedule(t)``, or of flow_matching, an object with ``alpha_t`` and ``sigma_t``, is asked
-for its levels itself, at :data:`TIMES` times, of which training is taken to draw one uniformly.
+for its levels itself, at :data:`TIMES` times, of which training is taken to draw one uniformly.  (For flow_matching
+this is tested on an object that is made as its schedules are, not on the package.)
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperlib import objectives
+from paperlib import objectives, predictions
 from paperlib.objectives import PublishedLoss
 from paperlib.process import logsnr_from_flow_time
 
@@ -49,33 +50,60 @@ def loss(
     Args:
         what: a scheduler or schedule, the path of its JSON configuration, or the folder of a saved pipeline.
         prediction: what the network predicts; by default what the configuration says, and the velocity for those of
-            flow_matching.
+            flow_matching.  It takes the place of what diffusers supposes, not of what a configuration states.
         schedule: how training draws levels, where that is not uniformly over the steps.
         loss_weight: as in :func:`paperlib.objectives.get`.
         mu: of a dynamic shift, log of the shift; by default the configuration's ``max_shift``.
 
     Raises:
         ModuleNotFoundError: for a configuration, without diffusers.
-        ValueError: for a file that is no configuration of a scheduler, and for a scheduler without levels of training.
+        ValueError: for a file that is no configuration of a scheduler, for a scheduler without levels of training, and
+            for what contradicts it: another prediction, a dynamic shift where there is none.
     """
     scheduler = what if is_scheduler(what) else _read(Path(what))
+    config = {} if _is_function(scheduler) else scheduler.config
+    if mu is not None and (schedule is not None or not config.get("use_dynamic_shifting")):
+        raise ValueError(
+            f"mu={mu:g} is of a dynamic shift, which {type(scheduler).__name__} here has not: leave it out."
+        )
     if _is_function(scheduler):
         return _of_function(scheduler, prediction, schedule, loss_weight)
-    kind, config = type(scheduler).__name__, scheduler.config
-    notes: tuple[str, ...] = ()
+    kind = type(scheduler).__name__
     flow = kind.startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+    given = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight, "mu": mu}
+    notes: tuple[str, ...] = ("of the scheduler only the prediction is taken: levels are drawn as you say.",)
     if schedule is None:
         levels, notes = _flow_levels(scheduler, mu) if flow else (_table_levels(scheduler), ())
         schedule = {"name": "discrete", "alphas_cumprod": torch.sigmoid(levels).tolist()}
-        notes += ("steps are taken to be drawn uniformly and errors to be unweighted: the training script says.",)
-    if prediction is None:
-        prediction = "flow" if flow else PREDICTIONS.get(config.get("prediction_type", "epsilon"))
-        if kind.startswith("EDM"):
-            prediction = {"name": "F", "sigma_data": config["sigma_data"]}
-        if prediction is None:
+        unweighted = "" if loss_weight else " and errors to be unweighted"
+        notes += (f"steps are taken to be drawn uniformly{unweighted}: the training script says.",)
+    prediction, more = _prediction(scheduler, flow, prediction)
+    said: dict[str, Any] = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
+    made = objectives.get(said)
+    if scheduler is not what:
+        said = {"what": str(what), **{key: value for key, value in given.items() if value is not None}}
+    return made, {"name": kind, **said}, notes + more
+
+
+def _prediction(scheduler: Any, flow: bool, given: str | Mapping[str, Any] | None) -> tuple[Any, tuple[str, ...]]:
+    """What the network predicts, and a note where ``given`` is not what such a scheduler is usually for."""
+    kind, config = type(scheduler).__name__, scheduler.config
+    usual: Any = "flow" if flow else PREDICTIONS.get(config.get("prediction_type", "epsilon"))
+    if kind.startswith("EDM"):
+        usual = {"name": "F", "sigma_data": config["sigma_data"]}
+    if given is None:
+        if usual is None:
             raise ValueError(f"prediction_type {config['prediction_type']!r} is not known; say prediction=….")
-    said = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
-    return objectives.get(said), {"name": kind, **said}, notes
+        return usual, ()
+    if usual is None or predictions.get(given) == predictions.get(usual):
+        return given, ()
+    named, own = (predictions.PREDICTIONS.called(predictions.get(one)) for one in (given, usual))
+    if not flow and "prediction_type" in config and "prediction_type" not in config.get("_use_default_values", ()):
+        raise ValueError(
+            f"{kind} states prediction_type {config['prediction_type']!r}, which contradicts prediction {named}: leave "
+            f"that out, or correct the configuration by scheduler.register_to_config(prediction_type=…)."
+        )
+    return given, (f"the network predicts {named}, as you say; the scheduler states nothing, and {own} is usual.",)
 
 
 def _is_function(what: object) -> bool:
@@ -119,9 +147,7 @@ def _read(path: Path) -> Any:
         inside = [path / CONFIGURATION, path / "scheduler" / CONFIGURATION]
         path = next((file for file in inside if file.is_file()), inside[0])
     if not path.is_file():
-        from paperlib import recipes
-
-        raise ValueError(f"{path} is neither a file nor a recipe; the recipes are {', '.join(recipes.RECIPES)}.")
+        raise ValueError(f"no such file: {path}; give a {CONFIGURATION}, or a pipeline's folder, which has one.")
     if path.suffix != ".json":
         raise ValueError(f"{path} is not JSON, and a file of another kind may run code when it is opened: not read.")
     try:

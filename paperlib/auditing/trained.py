@@ -106,10 +106,10 @@ class NetworkAudit:
         best = self.weighted[self.main].schedule
         edges, heights = ([float(f"{round(value, 6):.4g}") for value in row] for row in (best.edges, best.heights))
         return (
-            "from paperlib import schedules\n\n"
+            "import torch\nfrom paperlib import schedules\n\n"
             f'schedule = schedules.get({{"name": "histogram", "edges": {edges}, "heights": {heights}}})\n'
-            "logsnr = schedule.logsnr(t)  # t uniform on [0, 1]; then weigh the error of ε by w/p:\n"
-            "weight = w(logsnr) / schedule.density(logsnr)"
+            "logsnr = schedule.logsnr(torch.rand(64))  # of the examples of a batch; their errors of ε are multiplied\n"
+            "factor = 1 / schedule.density(logsnr)  # by this and by your w(logsnr)"
         )
 
     def summary(self) -> str:
@@ -274,7 +274,7 @@ def audit(
     compared = own or even
     return NetworkAudit(
         name=name or type(network).__name__,
-        prediction=type(prediction).__name__.removesuffix("Prediction"),
+        prediction=predictions.PREDICTIONS.called(prediction),
         data=data.name if isinstance(data, ImageData) else "",
         images=len(found.loss),
         bound=found,

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("profile", nargs="?", help="one profile (default: all)")
 
     auditing = _command(commands, "audit", _audit, "what a loss really optimises: its weighting, and where it is spent")
+    auditing.epilog = "Exit code: 1 where --expect finds another objective, or something failed; 2 where used wrongly."
     auditing.add_argument("--recipe", nargs="+", default=[], metavar="NAME", help="recipes by name, see `recipes`")
     auditing.add_argument("--scheduler", type=Path, help="a scheduler_config.json of diffusers, or a pipeline's folder")
     auditing.add_argument("--weights", type=Path, help="a trained network, on the images of --data")
@@ -113,16 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("--json", action="store_true", help="everything as data, instead of a summary")
     auditing.add_argument("--html", type=Path, metavar="FILE", help="a report with pictures, one file")
 
-    weigh = _command(commands, "weighting", _weighting, "the weighting that a loss amounts to, monotone or not")
     part: dict[str, Any] = {"nargs": "+", "metavar": ("NAME", "PARAMETER=VALUE")}
-    for command, required in ((weigh, True), (auditing, False)):
-        command.add_argument(
-            "--prediction", required=required, help="what the network predicts, such as F sigma_data=0.5", **part
-        )
-        command.add_argument(
-            "--schedule", required=required, help="such as cosine logsnr_min=-12 logsnr_max=12", **part
-        )
-        command.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
+    auditing.add_argument("--prediction", help="what the network predicts, such as F sigma_data=0.5", **part)
+    auditing.add_argument("--schedule", help="such as cosine logsnr_min=-12 logsnr_max=12", **part)
+    auditing.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
     _command(commands, "recipes", _recipes, "losses of public training codes: w, monotone or not, its peak")
 
     _command(commands, "doctor", _doctor, "look whether this machine and environment will do")
@@ -289,17 +284,17 @@ def said(words: Sequence[str]) -> dict[str, Any]:
     return {"name": name, **{key: documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)}}
 
 
-def _described(options: argparse.Namespace) -> dict[str, Any]:
-    """The parts of a loss that are stated."""
-    parts = ("prediction", "schedule", "loss_weight")
-    return {part: said(words) for part in parts if (words := getattr(options, part))}
-
-
 def _audit(options: argparse.Namespace) -> int:
     from paperlib import files
-    from paperlib.auditing import audit, report
+    from paperlib.auditing import Audit, audit, report
 
-    described = _described(options)
+    parts = ("prediction", "schedule", "loss_weight")
+    described: dict[str, Any] = {part: said(words) for part in parts if (words := getattr(options, part))}
+    if described and (options.recipe or options.weights):
+        raise ValueError(
+            "a recipe and a file of weights say what is predicted, drawn and weighed: leave out "
+            f"{', '.join('--' + part.replace('_', '-') for part in described)}, or describe the whole loss instead."
+        )
     if (options.weights is None) != (options.data is None):
         raise ValueError("a trained network is audited on data: give both --weights FILE and --data NAME.")
     if options.weights and options.expect:
@@ -323,18 +318,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.html:
         files.write_text(options.html, report.page(found))
         print(f"→ {options.html}", file=sys.stderr)
-    return 0
-
-
-def _weighting(options: argparse.Namespace) -> int:
-    from paperlib import objectives, recipes
-
-    loss = objectives.get(_described(options))
-    peak = recipes.peak(loss)
-    verdict = "monotone" if peak is None else f"not monotone, peak at λ = {peak:.3f} nats"
-    low, high = loss.schedule.ends
-    print(f"w(λ) of the ε error on [{low:.3f}, {high:.3f}]: {verdict}")
-    return 0
+    return 1 if any(isinstance(one, Audit) and one.agrees is False for one in found) else 0
 
 
 def _recipes(options: argparse.Namespace) -> int:
