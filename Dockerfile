@@ -3,7 +3,8 @@
 #     docker build --build-arg COMMIT=$(git rev-parse HEAD) -t diffusion-objectives .
 #     mkdir -p out && docker run --rm --user $(id -u):$(id -g) -v "$PWD/out:/companion/results/local" diffusion-objectives
 #
-# runs `paperlib reproduce tiny`; results lie in out/.  Other commands follow the image's name:
+# runs `paperlib reproduce tiny`; results lie in out/, beside hidden folders from which the same command goes on after it
+# was stopped.  Other commands follow the image's name:
 #
 #     docker run --rm diffusion-objectives doctor
 #     docker run --rm -p 8888:8888 diffusion-objectives lab          JupyterLab; its address is printed
@@ -23,7 +24,8 @@ COPY requirements.lock ./
 RUN /opt/venv/bin/python -m pip install --require-hashes -r requirements.lock
 COPY . .
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation -e . \
-    && mkdir -p .cache .snakemake results/local \
+    && mkdir -p results/local/.cache results/local/.snakemake \
+    && ln -s results/local/.cache results/local/.snakemake . \
     && chmod -R a+rwX /companion
 
 FROM ${BASE}
@@ -40,7 +42,7 @@ WORKDIR /companion
 # commit is handed in when it is built, and every manifest repeats it.
 ARG COMMIT=""
 ENV PATH=/opt/venv/bin:$PATH HOME=/opt/reader USER=reader PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE \
-    PAPERLIB_COMMIT=${COMMIT}
+    PAPERLIB_CACHE=/companion/.cache/data PAPERLIB_COMMIT=${COMMIT}
 USER 1000
 EXPOSE 8888
 ENTRYPOINT ["tini", "--", "tools/container"]

@@ -30,7 +30,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "claims.yaml").write_text("# none\n")
     (tmp_path / "requirements.lock").write_text("")
     monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
-    for variable in ("PAPERLIB_OUTPUT", "PAPERLIB_READ_PUBLISHED"):
+    for variable in ("PAPERLIB_COMMIT", "PAPERLIB_OUTPUT", "PAPERLIB_READ_PUBLISHED"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
 

@@ -134,6 +134,20 @@ def test_the_container_installs_the_lock_and_runs_as_nobody_special(repository: 
     assert 'ENTRYPOINT ["tini", "--", "tools/container"]\nCMD ["reproduce", "tiny"]' in final
 
 
+def test_the_image_lacks_git_and_what_git_ignores(repository: Path) -> None:
+    """A pattern without a slash holds in every folder for git, with ``**/`` before it for Docker."""
+    ignored = (line.rstrip("/") for line in (repository / ".gitignore").read_text().splitlines())
+    there = (repository / ".dockerignore").read_text().splitlines()
+    assert there == [".git", *(line if "/" in line else f"**/{line}" for line in ignored)]
+
+
+def container(repository: Path, folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    """What the image starts, in a folder that is the whole image."""
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    command = [repository / "tools" / "container", *given]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     ("given", "runs"),
     [
@@ -148,9 +162,28 @@ def test_what_follows_the_images_name(repository: Path, tmp_path: Path, given: l
     for name in ("paperlib", "jupyter", "python"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run([repository / "tools/container", *given], env=environment, capture_output=True, text=True)
+    done = container(repository, tmp_path, *given)
     assert done.stdout.strip() == runs
+
+
+def test_what_is_kept_between_runs_lies_in_the_mounted_folder(repository: Path, tmp_path: Path) -> None:
+    """As the image is laid out, with an empty folder mounted."""
+    links = re.search(r"ln -s (.*) \.", (repository / "Dockerfile").read_text())
+    assert links is not None
+    for target in links[1].split():
+        (tmp_path / Path(target).name).symlink_to(target)
+    (tmp_path / "results" / "local").mkdir(parents=True)
+    container(repository, tmp_path, "doctor")
+    for name in (".cache", ".snakemake"):
+        (tmp_path / name / "kept").touch()
+        assert (tmp_path / "results" / "local" / name / "kept").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    done = container(repository, tmp_path, "reproduce", "tiny")
+    assert done.returncode == 1
+    assert re.search(r"user \d+ cannot write results/local: make the mounted folder first", done.stderr)
 
 
 # Citation and words --------------------------------------------------------------------------------------------------
