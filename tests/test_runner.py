@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import jupytext
 import nbformat
 import psutil
 import pytest
-from helpers import NotebookWriter, listing, record
+from helpers import REPOSITORY, NotebookWriter, listing, record
 
 from paperlib import files
 from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
@@ -112,6 +113,52 @@ def test_parameters_from_the_command_line(write_notebook: NotebookWriter) -> Non
         notebooks.parameters(path, {}, ["points"])
     with pytest.raises(ValueError, match="must be int, got 'many'"):
         notebooks.parameters(path, {}, ["points=many"])
+
+
+IMPOSSIBLE = {
+    "int": [-1, 10**30, 1.5, math.nan, "many"],
+    "float": [math.nan, math.inf, -math.inf, -1e30, "1e-3"],
+    "str": [3, "", None],
+    "list[str]": [[], ["euler"], "heun", [1]],
+}
+"""By type, what no parameter of any notebook may be."""
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_impossible_parameters_of_every_notebook_are_refused_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """Each parameter by its name; what is stated in the notebook itself is possible."""
+    monkeypatch.setenv("PAPERLIB_ROOT", str(REPOSITORY))
+    profile = profiles.load("tiny")
+
+    def plan(**given: object) -> runner.Job:
+        section = profiles.Notebook.model_construct(parameters=given)
+        return runner.plan(profile.model_copy(update={"notebooks": {path.stem: section}}), path.stem)
+
+    stated, declared = plan().values, notebooks.declared(path)
+    monkeypatch.setattr(notebooks, "declared", lambda _: declared)  # the files are as they were
+    monkeypatch.setattr(runner, "_require_in_step", lambda _: None)
+    for name, (kind, _) in declared.items():
+        zero = [0] if kind in ("int", "float") and name not in ("seed", "image", "logsnr_min", "logsnr_max") else []
+        for value in (*IMPOSSIBLE[kind], *zero):
+            with pytest.raises(ValueError, match=rf"{path.stem}\.ipynb: parameter '{name}'.* got |unknown sampler"):
+                plan(**{name: value})
+    rising = [pair for pair in notebooks.RISING if {*pair} <= declared.keys()]
+    assert ("logsnr_min" in declared) == (notebooks.RISING[0] in rising)
+    for low, high in rising:
+        for given in ({low: stated[high]}, {high: stated[low]}, {low: stated[high], high: stated[low]}):
+            with pytest.raises(ValueError, match=rf"{low} \(.*\) must be below {high} \("):
+                plan(**given)
+    with pytest.raises(ValueError, match="choose another one with --profile"):
+        runner.plan(profile, path.stem, assignments=["profile=digits"])
+
+
+def test_every_limit_is_that_of_a_parameter(repository: Path) -> None:
+    files = sorted((repository / "notebooks").glob("[0-9]*.ipynb"))
+    known = [{*notebooks.declared(path)} for path in files]
+    assert {*notebooks.LIMITS} <= {*notebooks.TYPES}.union(*known)
+    assert all(any({*pair} <= one for one in known) for pair in notebooks.RISING)
 
 
 def test_a_parameter_without_a_type_is_refused(write_notebook: NotebookWriter) -> None:

@@ -39,7 +39,7 @@ Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
 
 Count = Annotated[int, Field(gt=0, le=10**12)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Label = Annotated[str, Field(pattern=r"^\w+$")]
 """What names a weighting or a schedule: it becomes part of a path."""
 
@@ -92,6 +92,7 @@ def _known(lookup: Callable[[str], object]) -> AfterValidator:
 _load = lru_cache(maxsize=4)(data.load)
 
 PredictionName = Annotated[str, _known(predictions.get)]
+Samplers = Annotated[list[Annotated[str, _known(sampling.get)]], Field(min_length=1)]
 
 
 class Data(Section):
@@ -222,7 +223,7 @@ class Sampling(Section):
     """How samples are drawn for pictures and for evaluation."""
 
     schedule: Choice
-    samplers: list[Annotated[str, _known(sampling.get)]] = Field(min_length=1)
+    samplers: Samplers
     steps: Count
     count: Count
     batch_size: Count = 500
