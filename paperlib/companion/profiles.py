@@ -35,6 +35,8 @@ from paperlib.schedules import NoiseSchedule
 
 LARGEST_LOGSNR, LARGEST_OPTION, LARGEST_NETWORK = 100, 100_000, 10**12
 """What no schedule, no option and no network of a profile goes beyond: nats, a number, parameters."""
+LARGEST_IN_RECIPE = {"learning_rate": 10, "weight_decay": 10, "batch_size": 10**7, "workers": 1000}
+"""The same of numbers of a recipe, of others 10⁹."""
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
 
@@ -137,6 +139,9 @@ def _field(field: dataclasses.Field[Any]) -> Any:
     """A field of :class:`TrainingConfig` for pydantic: a value that it refuses is refused in its own line."""
 
     def check(value: Any) -> Any:
+        largest = LARGEST_IN_RECIPE.get(field.name, 10**9)
+        if isinstance(value, int | float) and value > largest:
+            raise ValueError(f"{field.name} must be at most {largest:,}, got {value:,}.")
         TrainingConfig(**{"steps": 1, field.name: value})
         return value
 
