@@ -593,15 +593,23 @@ def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["reproduce", "small", "--cores", "1"], "the same command goes on"),
+        (["run", "01_first", "--profile", "small"], "what was finished is kept"),
+    ],
+    ids=["reproduce", "run"],
+)
 def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
-    workplace: Path, write_notebook: NotebookWriter, number: signal.Signals
+    workplace: Path, write_notebook: NotebookWriter, number: signal.Signals, words: list[str], says: str
 ) -> None:
     started = workplace / "started"
     write_notebook(
         "01_first",
         f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)",
     )
-    command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
+    command = [sys.executable, "-m", "paperlib", *words]
     process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not started.is_file() and time.monotonic() < deadline:
@@ -611,7 +619,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "the same command goes on" in message
+    assert says in message
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     with files.held(paths.cache("small") / "lock", "somebody holds it still"):

@@ -55,7 +55,7 @@ def _run_command(options: argparse.Namespace) -> int:
         print(f"paperlib {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"paperlib {options.command}: {error or 'interrupted; what was finished is kept.'}", file=sys.stderr)
+        print(f"paperlib {options.command}: {str(error) or 'interrupted; what was finished is kept.'}", file=sys.stderr)
         return 128 + getattr(error, "signal", signal.SIGINT)
 
 
@@ -177,12 +177,13 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from paperlib import files
     from paperlib.companion import notebooks, profiles, runner
+    from paperlib.engine import interruption
 
     profile = profiles.load(options.profile)
     name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
     target = options.output or paths.interactive(profile.name, name)
     job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    signal.signal(signal.SIGTERM, interruption.end)  # the kernel is to end too
     if options.stamp:
         sys.stderr = sys.stdout  # what goes wrong is said on the screen: standard error is Snakemake's log
     result = runner.run(job)
