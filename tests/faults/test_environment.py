@@ -12,7 +12,7 @@ import pytest
 from helpers import NotebookWriter
 
 from faults.conftest import ELSEWHERE, Note, functions
-from paperlib.companion import cli, doctor, documents, figures, paths, profiles, provenance, runner
+from paperlib.companion import cli, doctor, documents, figures, paths, profiles, provenance, runner, workflow
 
 DRAWS = """\
 import matplotlib.pyplot as plt
@@ -104,6 +104,63 @@ def test_a_home_that_can_be_written_stays(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", str(tmp_path))
     paths.settle()
     assert os.environ["HOME"] == str(tmp_path)
+
+
+def test_a_result_depends_on_what_its_notebook_reads_and_on_nothing_else(
+    checkout: Path, write_notebook: NotebookWriter, became: Note
+) -> None:
+    stated = "place: here, statement: so, cell: a, kind: check, why: so, falsifier: not so"
+    ledger, lock, table = checkout / "claims.yaml", paths.lock(), checkout / "results" / "paper" / "table1.csv"
+    ledger.write_text(
+        f"- {{id: C1, notebook: 01_first, tolerance: 1.0e-9, {stated}}}\n"
+        f"- {{id: C2, notebook: 02_second, tolerance: 1.0e-6, {stated}}}\n"
+    )
+    table.parent.mkdir(parents=True)
+    table.write_text("1\n")
+    beside = write_notebook("01_first", "import shared").with_name("shared.py")
+    beside.write_text('READS = ("results/paper/*.csv",)\n')
+    before = workflow.dependencies(profiles.load("small"), "01_first")
+
+    def changed() -> set[str]:
+        now = workflow.dependencies(profiles.load("small"), "01_first")
+        assert now.keys() == before.keys()
+        return {what for what, digest in now.items() if digest != before[what]}
+
+    for path, old, new, what in (
+        (ledger, "1.0e-9", "1.0e-30", {"claims"}),
+        (ledger, "1.0e-6", "1.0e-30", set()),  # another notebook's
+        (lock, "", "torch==0\n", {"files"}),
+        (table, "1", "2", {"files"}),
+        (beside, "", "# why\n", set()),
+        (beside, "paper/*", "other/*", {"library", "files"}),
+        (checkout / "profiles" / "small.yaml", "points: 3", "points: 4", {"values"}),
+    ):
+        kept = path.read_text()
+        path.write_text(kept.replace(old, new, 1))
+        assert changed() == what, (path.name, new)
+        path.write_text(kept)
+    (table.parent / "table2.csv").write_text("1\n")
+    assert changed() == {"files"}
+    became("a tolerance in claims.yaml, the lock, a published table changed", "the notebooks that read it run again")
+
+
+@pytest.mark.slow
+def test_the_same_checkout_under_another_interpreter_has_nothing_to_run_again(
+    checkout: Path, repository: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch, became: Note
+) -> None:
+    shutil.copy(repository / "Snakefile", checkout)
+    for name in ("01_first", "02_second"):
+        write_notebook(name, parameters='profile: str = "small"\npoints: int = 2')
+    assert workflow.reproduce(profiles.load("small"), cores=1) == 0
+    made = [provenance.read(paths.local("small", name)) for name in ("01_first", "02_second")]
+    other = checkout / "another" / "python"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(other))
+    assert workflow.reproduce(profiles.load("small"), cores=1) == 0
+    assert [provenance.read(paths.local("small", name)) for name in ("01_first", "02_second")] == made
+    became("the same checkout with its environment under another path", "nothing runs again")
 
 
 def test_the_module_of_the_command_line_is_the_command(repository: Path) -> None:
