@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import torch
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
@@ -137,11 +138,12 @@ def _weights() -> Finding:
 
 
 def _profile(name: str, memory: int, disk: int) -> Finding:
-    """What a profile takes, from the manifests of its published results."""
+    """What a profile takes, from the manifests of its published results and their tables of training runs."""
     what = f"profile {name}"
     try:
         stated = profiles.load(name)
         rows = [provenance.read(row.folder) for row in workflow.recorded(stated) if row.folder]
+        trained = _training(paths.published(name)) / 60
     except ValueError as error:
         return Finding(what, "cannot be read", False, str(error))
     if not rows:
@@ -149,12 +151,19 @@ def _profile(name: str, memory: int, disk: int) -> Finding:
     taken = max(row.get("peak_memory_bytes", 0) for row in rows)
     size = sum(path.stat().st_size for path in paths.published(name).rglob("*") if path.is_file())
     minutes = sum(row.get("seconds", 0) for row in rows) / 60
-    before = ", and before them the training" if stated.launch else ""
     found = (
-        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other{before} "
-        f"({rows[0].get('cpu')}), up to {_size(taken)} of memory each, {size / 2**20:.0f} MB of results"
+        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other, and "
+        f"{trained:.0f} of training, one network after the other ({rows[0].get('cpu')}), up to {_size(taken)} of memory "
+        f"each, {size / 2**20:.0f} MB of results"
     )
     return Finding(what, found, memory > taken and disk > size, "free memory or disk, or take a smaller profile")
+
+
+def _training(results: Path) -> float:
+    """Seconds that the networks in the tables of some results took, each of them once."""
+    tables = [pd.read_csv(path) for path in sorted(results.glob("*/tables/*.csv"))]
+    runs = [table[["run", "seconds"]] for table in tables if {"run", "seconds"} <= {*table}]
+    return float(pd.concat(runs).drop_duplicates("run").seconds.astype(float).sum()) if runs else 0.0
 
 
 def _size(size: int) -> str:

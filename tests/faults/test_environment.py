@@ -151,15 +151,16 @@ def test_the_same_checkout_under_another_interpreter_has_nothing_to_run_again(
     shutil.copy(repository / "Snakefile", checkout)
     for name in ("01_first", "02_second"):
         write_notebook(name, parameters='profile: str = "small"\npoints: int = 2')
-    assert workflow.reproduce(profiles.load("small"), cores=1) == 0
-    made = [provenance.read(paths.local("small", name)) for name in ("01_first", "02_second")]
+    profile = profiles.load("small")
+    assert workflow.reproduce(profile, cores=1, only="01_first") == 0
+    made = provenance.read(paths.local("small", "01_first"))
     other = checkout / "another" / "python"
     other.parent.mkdir()
     other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     other.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(other))
-    assert workflow.reproduce(profiles.load("small"), cores=1) == 0
-    assert [provenance.read(paths.local("small", name)) for name in ("01_first", "02_second")] == made
+    assert workflow.reproduce(profile, cores=1, only="01_first") == 0
+    assert provenance.read(paths.local("small", "01_first")) == made
     became("the same checkout with its environment under another path", "nothing runs again")
 
 
@@ -198,6 +199,10 @@ def test_doctor_says_what_would_go_wrong(
     network.write_text("version https://git-lfs.github.com/spec/v1\n")
     folder = paths.published("small", "01_first")
     folder.mkdir(parents=True)
+    (folder / "tables").mkdir()
+    for table, runs in (("runs", "a,240\nb,60\n"), ("measured", "b,60\nc,120.0\n")):
+        (folder / "tables" / f"{table}.csv").write_text(f"run,seconds\n{runs}")
+    (folder / "tables" / "other.csv").write_text("weighting,seconds\na,9000\n")
     provenance.write(folder, {"notebook": "01_first", "seconds": 120.0, "peak_memory_bytes": 2**60})
     (checkout / "profiles" / "bad.yaml").write_text("name: bad")
     found = shown()
@@ -207,7 +212,9 @@ def test_doctor_says_what_would_go_wrong(
     assert "typo, which is no folder" in found["data"]
     assert found["data"].startswith("NO ")
     assert "weights.safetensors is not weights" in found["weights"]
-    assert found["profile small"].startswith("NO 1 of 2 notebooks: 2 minutes one after the other")
+    assert found["profile small"].startswith(
+        "NO 1 of 2 notebooks: 2 minutes one after the other, and 7 of training, one network after the other ("
+    )
     assert found["profile bad"].startswith("NO cannot be read")
     became(
         "`doctor` without home, commit, data, whole weights, memory, or with another kernelspec",
