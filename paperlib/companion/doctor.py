@@ -153,8 +153,8 @@ def _profile(name: str, memory: int, disk: int) -> Finding:
     minutes = sum(row.get("seconds", 0) for row in rows) / 60
     found = (
         f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other, and "
-        f"{trained:.0f} of training, one network after the other ({rows[0].get('cpu')}), up to {_size(taken)} of memory "
-        f"each, {size / 2**20:.0f} MB of results"
+        f"{trained:.0f} of training, one network after the other ({rows[0].get('cpu')}), up to {_size(taken)} of "
+        f"memory each, {size / 2**20:.0f} MB of results"
     )
     return Finding(what, found, memory > taken and disk > size, "free memory or disk, or take a smaller profile")
 

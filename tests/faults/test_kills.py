@@ -107,7 +107,7 @@ def test_a_notebook_that_is_killed_at_10_random_moments_leaves_whole_results(wor
 def test_reproduce_that_is_killed_at_10_random_moments_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], became: Note
 ) -> None:
-    """Five times alone, its children running on and holding the lock; five times with all of them, as when a machine stops."""
+    """Every second time alone, its children running on and holding the lock; else with all, as when a machine stops."""
     dice = random.Random(3)
     command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
