@@ -20,10 +20,8 @@ from paperlib.companion import paths, profiles, provenance, workflow
 from paperlib.engine import data, decode, features
 from paperlib.models import weights
 
-NEEDED_DISK = 2 * 2**30
-"""Bytes that results, caches and checkpoints of the small profiles may take."""
-NEEDED_MEMORY = 2 * 2**30
-"""Bytes that a notebook takes at the smallest profile."""
+NEEDED = 2 * 2**30
+"""Bytes of memory that a notebook, and of the disk that results and caches take at the smallest profile."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +38,19 @@ def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
     folder = paths.root()
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
-    recent, written, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
+    recent, unwritable, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
     named = "; ".join(locked[:5]) + (f" and {len(locked) - 5} more" if len(locked) > 5 else "")
+    least, place = f"free some: {_size(NEEDED)} at least", f"{folder}: {unwritable or 'can be written'}"
+    relock = "run `make clean` and try again, or accept that numbers may differ in their last digits"
     return [
         Finding("Python", platform.python_version(), recent, "use Python 3.11 or newer"),
         Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Finding("processor", f"{provenance.cpu()}, {provenance.cores()} cores"),
         _gpus(),
-        Finding(
-            "memory", f"{_size(memory)} free", memory > NEEDED_MEMORY, f"free some: {_size(NEEDED_MEMORY)} at least"
-        ),
-        Finding(
-            "disk",
-            f"{_size(disk)} free",
-            disk > NEEDED_DISK,
-            f"free some: results and caches take {_size(NEEDED_DISK)}",
-        ),
-        Finding(
-            "checkout",
-            f"{folder}: {written or 'can be written'}",
-            not written,
-            "make it writable, or use a checkout of your own",
-        ),
-        Finding(
-            "requirements.lock",
-            named or "installed versions are those of the lock",
-            not locked,
-            "run `make clean` and try again, or accept that numbers may differ in their last digits",
-        ),
+        Finding("memory", f"{_size(memory)} free", memory > NEEDED, least),
+        Finding("disk", f"{_size(disk)} free", disk > NEEDED, least),
+        Finding("checkout", place, not unwritable, "make it writable, or use a checkout of your own"),
+        Finding("requirements.lock", named or "installed versions are those of the lock", not locked, relock),
         _home(),
         _kernel(),
         _commit(folder),
