@@ -164,11 +164,12 @@ def test_the_same_checkout_under_another_interpreter_has_nothing_to_run_again(
     became("the same checkout with its environment under another path", "nothing runs again")
 
 
-def test_the_module_of_the_command_line_is_the_command(repository: Path) -> None:
+def test_the_module_of_the_command_line_is_the_command(repository: Path, became: Note) -> None:
     command = [sys.executable, "-m", "paperlib.companion.cli"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: paperlib" in done.stderr
+    became("`python -m paperlib.companion.cli`", "is the command")
 
 
 def test_aliases_that_stand_for_millions_of_values_are_refused(checkout: Path, became: Note) -> None:
