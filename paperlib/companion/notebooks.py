@@ -34,20 +34,21 @@ TYPES: dict[str, Any] = {
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
-Level = Annotated[float, Field(ge=-profiles.LARGEST_LOGSNR, le=profiles.LARGEST_LOGSNR)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 LIMITS: dict[str, Any] = {
     **{"int": Count, "float": Positive, "str": Name},
     **{"list[int]": list[Count], "list[float]": list[Positive], "list[str]": list[Name]},
     **dict.fromkeys(("seed", "image"), profiles.Seed),
-    **dict.fromkeys(("logsnr_min", "logsnr_max"), Level),
+    # From noise to data: where a range leaves out the peak of a weighting, what is said of it is not there to be seen.
+    "logsnr_min": Annotated[float, Field(ge=-profiles.LARGEST_LOGSNR, le=-5)],
+    "logsnr_max": Annotated[float, Field(ge=5, le=profiles.LARGEST_LOGSNR)],
     **dict.fromkeys(("narrow", "wide"), Annotated[Positive, Field(le=profiles.LARGEST_LOGSNR)]),
     **dict.fromkeys(("confidence", "recognised", "untrained_share"), Share),
     "points": Annotated[Count, Field(ge=2)],
     "samplers": profiles.Samplers,
 }
 """What a parameter of this name may be, in whichever notebook; of any other name, what one of this type may be."""
-RISING = ("logsnr_min", "logsnr_max"), ("narrow", "wide"), ("early_steps", "train_steps")
+RISING = ("narrow", "wide"), ("early_steps", "train_steps")
 """Parameters of which the first must be below the second."""
 
 
