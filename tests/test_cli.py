@@ -1,8 +1,11 @@
 """The command line: what it prints, its exit codes, and what it says to those who use it wrongly."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +59,49 @@ def test_wrong_use_is_explained(
 def test_what_is_no_command_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
+
+
+LOSS = ["--prediction", "v", "--schedule", "cosine", "logsnr_min=-10", "logsnr_max=10"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["claims", "--help"], ["claims"], ["claims", "--json"], ["recipes"], ["doctor"]),
+        *(
+            ["weighting", *LOSS],
+            ["audit", *LOSS],
+            ["audit", "--json", *LOSS],
+            ["verify", "tiny"],
+            ["reproduce", "small"],
+        ),
+        *(["compare", "tiny", "tiny"], ["train", "small"], ["run", "01_first", "--profile", "small"]),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_who_has_seen_enough_ends_a_command_quietly(
+    write_notebook: NotebookWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    repository: Path,
+    arguments: list[str],
+) -> None:
+    """As `| head -1` does it, which closes the pipe."""
+    for name in ("01_first", "02_second"):
+        write_notebook(name)
+    if "small" not in arguments:
+        monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
+        arguments = [
+            str(repository / "results" / word) if word == "tiny" and "compare" in arguments else word
+            for word in arguments
+        ]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", pipe)
+        assert cli.main(arguments) == 128 + signal.SIGPIPE
+        pipe.write("what Python writes at its end")
+    assert capfd.readouterr().err == ""
 
 
 def test_one_notebook_with_another_parameter(

@@ -57,6 +57,14 @@ def test_the_same_results_are_identical_and_times_do_not_count(tmp_path: Path) -
     assert len(states(one, other)) == 4
 
 
+def test_a_table_and_a_figure_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    sides = [results(tmp_path / one, NUMBERS) for one in "ab"]
+    for side in sides:
+        np.savez(side / "01_first" / "figures" / "table.npz", x=NUMBERS)
+    said = compare.results(*sides, ["01_first"]).text()
+    assert "   3 identical\n     01_first: figures array, table; tables table\n" in said
+
+
 @pytest.mark.parametrize(("factor", "state"), [(1 + 0.5e-5, "rounding"), (1 + 2e-5, "outside"), (math.nan, "outside")])
 def test_without_intervals_only_rounding_is_allowed(tmp_path: Path, factor: float, state: str) -> None:
     one, other = results(tmp_path / "a", NUMBERS), results(tmp_path / "b", NUMBERS * np.array([1, 1, factor]))

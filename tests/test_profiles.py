@@ -1,5 +1,6 @@
 """Profiles: what is wrong is refused, with file and line, before anything runs."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from paperlib import weightings
 from paperlib.companion import documents, profiles
+from paperlib.engine.recipe import TrainingConfig
 
 
 def spoil(checkout: Path, old: str, new: str) -> int:
@@ -75,6 +77,33 @@ def test_a_mistake_is_refused_with_file_and_line(checkout: Path, old: str, new: 
     reported = re.findall(r"^(.*?):(\d+): ", str(caught.value), flags=re.MULTILINE)
     assert {Path(file) for file, _ in reported} == {checkout / "profiles" / "small.yaml"}
     assert any(line <= int(number) <= line + 1 + new.count("\n") for _, number in reported)
+
+
+NUMBERS = [
+    field.name for field in dataclasses.fields(TrainingConfig) if field.type in (int, float) and field.name != "seed"
+]
+
+
+@pytest.mark.parametrize("section", ["training", "pictures"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_absurd_numbers_of_a_recipe_are_refused_with_file_line_and_field(
+    checkout: Path, name: str, section: str
+) -> None:
+    absurd = ["-1", "-1.0e+30", "1.0e+30", "9" * 40, ".nan", ".inf", "-.inf", "1e-3", "[]", "true"]
+    absurd += [] if name in ("weight_decay", "warmup_steps", "workers", "label_dropout") else ["0"]
+    path = checkout / "profiles" / "small.yaml"
+    stated = path.read_text() + "pictures:\n  model: {name: mlp}\n  weighting: sigmoid\n  recipe:\n    steps: 20\n"
+    path.write_text(stated)
+    assert profiles.load("small").pictures is not None
+    head, recipe, rest = stated.rpartition("recipe:\n") if section == "pictures" else stated.partition("recipe:\n")
+    rest = re.sub(rf"^    {name}: .*\n", "", rest, count=1, flags=re.MULTILINE)
+    line = (head + recipe).count("\n") + 1
+    for given in absurd:
+        path.write_text(f"{head}{recipe}    {name}: {given}\n{rest}")
+        with pytest.raises(
+            documents.DocumentError, match=rf"small\.yaml:{line}: {section}\.recipe\.{name}: .*(got|expected)"
+        ):
+            profiles.load("small")
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,18 @@ def test_no_file_names_a_place_on_a_machine(tracked: list[Path]) -> None:
             assert not found, f"{path}: {found and found.group()!r}"
 
 
+def test_the_ends_of_lines_are_those_of_the_repository_on_every_machine(repository: Path, tracked: list[Path]) -> None:
+    """Whatever core.autocrlf says there."""
+    names = "\n".join(path.relative_to(repository).as_posix() for path in tracked)
+    command = ["git", "check-attr", "--stdin", "text", "eol"]
+    done = subprocess.run(command, cwd=repository, input=names, capture_output=True, text=True, check=True)
+    said: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.rsplit(": ", 2)
+        said.setdefault(name, []).append(value)
+    assert [name for name, (text, eol) in said.items() if text != "unset" and eol != "lf"] == []
+
+
 def test_files_that_are_made_are_not_tracked(tracked: list[Path], repository: Path) -> None:
     for path in tracked:
         parts = path.relative_to(repository).parts

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import jupytext
 import nbformat
 import psutil
 import pytest
-from helpers import NotebookWriter, listing, record
+from helpers import REPOSITORY, NotebookWriter, listing, record
 
 from paperlib import files
 from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
@@ -113,6 +114,52 @@ def test_parameters_from_the_command_line(write_notebook: NotebookWriter) -> Non
         notebooks.parameters(path, {}, ["points"])
     with pytest.raises(ValueError, match="must be int, got 'many'"):
         notebooks.parameters(path, {}, ["points=many"])
+
+
+IMPOSSIBLE = {
+    "int": [-1, 10**30, 1.5, math.nan, "many"],
+    "float": [math.nan, math.inf, -math.inf, -1e30, "1e-3"],
+    "str": [3, "", None],
+    "list[str]": [[], ["euler"], "heun", [1]],
+}
+"""By type, what no parameter of any notebook may be."""
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_impossible_parameters_of_every_notebook_are_refused_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    """Each parameter by its name; what is stated in the notebook itself is possible."""
+    monkeypatch.setenv("PAPERLIB_ROOT", str(REPOSITORY))
+    profile = profiles.load("tiny")
+
+    def plan(**given: object) -> runner.Job:
+        section = profiles.Notebook.model_construct(parameters=given)
+        return runner.plan(profile.model_copy(update={"notebooks": {path.stem: section}}), path.stem)
+
+    stated, declared = plan().values, notebooks.declared(path)
+    monkeypatch.setattr(notebooks, "declared", lambda _: declared)  # the files are as they were
+    monkeypatch.setattr(runner, "_require_in_step", lambda _: None)
+    for name, (kind, _) in declared.items():
+        zero = [0] if kind in ("int", "float") and name not in ("seed", "image") else []
+        reversed_range = [stated[{"min": "logsnr_max", "max": "logsnr_min"}[name[7:]]]] if "logsnr" in name else []
+        for value in (*IMPOSSIBLE[kind], *zero, *reversed_range):
+            with pytest.raises(ValueError, match=rf"{path.stem}\.ipynb: parameter '{name}'.* got |unknown sampler"):
+                plan(**{name: value})
+    rising = [pair for pair in notebooks.RISING if {*pair} <= declared.keys()]
+    for low, high in rising:
+        for given in ({low: stated[high]}, {high: stated[low]}, {low: stated[high], high: stated[low]}):
+            with pytest.raises(ValueError, match=rf"{low} \(.*\) must be below {high} \("):
+                plan(**given)
+    with pytest.raises(ValueError, match="choose another one with --profile"):
+        runner.plan(profile, path.stem, assignments=["profile=digits"])
+
+
+def test_every_limit_is_that_of_a_parameter(repository: Path) -> None:
+    files = sorted((repository / "notebooks").glob("[0-9]*.ipynb"))
+    known = [{*notebooks.declared(path)} for path in files]
+    assert {*notebooks.LIMITS} <= {*notebooks.TYPES}.union(*known)
+    assert all(any({*pair} <= one for one in known) for pair in notebooks.RISING)
 
 
 def test_a_parameter_without_a_type_is_refused(write_notebook: NotebookWriter) -> None:
@@ -553,15 +600,23 @@ def test_one_profile_is_reproduced_once_at_a_time(workplace: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["reproduce", "small", "--cores", "1"], "the same command goes on"),
+        (["run", "01_first", "--profile", "small"], "what was finished is kept"),
+    ],
+    ids=["reproduce", "run"],
+)
 def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
-    workplace: Path, write_notebook: NotebookWriter, number: signal.Signals
+    workplace: Path, write_notebook: NotebookWriter, number: signal.Signals, words: list[str], says: str
 ) -> None:
     started = workplace / "started"
     write_notebook(
         "01_first",
         f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)",
     )
-    command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
+    command = [sys.executable, "-m", "paperlib", *words]
     process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not started.is_file() and time.monotonic() < deadline:
@@ -571,7 +626,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "the same command goes on" in message
+    assert says in message
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     with files.held(paths.cache("small") / "lock", "somebody holds it still"):

@@ -166,6 +166,17 @@ def test_every_module_has_a_page(pages: dict[str, BeautifulSoup], repository: Pa
     assert tiers == list(site.TIERS)
 
 
+def test_no_sentence_about_a_constant_is_taken_for_its_type(pages: dict[str, BeautifulSoup]) -> None:
+    """Napoleon reads "The budget: that of the profile" so; annotations say the types."""
+    taken = [
+        (page, field.find_next("dd").get_text())
+        for page, content in pages.items()
+        for field in content.select("article dl.field-list dt")
+        if field.get_text().startswith("Type")
+    ]
+    assert taken == []
+
+
 def test_the_index_of_equations_is_linked_both_ways(pages: dict[str, BeautifulSoup]) -> None:
     listed = pages["equations.html"]
     addresses = {link["href"] for link in listed.select("article a[href]")}

@@ -96,7 +96,7 @@ def escape(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: l
         parts[::2] = [re.sub(r"(?<=[ (])\*(?=[),])|(?<!\\)\|", r"\\\g<0>", part) for part in parts[::2]]
         lines[number] = "".join(parts)
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # or napoleon takes what stands before a colon for a type
+        lines[:0] = ["..", ""]  # a comment, or napoleon takes what stands before a colon for a type
 
 
 def link_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

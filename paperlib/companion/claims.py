@@ -14,6 +14,7 @@ must be zero, an interval from 0 to infinity) there is neither.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -68,8 +69,7 @@ def load(path: Path | None = None) -> dict[str, Claim]:
     path = path or paths.root() / "claims.yaml"
     entries = documents.load(path, list[Claim] | None) or []  # type: ignore[arg-type]
     known = {entry.id: entry for entry in entries}
-    if len(known) < len(entries):
-        twice = sorted({entry.id for entry in entries if [other.id for other in entries].count(entry.id) > 1})
+    if twice := sorted(one for one, count in Counter(entry.id for entry in entries).items() if count > 1):
         raise documents.DocumentError(f"{path}:1: given more than once: {', '.join(twice)}.")
     above: set[str] = set()
     for entry in entries:

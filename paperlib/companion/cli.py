@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,14 +20,29 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 or 143 asked to stop."""
-    options = _parser().parse_args(arguments)
+    """Entry point.  Returns the exit code: 0 well, 1 something failed, 2 used wrongly, 130 or 143 asked to stop.
+
+    141 where nobody reads on, as in ``paperlib claims | head -1``.
+    """
+    try:
+        try:
+            return _run_command(_parser().parse_args(arguments))
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes what is left, at its end
+        return 128 + signal.SIGPIPE
+
+
+def _run_command(options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no λ is no reason to fail
             stream.reconfigure(errors="replace")
     paths.settle()
     try:
         return options.run(options)
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "paperlib":
             raise
@@ -39,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"paperlib {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"paperlib {options.command}: {error or 'interrupted; what was finished is kept.'}", file=sys.stderr)
+        print(f"paperlib {options.command}: {str(error) or 'interrupted; what was finished is kept.'}", file=sys.stderr)
         return 128 + getattr(error, "signal", signal.SIGINT)
 
 
@@ -156,12 +172,13 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from paperlib import files
     from paperlib.companion import notebooks, profiles, runner
+    from paperlib.engine import interruption
 
     profile = profiles.load(options.profile)
     name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
     target = options.output or paths.interactive(profile.name, name)
     job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the kernel is to end too
+    signal.signal(signal.SIGTERM, interruption.end)  # the kernel is to end too
     if options.stamp:
         sys.stderr = sys.stdout  # what goes wrong is said on the screen: standard error is Snakemake's log
     result = runner.run(job)

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -265,14 +265,13 @@ td, th {{ padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top; }
 
 
 def _wrapped(files: list[str]) -> list[str]:
-    """Files by notebook, several a line."""
-    by_notebook: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        by_notebook[file.partition("/")[0]].append(Path(file).stem)
-    texts = [f"{notebook}: {', '.join(names)}" for notebook, names in by_notebook.items()]
-    return [
-        line for text in texts for line in textwrap.wrap(text, 100, initial_indent=" " * 5, subsequent_indent=" " * 9)
-    ]
+    """Files, sorted, by notebook and kind, several a line."""
+    lines = []
+    for notebook, those in groupby(map(Path, files), lambda file: file.parts[0]):
+        kinds = groupby(those, lambda file: file.parts[1])
+        text = "; ".join(f"{kind} {', '.join(file.stem for file in some)}" for kind, some in kinds)
+        lines += textwrap.wrap(f"{notebook}: {text}", 100, initial_indent=" " * 5, subsequent_indent=" " * 9)
+    return lines
 
 
 def _settings(folder: Path) -> dict[str, Any]:

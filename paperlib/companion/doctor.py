@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import torch
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
@@ -19,10 +20,8 @@ from paperlib.companion import paths, profiles, provenance, workflow
 from paperlib.engine import data, decode, features
 from paperlib.models import weights
 
-NEEDED_DISK = 2 * 2**30
-"""Bytes that results, caches and checkpoints of the small profiles may take."""
-NEEDED_MEMORY = 2 * 2**30
-"""Bytes that a notebook takes at the smallest profile."""
+NEEDED = 2 * 2**30
+"""Bytes of memory that a notebook, and of the disk that results and caches take at the smallest profile."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +38,19 @@ def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
     folder = paths.root()
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
-    recent, written, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
+    recent, unwritable, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
     named = "; ".join(locked[:5]) + (f" and {len(locked) - 5} more" if len(locked) > 5 else "")
+    least, place = f"free some: {_size(NEEDED)} at least", f"{folder}: {unwritable or 'can be written'}"
+    relock = "run `make clean` and try again, or accept that numbers may differ in their last digits"
     return [
         Finding("Python", platform.python_version(), recent, "use Python 3.11 or newer"),
         Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Finding("processor", f"{provenance.cpu()}, {provenance.cores()} cores"),
         _gpus(),
-        Finding(
-            "memory", f"{_size(memory)} free", memory > NEEDED_MEMORY, f"free some: {_size(NEEDED_MEMORY)} at least"
-        ),
-        Finding(
-            "disk",
-            f"{_size(disk)} free",
-            disk > NEEDED_DISK,
-            f"free some: results and caches take {_size(NEEDED_DISK)}",
-        ),
-        Finding(
-            "checkout",
-            f"{folder}: {written or 'can be written'}",
-            not written,
-            "make it writable, or use a checkout of your own",
-        ),
-        Finding(
-            "requirements.lock",
-            named or "installed versions are those of the lock",
-            not locked,
-            "run `make clean` and try again, or accept that numbers may differ in their last digits",
-        ),
+        Finding("memory", f"{_size(memory)} free", memory > NEEDED, least),
+        Finding("disk", f"{_size(disk)} free", disk > NEEDED, least),
+        Finding("checkout", place, not unwritable, "make it writable, or use a checkout of your own"),
+        Finding("requirements.lock", named or "installed versions are those of the lock", not locked, relock),
         _home(),
         _kernel(),
         _commit(folder),
@@ -137,11 +121,12 @@ def _weights() -> Finding:
 
 
 def _profile(name: str, memory: int, disk: int) -> Finding:
-    """What a profile takes, from the manifests of its published results."""
+    """What a profile takes, from the manifests of its published results and their tables of training runs."""
     what = f"profile {name}"
     try:
         stated = profiles.load(name)
         rows = [provenance.read(row.folder) for row in workflow.recorded(stated) if row.folder]
+        trained = _training(paths.published(name)) / 60
     except ValueError as error:
         return Finding(what, "cannot be read", False, str(error))
     if not rows:
@@ -149,12 +134,19 @@ def _profile(name: str, memory: int, disk: int) -> Finding:
     taken = max(row.get("peak_memory_bytes", 0) for row in rows)
     size = sum(path.stat().st_size for path in paths.published(name).rglob("*") if path.is_file())
     minutes = sum(row.get("seconds", 0) for row in rows) / 60
-    before = ", and before them the training" if stated.launch else ""
     found = (
-        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other{before} "
-        f"({rows[0].get('cpu')}), up to {_size(taken)} of memory each, {size / 2**20:.0f} MB of results"
+        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other, and "
+        f"{trained:.0f} of training, one network after the other ({rows[0].get('cpu')}), up to {_size(taken)} of "
+        f"memory each, {size / 2**20:.0f} MB of results"
     )
     return Finding(what, found, memory > taken and disk > size, "free memory or disk, or take a smaller profile")
+
+
+def _training(results: Path) -> float:
+    """Seconds that the networks in the tables of some results took, each of them once."""
+    tables = [pd.read_csv(path) for path in sorted(results.glob("*/tables/*.csv"))]
+    runs = [table[["run", "seconds"]] for table in tables if {"run", "seconds"} <= {*table}]
+    return float(pd.concat(runs).drop_duplicates("run").seconds.astype(float).sum()) if runs else 0.0
 
 
 def _size(size: int) -> str:

@@ -55,7 +55,7 @@ def load(path: Path, model: type[T]) -> T:
     try:
         return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
-        problems = [f"{path}:{_line(tree, one['loc'])}: {_explain(one)}" for one in error.errors()]
+        problems = [f"{path}:{_line(tree, one['loc'])}: {explain(one)}" for one in error.errors()]
         raise DocumentError("\n".join(problems)) from None
 
 
@@ -77,7 +77,7 @@ def stated(path: Path, model: type[M], what: str) -> M:
     try:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise files.damaged(path, what, " ".join(map(_explain, error.errors()))) from None
+        raise files.damaged(path, what, " ".join(map(explain, error.errors()))) from None
 
 
 def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:
@@ -96,7 +96,7 @@ def _line(tree: yaml.Node | None, location: Sequence[int | str]) -> int:
     return line
 
 
-def _explain(problem: Any) -> str:
+def explain(problem: Any) -> str:
     """Where and what is wrong and what to do, in the words of this project."""
     given, where = problem.get("input"), ".".join(map(str, problem["loc"]))
     match problem["type"]:

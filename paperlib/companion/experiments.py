@@ -135,7 +135,7 @@ class Experiment:
             return folder
         here = sorted(paths.runs(self.profile.name).glob(f"{self.name}-*"))
         candidates = [*here, paths.published_runs(self.profile.name) / self.name]
-        others = [str(path.relative_to(paths.root())) for path in candidates if (path / training.WEIGHTS).is_file()]
+        others = [paths.shown(path) for path in candidates if (path / training.WEIGHTS).is_file()]
         there = f"there are weights of other configurations: {', '.join(others)}" if others else "there are no weights"
         which = "--pictures" if self.pictures else f"--arm {self.arm} --seed {self.seed}"
         raise FileNotFoundError(

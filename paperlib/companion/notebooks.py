@@ -12,10 +12,12 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from paperlib import files
-from paperlib.companion import paths, provenance
+from paperlib.companion import documents, paths, profiles, provenance
 
 PACKAGE = Path(__file__).parents[1]
 TYPES: dict[str, Any] = {
@@ -28,6 +30,26 @@ TYPES: dict[str, Any] = {
     "list[str]": list[str],
 }
 """Types that a parameter may be annotated with."""
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+LIMITS: dict[str, Any] = {
+    **{"int": Count, "float": Positive, "str": Name},
+    **{"list[int]": list[Count], "list[float]": list[Positive], "list[str]": list[Name]},
+    **dict.fromkeys(("seed", "image"), profiles.Seed),
+    # From noise to data: where a range leaves out the peak of a weighting, what is said of it is not there to be seen.
+    "logsnr_min": Annotated[float, Field(ge=-profiles.LARGEST_LOGSNR, le=-5)],
+    "logsnr_max": Annotated[float, Field(ge=5, le=profiles.LARGEST_LOGSNR)],
+    **dict.fromkeys(("narrow", "wide"), Annotated[Positive, Field(le=profiles.LARGEST_LOGSNR)]),
+    **dict.fromkeys(("confidence", "recognised", "untrained_share"), Share),
+    "points": Annotated[Count, Field(ge=2)],
+    "samplers": profiles.Samplers,
+}
+"""What a parameter of this name may be, in whichever notebook; of any other name, what one of this type may be."""
+RISING = ("narrow", "wide"), ("early_steps", "train_steps")
+"""Parameters of which the first must be below the second."""
 
 
 def names() -> list[str]:
@@ -94,11 +116,9 @@ def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str]
         assignments: further ones as text, such as "points=101".
 
     Raises:
-        ValueError: naming every parameter that the notebook does not have or whose type is another, and for text that
-            is no assignment.
+        ValueError: naming every parameter that the notebook does not have, whose type is another or whose value is not
+            one of :data:`LIMITS`, and for text that is no assignment.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
     known, given, problems = declared(notebook), dict(given), []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -109,14 +129,27 @@ def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str]
         if name not in known:
             problems.append(f"there is no parameter {name!r}; it has {', '.join(known) or 'none'}.")
             continue
-        try:
-            TypeAdapter(TYPES[known[name][0]], config=ConfigDict(strict=True)).validate_python(value)
-        except ValidationError:
-            kind = type(value).__name__
-            problems.append(f"parameter {name!r} must be {known[name][0]}, got {value!r} ({kind}).")
+        if _problems(TYPES[kind := known[name][0]], value):
+            problems.append(f"parameter {name!r} must be {kind}, got {value!r} ({type(value).__name__}).")
+        else:
+            found = _problems(LIMITS.get(name) or LIMITS.get(kind, Any), value)
+            problems += [f"parameter {name!r}: {documents.explain(one)}" for one in found]
+    values = {name: ast.literal_eval(default) for name, (_, default) in known.items()} | given
+    if not problems:
+        rising = [(low, high) for low, high in RISING if {low, high} <= known.keys() and values[low] >= values[high]]
+        problems = [f"{low} ({values[low]}) must be below {high} ({values[high]})." for low, high in rising]
     if problems:
         raise ValueError("\n".join(f"{notebook.name}: {problem}" for problem in problems))
-    return {name: ast.literal_eval(default) for name, (_, default) in known.items()} | given
+    return values
+
+
+def _problems(kind: Any, value: Any) -> list[Any]:
+    """What pydantic has against a value of this kind."""
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        return list(error.errors())
+    return []
 
 
 def _literal(text: str, annotation: str) -> Any:

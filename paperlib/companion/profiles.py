@@ -8,7 +8,7 @@ type, an impossible value, an unknown weighting is refused with file and line.
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,11 +35,13 @@ from paperlib.schedules import NoiseSchedule
 
 LARGEST_LOGSNR, LARGEST_OPTION, LARGEST_NETWORK = 100, 100_000, 10**12
 """What no schedule, no option and no network of a profile goes beyond: nats, a number, parameters."""
+LARGEST_IN_RECIPE = {"learning_rate": 10, "weight_decay": 10, "batch_size": 10**7, "workers": 1000}
+"""The same of numbers of a recipe, of others 10⁹."""
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """What a parameter may be: what a notebook can state as a literal."""
 
 Count = Annotated[int, Field(gt=0, le=10**12)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Label = Annotated[str, Field(pattern=r"^\w+$")]
 """What names a weighting or a schedule: it becomes part of a path."""
 
@@ -92,6 +94,7 @@ def _known(lookup: Callable[[str], object]) -> AfterValidator:
 _load = lru_cache(maxsize=4)(data.load)
 
 PredictionName = Annotated[str, _known(predictions.get)]
+Samplers = Annotated[list[Annotated[str, _known(sampling.get)]], Field(min_length=1)]
 
 
 class Data(Section):
@@ -137,6 +140,9 @@ def _field(field: dataclasses.Field[Any]) -> Any:
 
     def check(value: Any) -> Any:
         TrainingConfig(**{"steps": 1, field.name: value})
+        largest = LARGEST_IN_RECIPE.get(field.name, 10**9)
+        if isinstance(value, int | float) and value > largest:
+            raise ValueError(f"{field.name} must be at most {largest:,}, got {value:,}.")
         return value
 
     listed = get_origin(field.type) is tuple  # YAML has lists alone
@@ -186,21 +192,16 @@ class Training(Section):
         _require_fit(self.recipe)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ from one another, got {self.seeds}.")
+        for block in self.ablation:
+            _require_known("ablation: no weighting", block.weightings, self.weightings)
+            _require_known("ablation: no schedule", block.schedules, self.schedules)
         return self
 
-    @model_validator(mode="after")
-    def _known_labels(self) -> "Training":
-        for block in self.ablation:
-            for what, wanted, known in (
-                ("weighting", block.weightings, self.weightings),
-                ("schedule", block.schedules, self.schedules),
-            ):
-                for label in wanted:
-                    if label not in known:
-                        raise ValueError(
-                            f"ablation: no {what} {label!r}; choose one of {', '.join(known) or '(none)'}."
-                        )
-        return self
+
+def _require_known(what: str, labels: Iterable[str], known: Collection[str]) -> None:
+    for label in labels:
+        if label not in known:
+            raise ValueError(f"{what} {label!r}; choose one of {', '.join(known) or '(none)'}.")
 
 
 def _require_fit(recipe: TrainingConfig) -> None:
@@ -222,7 +223,7 @@ class Sampling(Section):
     """How samples are drawn for pictures and for evaluation."""
 
     schedule: Choice
-    samplers: list[Annotated[str, _known(sampling.get)]] = Field(min_length=1)
+    samplers: Samplers
     steps: Count
     count: Count
     batch_size: Count = 500
@@ -275,11 +276,9 @@ class Profile(Section):
     notebooks: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], Notebook] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _known_weighting(self) -> "Profile":
-        known = self.training.weightings
-        if self.pictures and self.pictures.weighting not in known:
-            raise ValueError(f"pictures: no weighting {self.pictures.weighting!r}; choose one of {', '.join(known)}.")
+    def _pictures_fit(self) -> "Profile":
         if self.pictures:
+            _require_known("pictures: no weighting", [self.pictures.weighting], self.training.weightings)
             _require_fit(self.pictures_recipe)
         return self
 
@@ -300,17 +299,13 @@ class Profile(Section):
         return self
 
     @model_validator(mode="after")
-    def _known_waiting(self) -> "Profile":
-        if self.launch and self.launch.before not in self.notebooks:
+    def _notebooks_are_there(self) -> "Profile":
+        names = list(self.notebooks)
+        if self.launch and self.launch.before not in names:
             raise ValueError(
                 f"launch: notebook {self.launch.before!r} is to wait for the training, and the profile has only "
-                f"{', '.join(self.notebooks)}; add it, or name another one with 'before'."
+                f"{', '.join(names)}; add it, or name another one with 'before'."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _known_upstream(self) -> "Profile":
-        names = list(self.notebooks)
         for position, (name, notebook) in enumerate(self.notebooks.items()):
             if "profile" in notebook.parameters:
                 raise ValueError(f"notebook {name}: the parameter 'profile' is set by the run; remove it.")
@@ -324,14 +319,8 @@ class Profile(Section):
 
     @property
     def pictures_recipe(self) -> TrainingConfig:
-        """The recipe of the network for pictures: the shared one, with what its section states.
-
-        Raises:
-            ValueError: when the profile has no such network.
-        """
-        if self.pictures is None:
-            raise ValueError(f"profile {self.name!r} has no section 'pictures'; add one.")
-        return replace(self.training.recipe, **self.pictures.recipe)
+        """The recipe of the network for pictures: the shared one, with what its section states."""
+        return replace(self.training.recipe, **(self.pictures.recipe if self.pictures else {}))
 
     def notebook(self, name: str) -> dict[str, Value]:
         """The parameters of a notebook, ``profile`` included.

@@ -99,12 +99,10 @@ def problems(directory: Path) -> list[str]:
     """
     if not (directory / MANIFEST).is_file():
         return [f"{directory / MANIFEST}: missing; nothing says where this result is from"]
-    found: list[str] = []
     try:
-        found += verify(directory)
+        found, notebook = verify(directory), read(directory).get("notebook")
     except files.DamagedFileError as error:
         return [str(error)]
-    notebook = read(directory).get("notebook")
     due = {one.id for one in claims.load().values() if one.notebook == notebook}
     records = {path.stem: path for path in sorted((directory / "claims").glob("*.json"))}
     for name in sorted(due ^ records.keys()):

@@ -90,13 +90,15 @@ def plan(
         destination: the folder of the result (``results/local``).
 
     Raises:
-        ValueError: for an unknown notebook, one that is not in step with its .py, for parameters that its cell does not
-            declare, and for a destination that is there and no earlier result.
+        ValueError: for an unknown notebook, one that is not in step with its .py, for parameters that do not fit
+            (:func:`notebooks.parameters`), and for a destination that is there and no earlier result.
     """
     _require_in_step(notebooks.path(notebook))
     if notebook not in profile.notebooks:
         profile = profile.model_copy(update={"notebooks": {**profile.notebooks, notebook: profiles.Notebook()}})
-    values = notebooks.parameters(notebooks.path(notebook), dict(profile.notebook(notebook)), assignments)
+    values = notebooks.parameters(notebooks.path(notebook), profile.notebook(notebook), assignments)
+    if values["profile"] != profile.name:
+        raise ValueError(f"{notebook} runs at the profile {profile.name!r}; choose another one with --profile.")
     target = destination or paths.local(profile.name, notebook)
     ours = target in (home(profile.name, notebook) for home in (paths.local, paths.interactive))
     if target.exists() and not (ours or (target / paths.MANIFEST).is_file()):

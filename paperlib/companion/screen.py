@@ -102,6 +102,7 @@ class Screen:
             self.memory = max(self.memory, taken)
             if time.monotonic() - self._spoke >= self._patience:
                 running = clock(time.monotonic() - self._cell_started)
-                self.say(f"cell {self.cell}/{self.cells}  {self.title} … running for {running}")
+                with suppress(BrokenPipeError):  # the next cell finds it out
+                    self.say(f"cell {self.cell}/{self.cells}  {self.title} … running for {running}")
             if self._over.wait(0.25):
                 return

@@ -36,7 +36,7 @@ def stamp(profile: str, notebook: str) -> str:
 
 def training_stamp(profile: str, arm: str) -> str:
     """The stamp of an arm that is trained, relative to the checkout."""
-    return (paths.runs(profile) / f"{arm}.trained").relative_to(paths.root()).as_posix()
+    return paths.shown(paths.runs(profile) / f"{arm}.trained")
 
 
 def training_command(profile: profiles.Profile, arm: str) -> str:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,6 +36,11 @@ class TrainingInterrupted(Interrupted):
         )
 
 
+def end(number: int, _: FrameType | None) -> NoReturn:
+    """Handler of a signal: what runs ends at once, as by Ctrl-C, whose handler Python has."""
+    raise Interrupted(f"ended by {signal.Signals(number).name}; what was finished is kept.", number)
+
+
 class StopSignals:
     """While it is entered, SIGINT and SIGTERM are taken note of instead of ending the process.
 
@@ -64,7 +69,7 @@ class StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received == number == signal.SIGINT and not self.patient:
-            raise KeyboardInterrupt
+            end(number, None)
         self.received = number
         if self.tell is not None:
             self.tell()

@@ -115,6 +115,61 @@ ELSEWHERE = [
         "reproduces, and stays clean",
         "tests/test_compare.py::test_a_clone_in_any_folder_reproduces_and_stays_clean",
     ),
+    (
+        "a range of log-SNR the wrong way round, zero images, NaN: parameters of every notebook",
+        "refused before a kernel starts, with the parameter",
+        "tests/test_runner.py::test_impossible_parameters_of_every_notebook_are_refused_before_it_runs",
+    ),
+    (
+        "absurd numbers in a recipe of a profile",
+        "refused with file, line and field",
+        "tests/test_profiles.py::test_absurd_numbers_of_a_recipe_are_refused_with_file_line_and_field",
+    ),
+    (
+        "a label in a profile that names a folder elsewhere",
+        "refused with file and line",
+        "tests/test_profiles.py::test_a_mistake_is_refused_with_file_and_line",
+    ),
+    (
+        "output that nobody reads on, `paperlib claims | head -1`",
+        "ends quietly, exit 141",
+        "tests/test_cli.py::test_a_reader_who_has_seen_enough_ends_a_command_quietly",
+    ),
+    (
+        "damaged states among those that are kept",
+        "do not count, and go; the state just written stays",
+        "tests/test_checkpoint.py::test_damaged_states_do_not_count_among_those_that_are_kept",
+    ),
+    (
+        "a card that states a network of billions of parameters",
+        "compared before anything is made",
+        "tests/test_weights.py::test_a_card_of_something_else_is_refused_before_anything_large_is_made",
+    ),
+    (
+        "a network whose output has no gradient, asked for its likelihood by flow",
+        "refused",
+        "tests/test_likelihood.py::test_the_flow_refuses_a_network_that_has_no_gradient",
+    ),
+    (
+        "a network that returns NaN",
+        "said at once, with the level of noise",
+        "tests/test_likelihood.py::test_nan_is_said_with_its_level",
+    ),
+    (
+        "a network, null branch or time whose batch is 1",
+        "refused, not broadcast",
+        "tests/test_sampling.py::test_a_batch_of_one_is_not_broadcast",
+    ),
+    (
+        "data from the hub that others may change",
+        "asked for by its revision",
+        "tests/test_shards.py::test_the_hub_and_files_are_read_alike",
+    ),
+    (
+        "git that turns the ends of lines, core.autocrlf",
+        "every text file has an attribute that forbids it",
+        "tests/test_project.py::test_the_ends_of_lines_are_those_of_the_repository_on_every_machine",
+    ),
 ]
 """Situations that tests of other folders try: what happens, what becomes of it, and the test."""
 

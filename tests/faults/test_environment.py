@@ -12,7 +12,7 @@ import pytest
 from helpers import NotebookWriter
 
 from faults.conftest import ELSEWHERE, Note, functions
-from paperlib.companion import cli, doctor, documents, figures, paths, profiles, provenance, runner
+from paperlib.companion import cli, doctor, documents, figures, paths, profiles, provenance, runner, workflow
 
 DRAWS = """\
 import matplotlib.pyplot as plt
@@ -106,11 +106,70 @@ def test_a_home_that_can_be_written_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert os.environ["HOME"] == str(tmp_path)
 
 
-def test_the_module_of_the_command_line_is_the_command(repository: Path) -> None:
+def test_a_result_depends_on_what_its_notebook_reads_and_on_nothing_else(
+    checkout: Path, write_notebook: NotebookWriter, became: Note
+) -> None:
+    stated = "place: here, statement: so, cell: a, kind: check, why: so, falsifier: not so"
+    ledger, lock, table = checkout / "claims.yaml", paths.lock(), checkout / "results" / "paper" / "table1.csv"
+    ledger.write_text(
+        f"- {{id: C1, notebook: 01_first, tolerance: 1.0e-9, {stated}}}\n"
+        f"- {{id: C2, notebook: 02_second, tolerance: 1.0e-6, {stated}}}\n"
+    )
+    table.parent.mkdir(parents=True)
+    table.write_text("1\n")
+    beside = write_notebook("01_first", "import shared").with_name("shared.py")
+    beside.write_text('READS = ("results/paper/*.csv",)\n')
+    before = workflow.dependencies(profiles.load("small"), "01_first")
+
+    def changed() -> set[str]:
+        now = workflow.dependencies(profiles.load("small"), "01_first")
+        assert now.keys() == before.keys()
+        return {what for what, digest in now.items() if digest != before[what]}
+
+    for path, old, new, what in (
+        (ledger, "1.0e-9", "1.0e-30", {"claims"}),
+        (ledger, "1.0e-6", "1.0e-30", set()),  # another notebook's
+        (lock, "", "torch==0\n", {"files"}),
+        (table, "1", "2", {"files"}),
+        (beside, "", "# why\n", set()),
+        (beside, "paper/*", "other/*", {"library", "files"}),
+        (checkout / "profiles" / "small.yaml", "points: 3", "points: 4", {"values"}),
+    ):
+        kept = path.read_text()
+        path.write_text(kept.replace(old, new, 1))
+        assert changed() == what, (path.name, new)
+        path.write_text(kept)
+    (table.parent / "table2.csv").write_text("1\n")
+    assert changed() == {"files"}
+    became("a tolerance in claims.yaml, the lock, a published table changed", "the notebooks that read it run again")
+
+
+@pytest.mark.slow
+def test_the_same_checkout_under_another_interpreter_has_nothing_to_run_again(
+    checkout: Path, repository: Path, write_notebook: NotebookWriter, monkeypatch: pytest.MonkeyPatch, became: Note
+) -> None:
+    shutil.copy(repository / "Snakefile", checkout)
+    for name in ("01_first", "02_second"):
+        write_notebook(name, parameters='profile: str = "small"\npoints: int = 2')
+    profile = profiles.load("small")
+    assert workflow.reproduce(profile, cores=1, only="01_first") == 0
+    made = provenance.read(paths.local("small", "01_first"))
+    other = checkout / "another" / "python"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(other))
+    assert workflow.reproduce(profile, cores=1, only="01_first") == 0
+    assert provenance.read(paths.local("small", "01_first")) == made
+    became("the same checkout with its environment under another path", "nothing runs again")
+
+
+def test_the_module_of_the_command_line_is_the_command(repository: Path, became: Note) -> None:
     command = [sys.executable, "-m", "paperlib.companion.cli"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: paperlib" in done.stderr
+    became("`python -m paperlib.companion.cli`", "is the command")
 
 
 def test_aliases_that_stand_for_millions_of_values_are_refused(checkout: Path, became: Note) -> None:
@@ -141,6 +200,10 @@ def test_doctor_says_what_would_go_wrong(
     network.write_text("version https://git-lfs.github.com/spec/v1\n")
     folder = paths.published("small", "01_first")
     folder.mkdir(parents=True)
+    (folder / "tables").mkdir()
+    for table, runs in (("runs", "a,240\nb,60\n"), ("measured", "b,60\nc,120.0\n")):
+        (folder / "tables" / f"{table}.csv").write_text(f"run,seconds\n{runs}")
+    (folder / "tables" / "other.csv").write_text("weighting,seconds\na,9000\n")
     provenance.write(folder, {"notebook": "01_first", "seconds": 120.0, "peak_memory_bytes": 2**60})
     (checkout / "profiles" / "bad.yaml").write_text("name: bad")
     found = shown()
@@ -150,7 +213,9 @@ def test_doctor_says_what_would_go_wrong(
     assert "typo, which is no folder" in found["data"]
     assert found["data"].startswith("NO ")
     assert "weights.safetensors is not weights" in found["weights"]
-    assert found["profile small"].startswith("NO 1 of 2 notebooks: 2 minutes one after the other")
+    assert found["profile small"].startswith(
+        "NO 1 of 2 notebooks: 2 minutes one after the other, and 7 of training, one network after the other ("
+    )
     assert found["profile bad"].startswith("NO cannot be read")
     became(
         "`doctor` without home, commit, data, whole weights, memory, or with another kernelspec",

@@ -78,12 +78,12 @@ def whole() -> bool:
 
 
 @pytest.mark.slow
-def test_a_notebook_that_is_killed_at_16_random_moments_leaves_whole_results(workplace: Path, became: Note) -> None:
+def test_a_notebook_that_is_killed_at_10_random_moments_leaves_whole_results(workplace: Path, became: Note) -> None:
     dice, place = random.Random(14), paths.local("small", "01_first")
     began = time.monotonic()
     assert ended(fork(make)) == 0
     lasts, made = time.monotonic() - began, 0
-    for kill in range(16):
+    for kill in range(10):
         before = provenance.read(place)["started"] if place.exists() else ""
         process = fork(make)
         time.sleep(dice.uniform(0, lasts))
@@ -93,27 +93,27 @@ def test_a_notebook_that_is_killed_at_16_random_moments_leaves_whole_results(wor
         assert whole()
         assert place.exists(), "an earlier result is never lost"
         made += provenance.read(place)["started"] != before
-    assert made < 16, "some were killed before the end"
+    assert made < 10, "some were killed before the end"
     assert ended(fork(make)) == 0
     assert whole()
     assert listing(place.parent) == ["01_first"]
     became(
-        "a notebook's run killed −9 at 16 random moments, alone or with its kernel",
+        "a notebook's run killed −9 at 10 random moments, alone or with its kernel",
         "the earlier result or the new one is in place, whole; the next run clears away what was left",
     )
 
 
 @pytest.mark.slow
-def test_reproduce_that_is_killed_at_4_random_moments_goes_on(
+def test_reproduce_that_is_killed_at_10_random_moments_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], became: Note
 ) -> None:
-    """Twice alone, its children running on and holding the lock; twice with all of them, as when a machine stops."""
+    """Every second time alone, its children running on and holding the lock; else with all, as when a machine stops."""
     dice = random.Random(3)
     command = [sys.executable, "-m", "paperlib", "reproduce", "small", "--cores", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = workplace / ".cache" / "small" / "snakemake.log"
     refused = 0
-    for kill in range(4):
+    for kill in range(10):
         started.unlink(missing_ok=True)
         process = subprocess.Popen(command, cwd=workplace, **quiet)  # type: ignore[call-overload]
         while not started.exists() and process.poll() is None:
@@ -143,7 +143,7 @@ def test_reproduce_that_is_killed_at_4_random_moments_goes_on(
     assert crate.problems(paths.local("small")) == []
     assert listing(paths.local("small")) == ["01_first", "02_second", "ro-crate-metadata.json"]
     became(
-        "`reproduce` killed −9 at 4 random moments, alone or with all its children",
+        "`reproduce` killed −9 at 10 random moments, alone or with all its children",
         "a second one is refused as long as children run on; then the same command goes on",
     )
     became("SNAKEMAKE_PROFILE of the reader's own, which says dry-run", "ignored")
