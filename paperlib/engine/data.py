@@ -450,7 +450,7 @@ def load_imagenet_sample(split: Split, root: Path | str | None = None, **options
     They come without classes: a class would name its only picture.
     """
     data = load_collection("train", root, collection=IMAGENET_SAMPLE, crop=Crop("adm", 32), **options)
-    few = "so few pictures show that everything runs, and memorisation; they show nothing about generalisation"
+    few = "So few pictures show that everything runs, and memorisation; they show nothing about generalisation"
     chosen = (torch.arange(len(data)) % 5 == 4) == (split == "test")
     return replace(
         data,
