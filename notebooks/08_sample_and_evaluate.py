@@ -257,7 +257,8 @@ def student(values):
     return mean - reach, mean + reach
 
 
-fig, axes = plt.subplots(1, len(samplers), figsize=(figures.WIDTH, 0.9 + 0.34 * len(labels)), sharey=True)
+size = (figures.WIDTH, 0.9 + 0.34 * len(labels))
+fig, (axes,) = plt.subplots(1, len(samplers), figsize=size, sharey=True, squeeze=False)
 for ax, sampler in zip(axes, samplers, strict=True):
     drawn = {
         "data": against_test[against_test.sampler == sampler],
