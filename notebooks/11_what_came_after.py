@@ -38,6 +38,7 @@ seed: int = 0
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 import math
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -48,7 +49,7 @@ from paperlib import companion, elbo, objectives, oracles, predictions, process,
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.auditing import report
 from paperlib.augmentation import Augmentation
-from paperlib.companion import figures, profiles
+from paperlib.companion import experiments, figures, profiles
 from paperlib.objectives import PublishedLoss
 
 run = companion.start("11_what_came_after", profile)
@@ -471,61 +472,89 @@ run.figure(
 # For a finite training set the optimal denoiser is known, a softmax over the images, and so is its loss. But it is a
 # **floor of memorisation**: a network that reaches it at every level returns training images. Here it is for the
 # training images of this profile, on these and on images that it has not seen, beside a denoiser that knows nothing but
-# mean and covariance.
+# mean and covariance, and beside the networks whose samples notebook 08 shows. They are told no class here, for the
+# optimum knows none.
 
 # %%
 settings = profiles.load(profile)
 train, test = settings.data.load("train"), settings.data.load("test")
-optimal = oracles.Empirical(train.scaled(torch.float32))
+exact = oracles.Empirical(train.scaled(torch.float32))
 flat = train.scaled(f64).flatten(1)
 linear = oracles.Gaussian(flat.mean(0), flat.T.cov() + 1e-6 * torch.eye(flat.shape[1], dtype=f64))
 levels = torch.linspace(-8, 8, 17, dtype=f64)
 draw = elbo.Noise.monte_carlo(train.image_shape, optimal_draws, generator)
 
 
-def network(z, level):
+def gaussian(z, level):
     """The denoiser of the Gaussian, on images."""
     return linear(z.flatten(1), level).reshape(z.shape)
 
 
+def trained(one):
+    """A trained network, at the precision of its weights."""
+    network = one.load()
+    return lambda z, level: network(z.float(), level.float()).double()
+
+
+denoisers = {
+    "optimal": (exact, predictions.EPS),
+    "linear": (gaussian, predictions.EPS),
+    **{one.name: (trained(one), one.prediction) for one in experiments.shown(settings)},
+}
+
+
 def errors_on(images):
-    """‖ε̂ − ε‖² of both denoisers at each level and draw, an image for each draw."""
+    """‖ε̂ − ε‖² of every denoiser at each level and draw, an image for each draw."""
     x = images.scaled(f64)[torch.randint(len(images), (optimal_draws,), generator=generator)]
-    return elbo.eps_errors(optimal, x, levels, draw), elbo.eps_errors(network, x, levels, draw)
+    return {name: elbo.eps_errors(network, x, levels, draw, by) for name, (network, by) in denoisers.items()}
 
 
 of = {"training images": errors_on(train), "other images": errors_on(test)}
 
 
 # %% tags=["optimal-loss"]
-def above(best, other):
-    """How far the first error lies above the second, in standard errors of their difference."""
-    return draw.mean(best - other) / draw.standard_error(best - other)
+def above(errors, name):
+    """How far the optimal denoiser's error lies above another's, in standard errors of their difference."""
+    difference = errors["optimal"] - errors[name]
+    return draw.mean(difference) / draw.standard_error(difference)
 
 
 claim = run.claim("X11e")
-claim.check_below(above(*of["training images"]), 4, "optimal less linear denoiser on training images, 17 levels")
-claim.falsify_below(above(*of["other images"]), 4, "the same on images that are not in the set")
+for name in [*denoisers][1:]:
+    claim.check_below(above(of["training images"], name), 4, f"optimal less {name} on training images, 17 levels")
+    claim.falsify_below(above(of["other images"], name), 4, f"the same on images that are not in the set, {name}")
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 caution = f" {test.caution}." if test.caution else ""
 fig, ax = plt.subplots(figsize=(0.75 * figures.WIDTH, 2.9))
 drawn = pd.DataFrame({"λ (nats)": levels})
-for (images, both), style in zip(of.items(), ("-", "--"), strict=True):
-    for who, error, shade in zip(("optimal", "linear"), both, (figures.BLUE, figures.ORANGE), strict=True):
+shades = [figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE]
+for (images, errors), style in zip(of.items(), ("-", "--"), strict=True):
+    for shade, (who, error) in zip(cycle(shades), errors.items(), strict=False):
         drawn[f"{who}, {images}"] = value = draw.mean(error) / linear.mean.numel()
         ax.plot(levels, value, style, color=shade, label=f"{who}, on {images}")
 ax.set(ylabel="E‖ε̂ − ε‖² a dimension", ylim=(0, 2))
 figures.logsnr_axis(ax, -8, 8)
-ax.legend()
+ax.legend(fontsize=6)
 run.figure(
     fig,
     "optimal_loss",
     data=drawn,
-    caption="The optimal denoiser of the training set against the best linear one. On its own images its error goes to "
-    "zero once the noise is too small to confuse any two of them; on others it grows without bound, the nearest "
-    f"training image being the wrong one. {len(train)} images of {train.name}.{caution}",
+    caption="The optimal denoiser of the training set against the best linear one and trained networks. On its own "
+    "images its error goes to zero once the noise is too small to confuse any two of them; on others it grows without "
+    f"bound, the nearest training image being the wrong one. {len(train)} images of {train.name}.{caution}",
 )
+
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+beside = drawn[levels.numpy() >= -2].drop(columns=["optimal, other images", *drawn.filter(like="linear")])
+run.table(
+    beside.round(4),
+    "gap_to_optimal",
+    caption="Errors a dimension of trained networks beside the least possible one on training images. Where a network "
+    "does better on training images than on others, it has learned by heart. "
+    f"{optimal_draws} images and draws of noise, {len(train)} images to learn from.{caution}",
+)
+beside.style.format("{:.3f}").hide()
 
 # %% [markdown]
 # So "gap to the optimal loss" on training images mixes two things: what the network has not learned, and what it has
@@ -538,8 +567,8 @@ run.figure(
 # * The weightings are those of the named files as read; who uses such a code looks at its present state. What was
 #   reported with a recipe depends on much besides its weighting.
 # * The duality fixes $E$; in training $E$ falls, and weight or density follow it.
-# * Nothing here trains a network. Whether the error at a level goes with the quality of samples is asked of 225
-#   networks in notebook 10.
+# * Nothing here trains a network; 11.6 reads those of notebook 07. Whether the error at a level goes with the quality
+#   of samples is asked of 225 networks in notebook 10.
 
 # %% [markdown]
 # ## The evidence

@@ -68,13 +68,7 @@ LOSS = ["--prediction", "v", "--schedule", "cosine", "logsnr_min=-10", "logsnr_m
     "arguments",
     [
         *(["--help"], ["claims", "--help"], ["claims"], ["claims", "--json"], ["recipes"], ["doctor"]),
-        *(
-            ["weighting", *LOSS],
-            ["audit", *LOSS],
-            ["audit", "--json", *LOSS],
-            ["verify", "tiny"],
-            ["reproduce", "small"],
-        ),
+        *(["audit", *LOSS], ["audit", "--json", *LOSS], ["verify", "tiny"], ["reproduce", "small"]),
         *(["compare", "tiny", "tiny"], ["train", "small"], ["run", "01_first", "--profile", "small"]),
     ],
     ids=" ".join,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -335,7 +336,10 @@ def test_another_binary_version_of_cifar10_is_refused_and_pickles_with_it(tmp_pa
         data.load("cifar10", "train", tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in data.DATASETS if name.startswith("imagenet")])
+SIZES = [name for name in data.DATASETS if re.match(r"imagenet\d", name)]
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_imagenet_comes_in_every_size_and_way(made_up: Path, name: str) -> None:
     found = data.load(name, "test")
     size = int(name.removeprefix("imagenet").split("-")[0])
@@ -345,6 +349,31 @@ def test_imagenet_comes_in_every_size_and_way(made_up: Path, name: str) -> None:
     assert ("ADM" in found.preprocessing) == ("area" not in name)
     assert found.caution.startswith("4 of the 50,000 images of ImageNet")
     assert ("hence enlarged: 4" in found.caution) == (size > 70)
+
+
+def test_the_sample_of_imagenet_is_one_file_in_two_parts_without_classes(made_up: Path) -> None:
+    pixels = noise(10, 32)
+    write_shards(made_up / "imagenet-sample", [encode(picture) for picture in pixels], range(10))
+    parts = {split: data.load("imagenet-sample", split) for split in ("train", "test")}
+    for split, kept in (("train", [0, 1, 2, 3, 5, 6, 7, 8]), ("test", [4, 9])):
+        found = parts[split]
+        assert np.array_equal(found.images.numpy(), pixels[kept].transpose(0, 3, 1, 2))
+        assert (found.name, found.num_classes, found.labels.count_nonzero()) == (f"imagenet-sample/{split}", 0, 0)
+        assert "memorisation" in found.caution
+        assert found.sha256 == data.ImageData("", found.images, found.labels).sha256
+    assert parts["train"].sha256 != parts["test"].sha256
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_without_the_sample_of_imagenet_it_is_said_how_to_make_it(
+    made_up: Path, monkeypatch: pytest.MonkeyPatch, base: bool
+) -> None:
+    if not base:
+        monkeypatch.delenv("PAPERLIB_DATA")
+    with pytest.raises(
+        data.MissingDataError, match=r"not on the hub.*ILSVRC/imagenet-1k into a train\.parquet.*set PAPERLIB_DATA"
+    ):
+        data.load("imagenet-sample", "train")
 
 
 def test_what_is_said_of_the_data_names_no_folder_of_this_machine(made_up: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paperlib import weightings
+from paperlib import objectives, weightings
 from paperlib.companion import documents, profiles
 from paperlib.engine.recipe import TrainingConfig
 
@@ -233,3 +233,20 @@ def test_every_profile_of_the_checkout_is_right(repository: Path, monkeypatch: p
     monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
     for name in profiles.names():
         assert profiles.load(name).name == name
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_profiles_of_resolutions_differ_in_the_shift_alone(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Every weighting of theirs has its shifted twin: what the one is at λ, the other is at λ + 2 log(64/size)."""
+    monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
+    profile = profiles.load(f"resolution{size}")
+    assert profile.data.name == {8: "cifar10-8", 32: "cifar10"}[size]
+    stated = profile.training.weightings
+    plain = [label for label in stated if not label.endswith("_shifted")]
+    assert len(stated) == 2 * len(plain) == 4
+    levels = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    for label in plain:
+        here, there = (objectives.weighting(stated[name]) for name in (label, f"{label}_shifted"))
+        torch.testing.assert_close(there.log(levels + 2 * math.log(64 / size)), here.log(levels))

@@ -159,6 +159,7 @@ class Collection:
         licence: under which terms it may be used.
         gated: whether the hub gives it only to those who have accepted its terms.
         revision: the commit of the copy on the hub; None takes the newest.
+        made: how the files are made from that copy, where they are a part of it that nobody publishes.
     """
 
     title: str
@@ -171,6 +172,7 @@ class Collection:
     licence: str
     gated: bool = False
     revision: str | None = None
+    made: str = ""
 
     def located(self, root: Path | str | None = None) -> Path | None:
         """The folder of its files: ``root``, else ``$PAPERLIB_DATA/<folder>`` if there is one, else none: the hub.
@@ -190,6 +192,8 @@ class Collection:
     @property
     def remedy(self) -> str:
         """How to have its files."""
+        if self.made:
+            return f"To have {self.title}: {self.made}, as DIR/{self.folder}, and set {DATA_VARIABLE} to DIR."
         terms = f"accept its terms at https://huggingface.co/datasets/{self.hub}, log in (hf auth login) and "
         revision = f"--revision {self.revision} " if self.revision else ""
         return (
@@ -304,11 +308,14 @@ def find(collection: Collection, split: Split, root: Path | str | None = None) -
     Files are ``<split>.parquet`` or ``<split>-*.parquet``, in the folder or one below it, as the hub lays them out.
 
     Raises:
-        MissingDataError: when the folder has no file of this split, or not all of ``<split>-00000-of-00003.parquet`` ….
+        MissingDataError: when the folder has no file of this split, or not all of ``<split>-00000-of-00003.parquet`` …;
+            when there is no folder of a collection that the hub does not have.
         ValueError: when they lie in several folders, as snapshots of the hub do.
     """
     folder, name = collection.located(root), collection.splits[split]
     if folder is None:
+        if collection.made:
+            raise MissingDataError(f"{collection.title} is not on the hub. {collection.remedy}")
         return Source(collection, split)
     files = sorted({*folder.rglob(f"{name}.parquet"), *folder.rglob(f"{name}-*.parquet")})
     if not files:
