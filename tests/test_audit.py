@@ -189,6 +189,32 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         assert ("recipes are" in said) is ("is no recipe" in said)
 
 
+def test_a_description_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """An end that a schedule needs is that of the recipes, and it is said; one that it has, or was given, stays."""
+    words = "audit --json --prediction v --schedule cosine --loss-weight min-snr --gamma 5"
+    assert cli.main(words.split()) == 0
+    short = json.loads(capsys.readouterr().out)[0]
+    whole = {"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0}
+    full = audit({"prediction": "v", "schedule": whole, "loss_weight": {"name": "min_snr", "gamma": 5}})
+    assert short["weighting"] == full.weighting.tolist()
+    assert short["logsnr"] == full.logsnr.tolist()
+    for schedule, taken in (
+        ("cosine", "logsnr_min = -20, logsnr_max = 20"),
+        ({"name": "cosine", "logsnr_max": 9.0}, "logsnr_min = -20"),
+        ("linear_beta", "logsnr_max = 20"),
+        ("edm_sampling", None),
+        ("ddpm", None),
+        (whole, None),
+    ):
+        found = audit({"prediction": "eps", "schedule": schedule})
+        said = [note for note in found.notes if "no range was given" in note]
+        assert said == ([f"no range was given: {taken} taken"] if taken else [])
+        assert taken is None or found.logsnr.max() > 8.9
+        assert "logsnr_min" in found.code() or "cosine" not in str(schedule)
+    assert cli.main(["audit", "--prediction", "v", "--schedule", "cosine", "--gamma", "5"]) == 1
+    assert "--gamma is a parameter of --loss-weight" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_another_objective_is_a_failure_for_the_shell(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", "--recipe", "edm", *more, "--expect", "edm"]) == 0

@@ -110,8 +110,9 @@ def _known(what: Any, options: Mapping[str, Any]) -> Known | None:
     if isinstance(what, Mapping) and ("prediction" in what or "name" not in what):
         _require_no(options)
         said = {part: value for part, value in what.items() if part != "name"}
-        loss = objectives.get(said)
-        return Known(str(what.get("name") or _called(said)), loss, said)
+        name = str(what.get("name") or _called(said))
+        said, notes = _on_a_range(said)
+        return Known(name, objectives.get(said), said, notes)
     if isinstance(what, str | Mapping | Weighting):
         _require_no({key: value for key, value in options.items() if key not in recipes.ENDS})
         weighting = weightings.get(what)
@@ -130,6 +131,25 @@ def _known(what: Any, options: Mapping[str, Any]) -> Known | None:
         f"nothing to audit in {what!r}; give a recipe's name, a dictionary of prediction and schedule, a scheduler, or "
         f"a function loss(model, x, generator)."
     )
+
+
+def _on_a_range(said: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A description whose schedule has both its ends: those that it needs and were not given are the recipes'."""
+    named = said.get("schedule")
+    if not isinstance(named, str | Mapping):
+        return said, ()
+    schedule, taken = {"name": named} if isinstance(named, str) else dict(named), []
+    while True:
+        try:
+            schedules.get(schedule)
+        except schedules.UnboundedError as error:
+            schedule[error.end] = recipes.ENDS[error.end]
+            taken.append(f"{error.end} = {schedule[error.end]:g}")
+        else:
+            break
+    if not taken:
+        return said, ()
+    return {**said, "schedule": schedule}, (f"no range was given: {', '.join(taken)} taken",)
 
 
 def _named(what: str) -> str | Path:

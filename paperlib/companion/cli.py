@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("--prediction", help="what the network predicts, such as F sigma_data=0.5", **part)
     auditing.add_argument("--schedule", help="such as cosine logsnr_min=-12 logsnr_max=12", **part)
     auditing.add_argument("--loss-weight", help="such as min_snr gamma=5 (default: a plain squared error)", **part)
+    auditing.add_argument("--gamma", type=float, help="γ of the loss weight, short for gamma=… behind its name")
     _command(commands, "recipes", _recipes, "losses of public training codes: w, monotone or not, its peak")
 
     _command(commands, "doctor", _doctor, "look whether this machine and environment will do")
@@ -289,7 +290,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def said(words: Sequence[str]) -> dict[str, Any]:
-    """The plain dictionary that ``NAME PARAMETER=VALUE …`` says, values read as YAML reads them.
+    """The plain dictionary that ``NAME PARAMETER=VALUE …`` says, values read as YAML reads them; "-" for "_" will do.
 
     ValueError for words that are no pairs, and for values that are no YAML.
     """
@@ -298,7 +299,10 @@ def said(words: Sequence[str]) -> dict[str, Any]:
     name, *pairs = words
     if unpaired := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"expected PARAMETER=VALUE after {name}, got {' '.join(unpaired)}.")
-    return {"name": name, **{key: documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)}}
+    return {
+        "name": name.replace("-", "_"),
+        **{key: documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)},
+    }
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -307,6 +311,10 @@ def _audit(options: argparse.Namespace) -> int:
 
     parts = ("prediction", "schedule", "loss_weight")
     described: dict[str, Any] = {part: said(words) for part in parts if (words := getattr(options, part))}
+    if options.gamma is not None:
+        if "loss_weight" not in described:
+            raise ValueError("--gamma is a parameter of --loss-weight: name one, such as min_snr.")
+        described["loss_weight"]["gamma"] = options.gamma
     if described and (options.recipe or options.weights):
         raise ValueError(
             "a recipe and a file of weights say what is predicted, drawn and weighed: leave out "
