@@ -545,7 +545,7 @@ run.figure(
     f"bound, the nearest training image being the wrong one. {len(train)} images of {train.name}.{caution}",
 )
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
+# %% tags=["hide-input", "nbval-ignore-output"] jupyter={"source_hidden": true}
 beside = drawn[levels.numpy() >= -2].drop(columns=["optimal, other images", *drawn.filter(like="linear")])
 run.table(
     beside.round(4),

@@ -619,7 +619,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
     command = [sys.executable, "-m", "paperlib", *words]
     process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
-    while not started.is_file() and time.monotonic() < deadline:
+    while not (started.is_file() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     kernel = psutil.Process(int(started.read_text()))
     children = [kernel, *psutil.Process(process.pid).children(recursive=True)]
