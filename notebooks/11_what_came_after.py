@@ -554,6 +554,7 @@ run.table(
     "does better on training images than on others, it has learned by heart. "
     f"{optimal_draws} images and draws of noise, {len(train)} images to learn from.{caution}",
 )
+assert beside.filter(like="images").ge(beside["optimal, training images"], axis=0).all(axis=None)
 beside.style.format("{:.3f}").hide()
 
 # %% [markdown]

@@ -70,6 +70,8 @@ def _light(result: Path, target: Path, executed: bool) -> None:
             path.unlink()
     for path in (*target.rglob("*.png"), *target.glob("*.ipynb")):
         pictures.pack(path)
+    for path in target.glob("*.ipynb"):  # a warning says in which file
+        files.write_text(path, path.read_text(encoding="utf-8").replace(f"{paths.root()}/", ""))
     manifest = provenance.read(target)
     manifest["outputs"] = provenance.hashes(target)
     files.write_text(target / paths.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
