@@ -78,9 +78,8 @@ def _whole_passes(pairs: float, images: int) -> int:
 def _pair_errors(oracle: Empirical, logsnr: Tensor, pairs: int, generator: torch.Generator | None) -> Tensor:
     """E[‖ε − ε̂*‖² | z] at one level, averaged over ε and −ε, pass after pass over the images; shape (pairs,)."""
     order = torch.randperm(len(oracle.images), generator=generator)
-    at_a_time = max(1, min(elbo.ROWS, elbo.ELEMENTS // oracle.dim) // 2)
     values = []
-    for index in order.repeat(-(-pairs // len(order)))[:pairs].split(at_a_time):
+    for index in order.repeat(-(-pairs // len(order)))[:pairs].split(elbo.rows(oracle.dim) // 2):
         x = oracle.images[index].double()
         eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         z = process.diffuse(torch.cat([x, x]), torch.cat([eps, -eps]), logsnr)

@@ -78,7 +78,7 @@ class Noise:
         return values.std(-1) / math.sqrt(values.shape[-1])
 
 
-def _rows(dim: int) -> int:
+def rows(dim: int) -> int:
     """How many noisy examples of ``dim`` values are evaluated at a time."""
     return max(2, min(ROWS, ELEMENTS // dim))
 
@@ -90,7 +90,7 @@ def _at_levels(value: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, log
     """
     data, count = x.expand_as(noise.eps), len(noise.eps)
     pieces = []
-    for level in logsnr.split(max(1, _rows(noise.eps[0].numel()) // count)):
+    for level in logsnr.split(max(1, rows(noise.eps[0].numel()) // count)):
         eps = noise.eps.repeat(len(level), *[1] * (noise.eps.ndim - 1))
         repeated = data.repeat(len(level), *[1] * (data.ndim - 1))
         each = level.repeat_interleave(count)

@@ -367,9 +367,10 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(source: Source,
 PEAK = """
 import sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from memory import peak
 from paperlib.engine.data import IMAGENET
 from paperlib.engine.decode import Crop, decoded, find
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 source = find(IMAGENET, "train", Path(sys.argv[1]))
 next(source.stream(16))  # libraries are loaded by now
 before = peak()
@@ -382,7 +383,8 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_the_memory_that_decoding_takes_is_bounded(cache: Path) -> None:
     """A thousand photographs, 197 MB when decoded."""
-    arguments = [sys.executable, "-c", PEAK, str(real_images("imagenet-sample") / "imagenet-sample")]
+    images, beside = real_images("imagenet-sample") / "imagenet-sample", Path(__file__).parent
+    arguments = [sys.executable, "-c", PEAK, str(images), str(beside)]
     kilobytes = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert (folder_of(cache) / "images.npy").stat().st_size > 196_000_000
     assert kilobytes < 140_000

@@ -1,9 +1,9 @@
 """Profiles: what is wrong is refused, with file and line, before anything runs."""
 
-import dataclasses
 import math
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -79,9 +79,7 @@ def test_a_mistake_is_refused_with_file_and_line(checkout: Path, old: str, new: 
     assert any(line <= int(number) <= line + 1 + new.count("\n") for _, number in reported)
 
 
-NUMBERS = [
-    field.name for field in dataclasses.fields(TrainingConfig) if field.type in (int, float) and field.name != "seed"
-]
+NUMBERS = [name for name, kind in get_type_hints(TrainingConfig).items() if kind in (int, float) and name != "seed"]
 
 
 @pytest.mark.parametrize("section", ["training", "pictures"])

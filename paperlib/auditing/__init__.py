@@ -138,18 +138,17 @@ def _on_a_range(said: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     named = said.get("schedule")
     if not isinstance(named, str | Mapping):
         return said, ()
-    schedule, taken = {"name": named} if isinstance(named, str) else dict(named), []
-    while True:
+    schedule = {"name": named} if isinstance(named, str) else named
+    taken: dict[str, float] = {}
+    for _ in recipes.ENDS:
         try:
-            schedules.get(schedule)
+            schedules.get({**schedule, **taken})
         except schedules.UnboundedError as error:
-            schedule[error.end] = recipes.ENDS[error.end]
-            taken.append(f"{error.end} = {schedule[error.end]:g}")
-        else:
-            break
+            taken[error.end] = recipes.ENDS[error.end]
     if not taken:
         return said, ()
-    return {**said, "schedule": schedule}, (f"no range was given: {', '.join(taken)} taken",)
+    ends = ", ".join(f"{end} = {value:g}" for end, value in taken.items())
+    return {**said, "schedule": {**schedule, **taken}}, (f"no range was given: {ends} taken",)
 
 
 def _named(what: str) -> str | Path:

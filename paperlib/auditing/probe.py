@@ -433,9 +433,8 @@ def _drawn(
 ) -> tuple[Tensor, Tensor, float]:
     """λ of every draw, and c k: how much an error of ε counts there; and the share of draws at λ = ±∞."""
     batches = range(seed + 1, seed + 1 + max(1, draws // probe.batch))
-    levels, gains = torch.empty(
-        2, len(batches), probe.batch, dtype=torch.float64
-    )  # in one piece: many keep others' room
+    # In one piece: many small ones keep the room of others between them.
+    levels, gains = torch.empty(2, len(batches), probe.batch, dtype=torch.float64)
     for i, batch in enumerate(batches):
         seen = probe.seen(batch, scaling)
         base, before = torch.zeros_like(seen.dark), seen.gradient
