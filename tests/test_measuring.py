@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate
@@ -139,6 +140,28 @@ def test_nothing_is_measured_twice(
     assert measuring.measure_all(run, every, HOW, processes=1) == first
     with pytest.raises(InterruptedError):
         measuring.measure_all(run, every, replace(HOW, draws=2), processes=1)
+
+
+def test_an_array_is_kept_until_what_it_depends_on_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make() -> np.ndarray:
+        made.append(len(made))
+        return np.full(3, made[-1])
+
+    def value(*what: object) -> int:
+        return int(measuring.kept(run, what, make)[0])
+
+    assert [value("run", 1.0), value("run", 1.0), value("run", 2.0), value("run", 1.0)] == [0, 0, 1, 0]
+    monkeypatch.setattr(measuring, "VERSION", measuring.VERSION + 1)
+    assert value("run", 1.0) == 2, "another computation"
+
+    def broken() -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.kept(run, ["new"], broken)
+    assert value("new") == 3, "nothing half-made is kept"
 
 
 def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained: None, run: Run) -> None:

@@ -9,7 +9,7 @@ decoder at any edge of a panel.  Noise is shared by all runs, so differences bet
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -481,6 +481,17 @@ def key(one: Experiment, how: Protocol) -> str:
     sampling, data = one.profile.sampling.model_dump(mode="json"), [one.data(split).sha256 for split in SPLITS]
     whole = [VERSION, one.key.key, data, asdict(how), sampling]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kept(run: "Run", what: Sequence[Any], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """An array that is made once and outlives a run that is stopped; known by ``what`` it depends on and the number of
+    the computation."""
+    digest = hashlib.sha256(json.dumps([VERSION, *what], sort_keys=True).encode()).hexdigest()
+    path = run.cache / f"{digest[:16]}.npy"
+    if not path.is_file():
+        files.write_whole(path, lambda temporary: np.save(temporary, make()))
+    found: NDArray[Any] = np.load(path, allow_pickle=False)
+    return found
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
