@@ -94,14 +94,6 @@ class NoiseSchedule(ABC):
         raise ValueError(f"{type(self).__name__} follows the loss wherever that is; it has no shift to be given.")
 
 
-class UnboundedError(ValueError):
-    """A schedule that reaches over all levels was given no ``end``: ``"logsnr_min"`` or ``"logsnr_max"``."""
-
-    def __init__(self, end: str, message: str) -> None:
-        super().__init__(message)
-        self.end = end
-
-
 @dataclass(frozen=True)
 class TruncatedSchedule(NoiseSchedule):
     """A distribution over λ, cut to [logsnr_min, logsnr_max].
@@ -165,9 +157,7 @@ class TruncatedSchedule(NoiseSchedule):
         high = self.support[1] if self.logsnr_max is None else float(self.logsnr_max)
         for name, value in (("logsnr_min", low), ("logsnr_max", high)):
             if getattr(self, name) is None and math.isinf(value):
-                raise UnboundedError(
-                    name, f"{type(self).__name__} has no native {name}; pass a number, for example ±15."
-                )
+                raise ValueError(f"{type(self).__name__} has no native {name}; pass a number, for example ±15.")
             if math.isinf(value):
                 raise ValueError(
                     f"{name} must be finite, got {value}. Zero terminal SNR, λ = −∞, is no end of a range but a level "

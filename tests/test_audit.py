@@ -202,6 +202,7 @@ def test_a_description_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
         ("cosine", "logsnr_min = -20, logsnr_max = 20"),
         ({"name": "cosine", "logsnr_max": 9.0}, "logsnr_min = -20"),
         ("linear_beta", "logsnr_max = 20"),
+        ("edm_training", "logsnr_min = -20, logsnr_max = 20"),
         ("edm_sampling", None),
         ("ddpm", None),
         (whole, None),
