@@ -640,6 +640,12 @@ class Mode(TruncatedSchedule):
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
+SHIFTS: dict[str, Callable[[float], float]] = {
+    "shifted": float,
+    "flow_shift": flow_shift,
+    "image_size": image_size_shift,
+}
+"""Parameters that move any schedule or weighting along λ, and the nats of each."""
 
 SCHEDULES: Registry[NoiseSchedule] = Registry(
     "noise schedule",
@@ -660,11 +666,7 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
         "beta": Beta,
         "mode": Mode,
     },
-    changes={
-        "shifted": lambda schedule, nats: schedule.shifted(nats),
-        "flow_shift": lambda schedule, shift: schedule.shifted(flow_shift(shift)),
-        "image_size": lambda schedule, size: schedule.shifted(image_size_shift(size)),
-    },
+    SHIFTS,
     modules=("paperlib.tables", "paperlib.adaptive"),
 )
 """Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
@@ -673,5 +675,4 @@ TABLE = ("cosine", "edm_training", "edm_sampling", "flow_matching_ot", "linear_l
 """The names of the schedules that the notebooks compare, on any range inside all their supports."""
 
 register, get = SCHEDULES.register, SCHEDULES.make
-"""See :class:`paperlib.registry.Registry`; any schedule also takes ``shifted`` (nats), ``flow_shift``
-(:func:`flow_shift`) and ``image_size`` (:func:`image_size_shift`)."""
+"""See :class:`paperlib.registry.Registry`; any schedule also takes :data:`SHIFTS`."""
