@@ -54,6 +54,13 @@ def test_a_degree_beside_the_verdict(recipe: str, draws: float) -> None:
     assert 0 < found.below_peak.loss < 0.1
 
 
+def test_the_peak_of_a_weighting_alone_is_no_level_of_the_grid() -> None:
+    found = audit(weightings.EDM())
+    assert found.below_peak is not None
+    assert found.below_peak.logsnr == pytest.approx(weightings.EDM().peak, abs=1e-6)
+    assert found.below_peak.draws is None
+
+
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_the_measure_adds_up(recipe: str) -> None:
     """∫ p_w + clean mass = w(λ_min)/max w; its negative part is how far w rises, the rest how far it falls."""
