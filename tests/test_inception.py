@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_rows import draw
 from torch import Tensor, nn
 
-from paperlib.engine import evaluation, features, metrics
-from paperlib.engine.evaluation import Reference
+from paperlib.engine import evaluation, metrics
 from paperlib.engine.features import INCEPTION_FILE, Inception
 from paperlib.engine.metrics import Moments
 from paperlib.files import DamagedFileError
@@ -71,7 +69,7 @@ def folder_of(images: Tensor, folder: Path) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*samples are few")
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_features_are_those_of_clean_fid(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: features.Mode
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     from cleanfid import features as theirs
     from cleanfid import fid
@@ -113,7 +111,7 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
         use_dataparallel=False,
         verbose=False,
     )
-    real, fake = (evaluation.see(images.split(10), judge, 256).features[:, :20] for images in sets)
+    real, fake = (evaluation.see(images.split(10), judge, 256)[:, :20] for images in sets)
     ours = metrics.frechet_distance(Moments.of(real), Moments.of(fake))
     assert ours == pytest.approx(theirs, rel=1e-5)
     expected = fid.kernel_distance(real[:24].numpy(), fake[:24].numpy(), num_subsets=1)
@@ -123,15 +121,15 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
 def test_probabilities_are_those_without_bias(weights: Path) -> None:
     """On images of 299 pixels the network does not resize, whichever the mode."""
     images = pictures(2, size=299)
-    found = Inception(weights, "legacy_tensorflow").see(images).probabilities
+    judge = Inception(weights, "legacy_tensorflow")
+    found = judge.probabilities(judge(images))
     network = torch.jit.load(str(weights))
-    assert found is not None
     torch.testing.assert_close(found, network(images.float(), no_output_bias=True), rtol=1e-4, atol=1e-9)
     assert not torch.allclose(found, network(images.float()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
-def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: features.Mode) -> None:
+def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: str) -> None:
     grey, judge = pictures(3, channels=1), Inception(weights, mode)
     torch.testing.assert_close(judge(grey), judge(grey.repeat(1, 3, 1, 1)))
 
@@ -167,7 +165,7 @@ def test_what_it_cannot_see_is_refused(weights: Path, images: Tensor, error: typ
 
 def test_an_unknown_mode_lists_the_modes(weights: Path) -> None:
     with pytest.raises(ValueError, match="unknown mode 'legacy_pytorch'; choose one of clean, legacy_tensorflow"):
-        Inception(weights, "legacy_pytorch")  # type: ignore[arg-type]
+        Inception(weights, "legacy_pytorch")
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -235,30 +233,3 @@ def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytes
     with pytest.raises(OSError, match=r"no route to host.*Fetch https://.*inception-2015-12-05\.pt.*put it at"):
         Inception()
     assert list(cache.iterdir()) == []
-
-
-# Reference statistics ------------------------------------------------------------------------------------------------
-
-
-def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path: Path) -> None:
-    rows, path = draw(60, 5), tmp_path / "imagenet-64x64.npz"
-    np.savez(path, mu=rows.mean(0).numpy(), sigma=rows.T.cov().numpy())
-    found = Reference.stored(path, 60, Inception(weights, "legacy_tensorflow"))
-    assert isinstance(found, Reference)
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    result = evaluation.compare(draw(80, 5), found)
-    expected = metrics.frechet_distance(Moments.of(rows), Moments.of(draw(80, 5)))
-    assert result.frechet == pytest.approx(expected, rel=1e-9)
-    assert np.isnan(result.kid)
-
-
-def test_files_without_statistics_are_refused(weights: Path, tmp_path: Path) -> None:
-    judge = Inception(weights)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        Reference.stored(tmp_path / "none.npz", 60, judge)
-    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
-    np.savez(tmp_path / "code.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
-    (tmp_path / "text.npz").write_text("mu sigma")
-    for name in ("other", "code", "text"):
-        with pytest.raises(DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
-            Reference.stored(tmp_path / f"{name}.npz", 60, judge)

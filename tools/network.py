@@ -204,7 +204,7 @@ def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Ten
     distances = {}
     for reference in kit.references():
         seen = evaluation.see(samples.split(500), reference.network, 256)
-        found = evaluation.compare(seen, reference, how)
+        found = evaluation.compare(seen, reference, how, score=True)
         distances[found.network] = {"frechet": found.frechet, "score": found.score, "protocol": found.caption}
     return {"distances": distances, "bits": bits(kit, network), "errors": errors(kit, network)}, samples[:100]
 

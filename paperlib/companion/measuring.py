@@ -253,7 +253,7 @@ def evaluate(
 
     def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
         seen = evaluation.see(samples, judge, train.levels)
-        found = [evaluation.compare(seen, reference, how) for reference in references]
+        found = [evaluation.compare(seen, reference, how, score=True) for reference in references]
         rows.extend(_row(name, sha256, each) for each in found)
         print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
 
@@ -415,7 +415,7 @@ def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in settings.samplers:
         samples = drawing(settings, sampler).samples(network, one.prediction, _labels(train, settings.count))
-        seen = evaluation.see(samples, judge, train.levels).features
+        seen = evaluation.see(samples, judge, train.levels)
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():
             found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}

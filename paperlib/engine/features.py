@@ -12,9 +12,10 @@ weights are opened only when their hash is the known one, for TorchScript and pi
 
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +28,8 @@ from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import weights
 
 
-class Seen(NamedTuple):
-    """What a feature network makes of images.
-
-    Attributes:
-        features: shape (N, F).
-        probabilities: of the classes that it knows, shape (N, C); None where they are not known.
-    """
-
-    features: Tensor
-    probabilities: Tensor | None = None
-
-
 class FeatureNetwork(nn.Module):
-    """What a comparison needs of a network.
+    """What a comparison needs of a network, which is called on uint8 images, shape (N, C, H, W).
 
     Attributes:
         title: its name without its hash.
@@ -72,6 +61,11 @@ class FeatureNetwork(nn.Module):
         """What a Fréchet distance in its features is called."""
         return f"Fréchet distance, {self.name}"
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(chain(self.parameters(), self.buffers())).device
+
     def prepare(self, images: Tensor) -> Tensor:
         """A batch of uint8 images as the network takes them."""
         raise NotImplementedError
@@ -85,8 +79,8 @@ class FeatureNetwork(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def see(self, images: Tensor) -> Seen:
-        """Features and class probabilities of uint8 images, shape (N, C, H, W).
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images, shape (N, F).
 
         Raises:
             TypeError: for anything but uint8.
@@ -94,18 +88,16 @@ class FeatureNetwork(nn.Module):
         """
         self._require_images(images)
         batches = ordered(self.prepare, images.split(self.batch), self.workers)
-        features = torch.cat([self.features(x) for x in batches])
-        return Seen(features, self.logits(features).softmax(1))
+        return torch.cat([self.features(x) for x in batches])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The features of :meth:`see`."""
-        return self.see(images).features
+    @torch.no_grad()
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities of the classes, shape (N, C), from the features of images."""
+        return self.logits(features.to(self.device)).softmax(1)
 
     def classify(self, images: Tensor) -> Tensor:
-        """The likeliest class, int64 (N,), of images as :meth:`see` takes them."""
-        probabilities = self.see(images).probabilities
-        assert probabilities is not None
-        return probabilities.argmax(1)
+        """The likeliest class of images, int64 (N,)."""
+        return self.probabilities(self(images)).argmax(1)
 
     def _require_images(self, images: Tensor) -> None:
         if images.dtype != torch.uint8:
@@ -168,7 +160,7 @@ class Classifier(FeatureNetwork):
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, 10))
 
     def prepare(self, images: Tensor) -> Tensor:
-        return scale(images.to(next(self.parameters()).device), self.levels)
+        return scale(images.to(self.device), self.levels)
 
     def features(self, x: Tensor) -> Tensor:
         return self.norm(self.body(x))
@@ -315,7 +307,7 @@ class EfficientNetLite0(FeatureNetwork):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""
-        x = images.to(next(self.parameters()).device).float()
+        x = images.to(self.device).float()
         return (F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 255) - 127) / 128
 
     def features(self, x: Tensor) -> Tensor:
@@ -327,14 +319,12 @@ class EfficientNetLite0(FeatureNetwork):
 
 # Inception -----------------------------------------------------------------------------------------------------------
 
-Mode = Literal["clean", "legacy_tensorflow"]
-"""How images are resized for Inception, to be named beside every number: the two differ by more than many published
-improvements.  "legacy_tensorflow" is that of the evaluation of ADM and most published FIDs on ImageNet."""
-
-RESIZE: dict[str, str] = {
+RESIZE = {
     "clean": "clean-fid 'clean', bicubic with antialiasing to 299×299",
     "legacy_tensorflow": "clean-fid 'legacy_tensorflow', bilinear to 299×299 inside the network",
 }
+"""How images are resized for Inception, to be named beside every number: the two differ by more than many published
+improvements.  "legacy_tensorflow" is that of the evaluation of ADM and most published FIDs on ImageNet."""
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
@@ -349,7 +339,7 @@ class Inception(FeatureNetwork):
 
     Args:
         weights: the file, named :data:`INCEPTION_FILE`; None downloads it once into the cache.
-        mode: how images are resized.
+        mode: how images are resized, one of :data:`RESIZE`.
         device: where it runs.
         workers: threads that resize.
 
@@ -368,20 +358,20 @@ class Inception(FeatureNetwork):
     def __init__(
         self,
         weights: Path | str | None = None,
-        mode: Mode = "clean",
+        mode: str = "clean",
         device: torch.device | str = "cpu",
         workers: int = 4,
     ) -> None:
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer
 
-        if mode not in get_args(Mode):
-            raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}.")
+        if mode not in RESIZE:
+            raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(RESIZE)}.")
         super().__init__()
         path = verified(Path(weights), self.sha256, f"download {INCEPTION_URL}") if weights else self._downloaded()
         if path.name != INCEPTION_FILE:
             raise DamagedFileError(f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that.")
-        self.mode, self.resize, self.device, self.workers = mode, RESIZE[mode], device, workers
+        self.resize, self.workers = RESIZE[mode], workers
         inside = mode == "legacy_tensorflow"
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()
         self._resized = None if inside else build_resizer(mode)
