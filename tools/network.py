@@ -78,7 +78,7 @@ class Kit:
 
     def images(self, split: Split, count: int | None = None) -> ImageData:
         """The first ``count`` images of a split, or its share of all."""
-        found = data.load("cifar10", split, self.data, progress=False)
+        found = data.load("cifar10", split, self.data)
         count = self.part(count) if count else self.part(len(found), least=100)
         if count >= len(found):
             return found
