@@ -155,7 +155,7 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
     _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
     caption = (
-        f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
+        f"{count} samples of {one.name} by {how.sampler}, {how.evaluations} evaluations each, guidance "
         f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
         f"{distance.median().item():.2f}, for test images {real.median().item():.2f}"
     )

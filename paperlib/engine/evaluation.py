@@ -4,9 +4,9 @@ Images pass through a feature network batch by batch; their features lie in memo
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,12 +40,12 @@ class Drawing:
     """How samples are drawn.
 
     Attributes:
-        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
+        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`; with other options it is one more of them, such as
+            ``partial(heun, churn=40)``.
         levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
         guidance: strength of classifier-free guidance, 1 for none.
         seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
         batch_size: images at once.
-        options: what else the sampler takes.
     """
 
     sampler: str
@@ -53,7 +53,6 @@ class Drawing:
     guidance: float = 1.0
     seed: int = 0
     batch_size: int = 256
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def samples(self, network: ConditionedNetwork, prediction: Prediction, labels: Tensor) -> Iterator[Tensor]:
         """Samples, one for each label, in batches.
@@ -77,12 +76,7 @@ class Drawing:
             generator = seeded(self.seed, "samples", number, device=device)
             z = torch.randn(len(label), *network.image_shape, generator=generator, device=device)
             denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance)
-            yield sample(denoise, z, self.levels, generator=generator, **self.options)
-
-    @property
-    def title(self) -> str:
-        """The sampler with its options."""
-        return ", ".join([self.sampler, *(f"{name} {value}" for name, value in self.options.items())])
+            yield sample(denoise, z, self.levels, generator=generator)
 
     @property
     def evaluations(self) -> int:
@@ -95,7 +89,7 @@ class Drawing:
             return z
 
         generator = torch.Generator().manual_seed(0)
-        sampling.get(self.sampler)(denoise, torch.zeros(1, 1), self.levels.cpu(), generator=generator, **self.options)
+        sampling.get(self.sampler)(denoise, torch.zeros(1, 1), self.levels.cpu(), generator=generator)
         return asked
 
 
@@ -170,30 +164,20 @@ class Evaluation:
 
     Attributes:
         frechet: Fréchet distance, by the name that ``distance`` has for it.
-        kid: kernel distance, unbiased.
-        kid_error: its standard error.
-        precision: share of samples inside the manifold of the reference.
-        recall: share of the reference inside the manifold of the samples.
-        score: the Inception Score in Inception's classes, the same formula in those of another network.
-        score_deviation: its standard deviation over the parts of the set.
-        samples: number of samples.
-        sampler: of the samples, with its options, or where they are from; empty for real images.  Of what was not drawn
-            here the next four say nothing.
-        evaluations: of the denoiser for each sample.
-        guidance: strength of classifier-free guidance.
-        sampling_seed: of the noise of the samples.
-        sampling_batch: samples drawn at once, on which with the seed the noise depends.
+        kid, kid_error: kernel distance, unbiased, and its standard error.
+        precision, recall: shares of the samples, and of the reference, inside the manifold of the other.
+        score, score_deviation: the Inception Score in Inception's classes, the same formula in those of another
+            network; mean and deviation over parts of the set.
+        samples: their number.
+        sampler: of the samples, or where they are from; empty for real images.
+        evaluations, guidance, sampling_seed, sampling_batch: how they were drawn, as in :class:`Drawing`; nothing is
+            said of those that were not drawn here.
         distance: what the Fréchet distance is called, "FID" in Inception's features alone.
-        reference: name and hash of the reference.
-        reference_images: number of images in it.
-        reference_sha256: its whole hash.
-        network: name of the feature network, which ends in its hash.
-        network_sha256: its whole hash.
-        features: their number.
+        reference, reference_images, reference_sha256: name of the reference, number of its images, and their hash.
+        network, network_sha256, features: name of the feature network, its hash, and how many features it has.
         resize: how images were resized for it.
         caution: what must be said of the data.
-        pair_samples: number of samples that distances between pairs are of.
-        pair_reference_images: number of images of the reference that they are of.
+        pair_samples, pair_reference_images: how many images of either set distances between pairs are of.
     """
 
     frechet: float
@@ -259,7 +243,7 @@ def compare(
     pairs, distance, shares = _pairs(features), NOT_KNOWN, (math.nan, math.nan)
     if reference.pairs is not None:
         distance, shares = kid(reference.pairs, pairs), precision_recall(reference.pairs, pairs)
-    network, here = reference.network, drawing if isinstance(drawing, Drawing) else None
+    network, drawn = reference.network, drawing if isinstance(drawing, Drawing) else None
     asked = score and len(features) >= SPLITS
     classes = inception_score(network.probabilities(features).cpu()) if asked else NOT_KNOWN
     return Evaluation(
@@ -271,11 +255,11 @@ def compare(
         score=classes.value,
         score_deviation=classes.error,
         samples=len(features),
-        sampler=drawing.title if isinstance(drawing, Drawing) else drawing or "",
-        evaluations=here.evaluations if here else 0,
-        guidance=here.guidance if here else 1.0,
-        sampling_seed=here.seed if here else 0,
-        sampling_batch=here.batch_size if here else 0,
+        sampler=drawing.sampler if isinstance(drawing, Drawing) else drawing or "",
+        evaluations=drawn.evaluations if drawn else 0,
+        guidance=drawn.guidance if drawn else 1.0,
+        sampling_seed=drawn.seed if drawn else 0,
+        sampling_batch=drawn.batch_size if drawn else 0,
         distance=network.distance,
         reference=f"{reference.data} {reference.sha256[:6]}",
         reference_images=reference.moments.count,
