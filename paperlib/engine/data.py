@@ -450,9 +450,7 @@ def load_imagenet_sample(split: Split, root: Path | str | None = None) -> ImageD
     )
 
 
-def load_folder(
-    split: Split, root: Path | str | None = None, *, size: int, crop: str = "area", licence: str = ""
-) -> ImageData:
+def load_folder(split: Split, root: Path | str | None = None, *, size: int, crop: str = "area") -> ImageData:
     """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
 
     They are decoded at every load, in the order of their names, and held in memory.
@@ -462,7 +460,6 @@ def load_folder(
         root: where it is.
         size: side of the squares that are made of the pictures.
         crop: how, one of :data:`paperlib.engine.decode.CROPS`.
-        licence: under which terms they may be used.
 
     Raises:
         MissingDataError: when there is no such folder, or no picture in it.
@@ -489,7 +486,6 @@ def load_folder(
         name=f"{folder.parent.name}/{split}",
         images=torch.stack(squares),
         labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
-        licence=licence,
         preprocessing=square.description,
         source=f"{len(paths):,} files of a folder",
         classes=len(classes),
