@@ -3,16 +3,8 @@
 :class:`ImageData` is a split in memory or in a mapped file.  Its values stay the integers that they were;
 :func:`scale` is the one place where they become real numbers, and :func:`to_uint8` its inverse.
 
-:func:`load` knows the data sets of the table :data:`DATASETS`:
-
-=====================================  ===============================================================================
-``digits``                             8×8, 17 levels of grey; they come with scikit-learn
-``cifar10``                            32×32, from parquet files, the binary version of its author, or the hub
-``cifar10-16``, ``cifar10-8``          its box means over 2×2 and 4×4 pixels
-``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, from parquet files or the hub
-``imagenet-sample``                    32×32, 1,000 pictures of ImageNet without their classes, from a parquet file
-=====================================  ===============================================================================
-
+:func:`load` knows the data sets of the table :data:`DATASETS`: scikit-learn's digits, CIFAR-10 and its box means at
+16×16 and 8×8, ImageNet at four sizes, cropped as for ADM, and a sample of 1,000 pictures of it without their classes.
 One's own are one more entry, a folder of pictures, parquet files, or arrays from anywhere (docs/howto/data.md shows
 one each); a package adds it for profiles and the command line too, see :mod:`paperlib.registry`.
 

@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 from collections import deque
@@ -321,10 +320,9 @@ def find(collection: Collection, split: Split, root: Path | str | None = None) -
         raise ValueError(
             f"the {name} files lie in several folders, which may be copies: {', '.join(folders)}; keep one."
         )
-    shards = [re.search(r"-(\d+)-of-(\d+)", path.name) for path in files]
-    numbers = [(int(shard[1]), int(shard[2])) for shard in shards if shard]
-    expected = [(number, numbers[0][1]) for number in range(numbers[0][1])] if numbers else []
-    if numbers != expected or (numbers and len(files) > len(numbers)):
+    expected = (f"{name}-{number:05d}-of-{len(files):05d}" for number in range(len(files)))
+    whole = all(path.name.startswith(prefix) for path, prefix in zip(files, expected, strict=True))
+    if not whole and any("-of-" in path.name for path in files):
         raise MissingDataError(
             f"{files[0].parent} must hold each of the {name} files once, as numbered in their names, and has "
             f"{', '.join(path.name for path in files)}. {collection.remedy}"
