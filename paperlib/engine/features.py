@@ -48,7 +48,7 @@ class FeatureNetwork(nn.Module):
     sizes: ClassVar[tuple[int, ...]] = ()
     resize: str
     batch: ClassVar[int]
-    workers: int = 0
+    workers: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -339,7 +339,6 @@ class Inception(FeatureNetwork):
         weights: the file, named :data:`INCEPTION_FILE`; None downloads it once into the cache.
         mode: how images are resized, one of :data:`RESIZE`.
         device: where it runs.
-        workers: threads that resize.
 
     Raises:
         DamagedFileError: for a file with another name or hash; it is not opened.
@@ -350,15 +349,11 @@ class Inception(FeatureNetwork):
     title = "Inception v3"
     sha256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
     channels = (3, 1)
-    batch = 100
+    batch, workers = 100, 4
     distance = "FID"
 
     def __init__(
-        self,
-        weights: Path | str | None = None,
-        mode: str = "clean",
-        device: torch.device | str = "cpu",
-        workers: int = 4,
+        self, weights: Path | str | None = None, mode: str = "clean", device: torch.device | str = "cpu"
     ) -> None:
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer
@@ -379,8 +374,7 @@ class Inception(FeatureNetwork):
         require_file(path, self.sha256, f"download {INCEPTION_URL} in its place")
         if path.name != INCEPTION_FILE:
             raise DamagedFileError(f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that.")
-        self.resize, self.workers = RESIZE[mode], workers
-        inside = mode == "legacy_tensorflow"
+        self.resize, inside = RESIZE[mode], mode == "legacy_tensorflow"
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()
         self._resized = None if inside else build_resizer(mode)
 

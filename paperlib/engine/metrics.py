@@ -21,6 +21,9 @@ SAMPLES_PER_FEATURE = 10
 TILE = 1000
 """Rows whose pairs with all others are looked at together, which bounds the memory."""
 
+BLOCKS = 10
+"""Random parts of a set, each of which is left out once for the standard error of a kernel distance."""
+
 SPLITS = 10
 """Parts of a set whose Inception Scores are averaged."""
 
@@ -109,36 +112,33 @@ class Estimate(NamedTuple):
     error: float
 
 
-def kid(real: Tensor, fake: Tensor, blocks: int = 10) -> Estimate:
+def kid(real: Tensor, fake: Tensor) -> Estimate:
     r"""Kernel Inception distance: the unbiased squared MMD with the kernel :math:`(f \cdot g / F + 1)^3`.
 
     (Bińkowski et al. 2018.)  Its mean is zero for two sets of one distribution, whatever their size, so a single value
     may be negative.  All pairs are used; the mean over random subsets that is usual elsewhere has the same expectation
     and a larger variance.  The error is the jackknife's standard error: the estimate is repeated without one of
-    ``blocks`` random blocks of either set, always the same, at a time.
+    :data:`BLOCKS` random blocks of either set, always the same, at a time; each must hold two rows.
 
     Args:
         real: features, shape (N, F).
         fake: features, shape (M, F).
-        blocks: number of blocks, at least 2; each must hold at least 2 rows.
     """
-    if blocks < 2:
-        raise ValueError(f"blocks must be at least 2, got {blocks}.")
-    a, b = _pair(real, fake, least=2 * blocks)
+    a, b = _pair(real, fake, least=2 * BLOCKS)
     generator = torch.Generator().manual_seed(0)
-    keep_a, keep_b = (_leave_out(len(rows), blocks, generator) for rows in (a, b))
+    keep_a, keep_b = (_leave_out(len(rows), generator) for rows in (a, b))
     estimates = -2 * _kernel_sum(a, b, keep_a, keep_b) / (keep_a.sum(0) * keep_b.sum(0))
     for rows, keep in ((a, keep_a), (b, keep_b)):
         count, itself = keep.sum(0), _kernel(rows.square().sum(1), rows.shape[1]) @ keep
         estimates += (_kernel_sum(rows, rows, keep, keep) - itself) / (count * (count - 1))
-    spread = estimates[1:].var(correction=0) * (blocks - 1)
+    spread = estimates[1:].var(correction=0) * (BLOCKS - 1)
     return Estimate(estimates[0].item(), spread.sqrt().item())
 
 
-def _leave_out(rows: int, blocks: int, generator: torch.Generator) -> Tensor:
-    """Which rows to keep, 0 or 1, shape (rows, 1 + blocks): all of them, then all but one block at a time."""
-    keep = torch.ones(rows, 1 + blocks, dtype=torch.float64)
-    keep[torch.randperm(rows, generator=generator), 1 + torch.arange(rows) % blocks] = 0
+def _leave_out(rows: int, generator: torch.Generator) -> Tensor:
+    """Which rows to keep, 0 or 1, shape (rows, 1 + BLOCKS): all of them, then all but one block at a time."""
+    keep = torch.ones(rows, 1 + BLOCKS, dtype=torch.float64)
+    keep[torch.randperm(rows, generator=generator), 1 + torch.arange(rows) % BLOCKS] = 0
     return keep
 
 
