@@ -8,6 +8,7 @@ Nothing in a file is ever executed.  What a run needs to go on is kept by :mod:`
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
         config["image_shape"] = tuple(config["image_shape"])
         largest = max(len(tensors), *config["image_shape"], *(side for t in tensors.values() for side in t.shape))
-        if any(number > largest for number in _whole_numbers(list(config.values()))):
+        options = (value if isinstance(value, list | tuple) else [value] for value in config.values())
+        if any(isinstance(number, int) and number > largest for number in chain(*options)):
             raise ValueError(f"{config} is larger than what is in the file")
         kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
         prediction = kinds[described.pop("name")](**described)
@@ -145,14 +147,6 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
     _require_fit(path, tensors, network)
     load_weights(path, network.to_empty(device="cpu"))
     return network.eval(), prediction
-
-
-def _whole_numbers(values: list[Any]) -> Iterator[int]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _whole_numbers(list(value))
-        elif isinstance(value, int):
-            yield value
 
 
 def _require_fit(path: str | Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
