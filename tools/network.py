@@ -78,7 +78,7 @@ class Kit:
 
     def images(self, split: Split, count: int | None = None) -> ImageData:
         """The first ``count`` images of a split, or its share of all."""
-        found = data.load("cifar10", split, self.data, progress=False)
+        found = data.load("cifar10", split, self.data)
         count = self.part(count) if count else self.part(len(found), least=100)
         if count >= len(found):
             return found
@@ -204,7 +204,7 @@ def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Ten
     distances = {}
     for reference in kit.references():
         seen = evaluation.see(samples.split(500), reference.network, 256)
-        found = evaluation.compare(seen, reference, how)
+        found = evaluation.compare(seen, reference, how, score=True)
         distances[found.network] = {"frechet": found.frechet, "score": found.score, "protocol": found.caption}
     return {"distances": distances, "bits": bits(kit, network), "errors": errors(kit, network)}, samples[:100]
 

@@ -155,7 +155,7 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
     _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
     caption = (
-        f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
+        f"{count} samples of {one.name} by {how.sampler}, {how.evaluations} evaluations each, guidance "
         f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
         f"{distance.median().item():.2f}, for test images {real.median().item():.2f}"
     )
@@ -253,7 +253,7 @@ def evaluate(
 
     def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
         seen = evaluation.see(samples, judge, train.levels)
-        found = [evaluation.compare(seen, reference, how) for reference in references]
+        found = [evaluation.compare(seen, reference, how, score=True) for reference in references]
         rows.extend(_row(name, sha256, each) for each in found)
         print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
 
@@ -415,7 +415,7 @@ def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in settings.samplers:
         samples = drawing(settings, sampler).samples(network, one.prediction, _labels(train, settings.count))
-        seen = evaluation.see(samples, judge, train.levels).features
+        seen = evaluation.see(samples, judge, train.levels)
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():
             found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}

@@ -8,6 +8,7 @@ Nothing in a file is ever executed.  What a run needs to go on is kept by :mod:`
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,7 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
     card, tensors = read_card(path), load_file(path)
     if tensors_sha256(tensors) != card.get("weights_sha256"):
         raise damaged(path, "the weights that its card describes (their hash differs)")
-    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
-    _require_fit(path, found, wanted)
+    _require_fit(path, tensors, network)
     with torch.no_grad():
         for name, parameter in network.state_dict().items():
             parameter.copy_(_share(tensors[name], parameter))
@@ -124,16 +124,15 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
         ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
     """
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    card = read_card(path)
-    with safe_open(path, framework="pt") as file:  # its header alone
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    card, tensors = read_card(path), load_file(path)
     try:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
         config["image_shape"] = tuple(config["image_shape"])
-        largest = max(len(shapes), *config["image_shape"], *(side for shape in shapes.values() for side in shape))
-        if any(number > largest for number in _whole_numbers(list(config.values()))):
+        largest = max(len(tensors), *config["image_shape"], *(side for t in tensors.values() for side in t.shape))
+        options = (value if isinstance(value, list | tuple) else [value] for value in config.values())
+        if any(isinstance(number, int) and number > largest for number in chain(*options)):
             raise ValueError(f"{config} is larger than what is in the file")
         kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
         prediction = kinds[described.pop("name")](**described)
@@ -145,20 +144,13 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
             f"({type(error).__name__}: {error}); it was not trained by paperlib, or with a network of your own: build "
             f"that yourself and call load_weights."
         ) from error
-    _require_fit(path, shapes, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    _require_fit(path, tensors, network)
     load_weights(path, network.to_empty(device="cpu"))
     return network.eval(), prediction
 
 
-def _whole_numbers(values: list[Any]) -> Iterator[int]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _whole_numbers(list(value))
-        elif isinstance(value, int):
-            yield value
-
-
-def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _require_fit(path: str | Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
     for name in sorted(found.keys() | wanted.keys()):
         shapes = [sizes.get(name, "nothing") for sizes in (found, wanted)]
         if shapes[0] != shapes[1]:
