@@ -172,17 +172,6 @@ def test_a_network_that_does_not_say_the_shape_of_its_images_is_refused() -> Non
         next(Drawing("heun", LEVELS).samples(torch.nn.Linear(2, 2), predictions.V, TRAIN.labels[:5]))
 
 
-def test_guidance_may_be_left_to_an_interval() -> None:
-    everywhere, nowhere, some = (
-        samples(guidance=3.0, interval=interval)[0] for interval in ((-9.0, 9.0), (20.0, 30.0), (0.0, 9.0))
-    )
-    assert torch.equal(everywhere, samples(guidance=3.0)[0])
-    assert torch.equal(nowhere, samples()[0])
-    assert not any(torch.equal(some, other) for other in (everywhere, nowhere))
-    drawing = Drawing("ddim", LEVELS, guidance=3.0, interval=(0.0, 9.0))
-    assert drawing.title == "ddim, guidance at log-SNR 0 to 9"
-
-
 def test_a_caution_of_the_data_is_part_of_the_caption() -> None:
     careful = data.ImageData("x/test", TEST.images, TEST.labels, 17, 0.75, caution="re-encoded by somebody")
     found = evaluation.compare(draw(100, 8), Reference.of(careful, Pixels()))

@@ -46,7 +46,6 @@ class Drawing:
         sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
         levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
         guidance: strength of classifier-free guidance, 1 for none.
-        interval: log-SNR between which there is guidance.
         seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
         batch_size: images at once.
         options: what else the sampler takes.
@@ -55,7 +54,6 @@ class Drawing:
     sampler: str
     levels: Tensor
     guidance: float = 1.0
-    interval: tuple[float, float] = sampling.EVERYWHERE
     seed: int = 0
     batch_size: int = 256
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -81,16 +79,13 @@ class Drawing:
         for number, label in enumerate(labels.to(device).split(self.batch_size)):
             generator = seeded(self.seed, "samples", number, device=device)
             z = torch.randn(len(label), *network.image_shape, generator=generator, device=device)
-            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance, self.interval)
+            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance)
             yield sample(denoise, z, self.levels, generator=generator, **self.options)
 
     @property
     def title(self) -> str:
         """The sampler with its options."""
-        named = [self.sampler, *(f"{name} {value}" for name, value in self.options.items())]
-        if self.interval != sampling.EVERYWHERE:
-            named.append(f"guidance at log-SNR {self.interval[0]:g} to {self.interval[1]:g}")
-        return ", ".join(named)
+        return ", ".join([self.sampler, *(f"{name} {value}" for name, value in self.options.items())])
 
     @property
     def evaluations(self) -> int:
