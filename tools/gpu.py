@@ -13,8 +13,6 @@ samples of each) and the weights of one seed a weighting.
 """
 
 import argparse
-import fcntl
-import io
 import json
 import os
 import shutil
@@ -22,10 +20,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, ProcessPoolExecutor, wait
+from contextlib import suppress
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +31,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 if TYPE_CHECKING:
     from network import Kit
-    from torch import Tensor
 
 PROFILE = "profiles/cifar10-gpu.yaml"
 
@@ -82,14 +77,10 @@ def prepared(options: argparse.Namespace) -> "Kit":
 
 def revision() -> str | None:
     """The commit that this code is, as ``--pack`` noted it or as git says; with "+" where files differ from it."""
-    noted = ROOT / "revision.txt"
-    if noted.is_file():
+    if (noted := ROOT / "revision.txt").is_file():
         return noted.read_text().strip()
-    commit, changes = (
-        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "paperlib", "tools", PROFILE))
-    )
-    return commit + "+" * bool(changes) or None
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def say(text: str, begun: float) -> None:
@@ -196,81 +187,63 @@ def chosen(kit: "Kit", rows: list[dict[str, Any]], evaluation_seconds: float) ->
 
 
 def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
-    """Train and evaluate what is missing, seeds outside and weightings inside, until the time is over."""
-    from network import name_of, serve
+    """Train and evaluate what is missing, seeds outside and weightings inside, until the time is over.
+
+    A worker that dies ends the call; the next one goes on.
+    """
+    from network import attempt, enter, name_of
 
     from paperlib.engine.interruption import StopSignals
     from paperlib.engine.training import read_log
     from paperlib.files import write_text
 
-    setting = json.loads((kit.work / SETTING).read_text())
-    lines = read_log(kit.work / RESULTS)
-    write_text(kit.work / RESULTS, "".join(json.dumps(line) + "\n" for line in lines if "failed" not in line))
-    done = {line["name"] for line in lines if "failed" not in line}
-    stated = kit.profile["training"]
-    seeds = stated["seeds"][: kit.part(len(stated["seeds"]), 1)]
+    setting, stated, end = json.loads((kit.work / SETTING).read_text()), kit.profile["training"], begun + 60 * minutes
+    lines = [line for line in read_log(kit.work / RESULTS) if "failed" not in line]
+    write_text(kit.work / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
+    done, seeds = {line["name"] for line in lines}, stated["seeds"][: kit.part(len(stated["seeds"]), 1)]
     runs = [(w, seed) for seed in seeds for w in stated["weightings"] if name_of(w, seed) not in done]
     list(kit.references())
-    context = get_context("spawn")
-    place, end = context.Value("i", 0), begun + 60 * minutes
-    keep = partial(kept, kit.work, out, seeds[0])
-    arguments = (kit, setting, runs, place, end - GRACE, revision(), keep)
-    workers = [context.Process(target=serve, args=arguments) for _ in range(setting["processes"])]
-    with StopSignals() as signals:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
+    workers = ProcessPoolExecutor(setting["processes"], get_context("spawn"), enter, (kit, setting["processes"]))
+    with StopSignals() as signals, workers:
+        waiting = {workers.submit(attempt, kit, setting, w, seed, end - GRACE, revision()) for w, seed in runs}
+        while waiting:
+            ready, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
+            for job in ready:
+                with suppress(CancelledError, BrokenExecutor):
+                    if (found := job.result()) is not None:
+                        keep(kit.work, out, seeds[0], *found)
             if signals.received or time.time() > end - GRACE:
-                for worker in workers:
-                    worker.terminate()  # again and again: SIGTERM may come before it is listened to
+                for job in waiting:
+                    job.cancel()
+                for worker in active_children():
+                    worker.terminate()  # again and again: SIGTERM may come before training listens to it
             if time.time() > end:
-                for worker in workers:
+                for worker in active_children():
                     worker.kill()
-            time.sleep(0.5)
-    with _alone(kit.work):
-        publish(kit.work, out, seeds[0])
+    publish(kit.work, out, seeds[0])
     have = {line["name"] for line in read_log(kit.work / RESULTS)}
     say(f"{len(have)} of {len(done) + len(runs)} networks are done", begun)
 
 
-def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: "Tensor | None") -> None:
+def keep(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: bytes | None) -> None:
     """Add a network's line and sheet to what there is, on the disk, and copy all that comes back to ``out``.
 
     The sheet comes first, and a line is one write: whatever ends this process leaves whole networks before it.
     """
     from paperlib.files import replacing
 
-    with _alone(work):
-        if sheet is not None:
-            with replacing(work / SHEETS) as temporary:
-                if (work / SHEETS).exists():
-                    shutil.copyfile(work / SHEETS, temporary)
-                with zipfile.ZipFile(temporary, "a") as sheets:
-                    if f"{line['name']}.png" not in sheets.namelist():
-                        sheets.writestr(f"{line['name']}.png", _picture(sheet))
-        with (work / RESULTS).open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            os.fsync(file.fileno())
-        print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
-        publish(work, out, seed)
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """One worker at a time; the lock of one that was killed is free."""
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _picture(sheet: "Tensor") -> bytes:
-    """Samples, uint8 (100, 3, H, W), ten in a row, a class in a column, as the content of a PNG file."""
-    from PIL import Image
-
-    rows = sheet.unflatten(0, (-1, 10)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
-    file = io.BytesIO()
-    Image.fromarray(rows.numpy()).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    if sheet is not None:
+        with replacing(work / SHEETS) as temporary:
+            if (work / SHEETS).exists():
+                shutil.copyfile(work / SHEETS, temporary)
+            with zipfile.ZipFile(temporary, "a") as sheets:
+                if f"{line['name']}.png" not in sheets.namelist():
+                    sheets.writestr(f"{line['name']}.png", sheet)
+    with (work / RESULTS).open("ab", buffering=0) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        os.fsync(file.fileno())
+    print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
+    publish(work, out, seed)
 
 
 def publish(work: Path, out: Path, seed: int) -> None:
@@ -279,6 +252,8 @@ def publish(work: Path, out: Path, seed: int) -> None:
 
     weights = {f"{run.parent.name}.safetensors": run for run in work.glob(f"runs/*-seed{seed}/weights.safetensors")}
     found = {name: work / name for name in (SETTING, RESULTS, SHEETS) if (work / name).exists()}
+    for remnant in out.glob(".*.part*"):  # of a call that was killed
+        remnant.unlink()
     for name, source in (found | weights).items():
         with replacing(out / name) as temporary:
             shutil.copyfile(source, temporary)

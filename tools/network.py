@@ -4,11 +4,11 @@ Everything comes from the library's theory, networks and training; nothing that 
 lacks is imported, not even a reader of YAML.
 """
 
+import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -158,8 +159,10 @@ def name_of(weighting: str, seed: int) -> str:
 # A network -----------------------------------------------------------------------------------------------------------
 
 
-def make(kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit: str | None) -> tuple[dict, Tensor]:
-    """Train a network, or go on with it, and evaluate it: its line of results, and 100 samples.
+def make(
+    kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit: str | None
+) -> tuple[dict[str, Any], bytes]:
+    """Train a network, or go on with it, and evaluate it: its line of results, and 100 samples as a PNG file.
 
     Raises:
         TrainingInterrupted: when it was asked to stop; the same call goes on.
@@ -191,7 +194,15 @@ def make(kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit
         "commit": commit,
     }
     history = [[entry["step"], entry["loss"], entry["grad_norm"]] for entry in result.history]
-    return {**told, **line, "history": history}, sheet
+    return {**told, **line, "history": history}, picture(sheet)
+
+
+def picture(sheet: Tensor) -> bytes:
+    """Samples, uint8 (100, 3, H, W), ten in a row, a class in a column, as the content of a PNG file."""
+    rows = sheet.unflatten(0, (-1, 10)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    file = io.BytesIO()
+    Image.fromarray(rows.numpy()).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Tensor]:
@@ -243,43 +254,11 @@ def errors(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
 # Many networks, several at once --------------------------------------------------------------------------------------
 
 
-def serve(
-    kit: Kit,
-    setting: dict[str, Any],
-    runs: list[tuple[str, int]],
-    place: Any,
-    deadline: float,
-    commit: str | None,
-    keep: Callable[[dict, Tensor | None], None],
-) -> None:
-    """What a worker does: take the next of ``runs``, make it, keep its line; until the deadline, or SIGTERM.
-
-    SIGTERM ends training in good order, and lets an evaluation finish.
-
-    Args:
-        kit: what there is to work with.
-        setting: what piece (a) found.
-        runs: weightings and seeds.
-        place: the number of the next one, shared with the other workers.
-        deadline: the time after which none is begun.
-        commit: of the code.
-        keep: takes a line and, where there is one, the sheet of samples.
-    """
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    prepare(kit, setting["processes"])
-    while not stopped and time.time() < deadline:
-        with place.get_lock():
-            number, place.value = place.value, place.value + 1
-        if number >= len(runs):
-            return
-        weighting, seed = runs[number]
-        try:
-            keep(*make(kit, weighting, seed, setting["steps"], setting["compile"], commit))
-        except training.TrainingInterrupted:
-            return
-        except Exception as error:  # one network is lost, not the machine's half hour
-            keep({"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None)
+def enter(kit: Kit, processes: int) -> None:
+    """Begin as one of so many workers, which stop training when they are told to and finish an evaluation."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    prepare(kit, processes)
 
 
 def prepare(kit: Kit, processes: int) -> None:
@@ -287,6 +266,20 @@ def prepare(kit: Kit, processes: int) -> None:
     if kit.device.type == "cuda":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+def attempt(
+    kit: Kit, setting: dict[str, Any], weighting: str, seed: int, deadline: float, commit: str | None
+) -> tuple[dict[str, Any], bytes | None] | None:
+    """:func:`make` a network, if it is not too late; None where it was stopped, a line of why where it failed."""
+    if time.time() > deadline:
+        return None
+    try:
+        return make(kit, weighting, seed, setting["steps"], setting["compile"], commit)
+    except training.TrainingInterrupted:
+        return None
+    except Exception as error:  # one network is lost, not the machine's half hour
+        return {"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None
 
 
 # Measurements --------------------------------------------------------------------------------------------------------
@@ -340,32 +333,19 @@ def _stepped(kit: Kit, device: torch.device, precision: str) -> dict[str, Tensor
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     config = kit.config(0, 2, batch_size=min(kit.batch, 64), precision=precision, warmup_steps=10, log_every=1)
-    with _same_noise(), _exact_products():
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # other products are so until :func:`prepare`
+    with mock.patch.object(training, "noise", _noise_of_a_cpu), exact:
         trainer = training.Trainer(network.to(device), kit.loss("sigmoid_k2"), kit.images("train"), config)
         trainer.advance()
         trainer.advance()
-    averages = trainer.averages[config.ema_decays[0]].values()
-    return {
-        "loss": torch.tensor([entry["loss"] for entry in trainer.history], dtype=torch.float64),
-        "gradient": torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
-        .double()
-        .cpu(),
-        "average": torch.cat([average.flatten() for average in averages]).double().cpu(),
+    vectors = {
+        "loss": [torch.tensor([entry["loss"] for entry in trainer.history], dtype=torch.float64)],
+        "gradient": [weight.grad for weight in network.parameters() if weight.grad is not None],
+        "average": trainer.averages[config.ema_decays[0]].values(),
     }
+    return {name: torch.cat([part.flatten().double().cpu() for part in parts]) for name, parts in vectors.items()}
 
 
-def _same_noise() -> AbstractContextManager[Any]:
+def _noise_of_a_cpu(*arguments: Any, device: torch.device | str = "cpu", **options: Any) -> Tensor:
     """A GPU draws other noise than a CPU: have the latter draw for both."""
-
-    def drawn(*arguments: Any, device: torch.device | str = "cpu", **options: Any) -> Tensor:
-        return randomness.noise(*arguments, **options).to(device)
-
-    return mock.patch.object(training, "noise", drawn)
-
-
-def _exact_products() -> AbstractContextManager[Any]:
-    """Products in float32, not in TF32."""
-    if not torch.cuda.is_available():
-        return nullcontext()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return randomness.noise(*arguments, **options).to(device)
