@@ -27,7 +27,6 @@ from paperlib.engine.data import ImageData, Split
 from paperlib.engine.evaluation import Drawing, Reference
 from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, classifier_of
 from paperlib.engine.metrics import Moments
-from paperlib.engine.parallel import Group
 from paperlib.files import replacing
 from paperlib.models import ConditionedNetwork
 
@@ -233,8 +232,8 @@ def floor(kit: Kit) -> dict[str, float]:
 def bits(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
     """−ELBO in bits a dimension on test images: over the whole range, and decoded from each of :data:`CUTOFFS`."""
     test = kit.images("test", TEST_IMAGES["likelihood"])
-    schedule, group = schedules.LinearLogSNR(*kit.ends), Group(device=kit.device)
-    found = likelihood.image_elbo(network, kit.prediction, test, schedule, draws=DRAWS, batch_size=500, group=group)
+    even, known = schedules.LinearLogSNR(*kit.ends), kit.prediction
+    found = likelihood.image_elbo(network, known, test, even, draws=DRAWS, batch_size=500, device=kit.device)
     rows = {f"{end:g}": found.terms_until(end, test) for end in CUTOFFS} | {f"{kit.ends[1]:g}": found.terms}
     means = {end: likelihood.Mean.bits(terms.total, found.dim) for end, terms in rows.items()}
     return {
