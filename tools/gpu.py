@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, ProcessPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,13 +150,13 @@ def throughputs(kit: "Kit", begun: float, end: float) -> list[dict[str, Any]]:
             if gpu and left < 10:
                 rows.append(row | {"failed": "no time left"})
                 continue
-            barrier = manager.Barrier(processes)
+            barrier, limit = manager.Barrier(processes), left + 20 if gpu else None
             seconds = 4.0 if gpu else 0.5
             jobs = [
                 pool.submit(throughput, kit, batch, compiled, processes, barrier, seconds) for _ in range(processes)
             ]
             try:
-                rows.append(row | {"images_per_second": sum(job.result(timeout=left + 20) for job in jobs)})
+                rows.append(row | {"images_per_second": sum(job.result(timeout=limit) for job in jobs)})
             except TimeoutError:  # hangs, and would for ever
                 rows.append(row | {"failed": "no answer"})
                 for child in active_children():
@@ -187,63 +187,63 @@ def chosen(kit: "Kit", rows: list[dict[str, Any]], evaluation_seconds: float) ->
 
 
 def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
-    """Train and evaluate what is missing, seeds outside and weightings inside, until the time is over.
-
-    A worker that dies ends the call; the next one goes on.
-    """
-    from network import attempt, enter, name_of
+    """Train and evaluate what is missing, seeds outside and weightings inside, until the time is over."""
+    from network import name_of, serve
 
     from paperlib.engine.interruption import StopSignals
     from paperlib.engine.training import read_log
-    from paperlib.files import write_text
+    from paperlib.files import held, write_text
 
-    setting, stated, end = json.loads((kit.work / SETTING).read_text()), kit.profile["training"], begun + 60 * minutes
-    lines = [line for line in read_log(kit.work / RESULTS) if "failed" not in line]
-    write_text(kit.work / RESULTS, "".join(json.dumps(line) + "\n" for line in lines))
-    done, seeds = {line["name"] for line in lines}, stated["seeds"][: kit.part(len(stated["seeds"]), 1)]
+    setting = json.loads((kit.work / SETTING).read_text())
+    lines = read_log(kit.work / RESULTS)
+    write_text(kit.work / RESULTS, "".join(json.dumps(line) + "\n" for line in lines if "failed" not in line))
+    done = {line["name"] for line in lines if "failed" not in line}
+    stated = kit.profile["training"]
+    seeds = stated["seeds"][: kit.part(len(stated["seeds"]), 1)]
     runs = [(w, seed) for seed in seeds for w in stated["weightings"] if name_of(w, seed) not in done]
     list(kit.references())
-    workers = ProcessPoolExecutor(setting["processes"], get_context("spawn"), enter, (kit, setting["processes"]))
-    with StopSignals() as signals, workers:
-        waiting = {workers.submit(attempt, kit, setting, w, seed, end - GRACE, revision()) for w, seed in runs}
-        while waiting:
-            ready, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
-            for job in ready:
-                with suppress(CancelledError, BrokenExecutor):
-                    if (found := job.result()) is not None:
-                        keep(kit.work, out, seeds[0], *found)
+    context = get_context("spawn")
+    place, end = context.Value("i", 0), begun + 60 * minutes
+    keep = partial(kept, kit.work, out, seeds[0])
+    arguments = (kit, setting, runs, place, end - GRACE, revision(), keep)
+    workers = [context.Process(target=serve, args=arguments) for _ in range(setting["processes"])]
+    with StopSignals() as signals:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
             if signals.received or time.time() > end - GRACE:
-                for job in waiting:
-                    job.cancel()
-                for worker in active_children():
-                    worker.terminate()  # again and again: SIGTERM may come before training listens to it
+                for worker in workers:
+                    worker.terminate()  # again and again: SIGTERM may come before it is listened to
             if time.time() > end:
-                for worker in active_children():
+                for worker in workers:
                     worker.kill()
-    publish(kit.work, out, seeds[0])
+            time.sleep(0.5)
+    with held(kit.work / "lock"):
+        publish(kit.work, out, seeds[0])
     have = {line["name"] for line in read_log(kit.work / RESULTS)}
     say(f"{len(have)} of {len(done) + len(runs)} networks are done", begun)
 
 
-def keep(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: bytes | None) -> None:
+def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: bytes | None) -> None:
     """Add a network's line and sheet to what there is, on the disk, and copy all that comes back to ``out``.
 
     The sheet comes first, and a line is one write: whatever ends this process leaves whole networks before it.
     """
-    from paperlib.files import replacing
+    from paperlib.files import held, replacing
 
-    if sheet is not None:
-        with replacing(work / SHEETS) as temporary:
-            if (work / SHEETS).exists():
-                shutil.copyfile(work / SHEETS, temporary)
-            with zipfile.ZipFile(temporary, "a") as sheets:
-                if f"{line['name']}.png" not in sheets.namelist():
-                    sheets.writestr(f"{line['name']}.png", sheet)
-    with (work / RESULTS).open("ab", buffering=0) as file:
-        file.write(json.dumps(line).encode() + b"\n")
-        os.fsync(file.fileno())
-    print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
-    publish(work, out, seed)
+    with held(work / "lock"):
+        if sheet is not None:
+            with replacing(work / SHEETS) as temporary:
+                if (work / SHEETS).exists():
+                    shutil.copyfile(work / SHEETS, temporary)
+                with zipfile.ZipFile(temporary, "a") as sheets:
+                    if f"{line['name']}.png" not in sheets.namelist():
+                        sheets.writestr(f"{line['name']}.png", sheet)
+        with (work / RESULTS).open("ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            os.fsync(file.fileno())
+        print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
+        publish(work, out, seed)
 
 
 def publish(work: Path, out: Path, seed: int) -> None:

@@ -6,9 +6,8 @@ lacks is imported, not even a reader of YAML.
 
 import io
 import os
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from paperlib.engine import data, evaluation, likelihood, randomness, sampling, 
 from paperlib.engine.data import ImageData, Split
 from paperlib.engine.evaluation import Drawing, Reference
 from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, classifier_of
+from paperlib.engine.interruption import StopSignals
 from paperlib.engine.metrics import Moments
 from paperlib.files import replacing
 from paperlib.models import ConditionedNetwork
@@ -253,11 +253,42 @@ def errors(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
 # Many networks, several at once --------------------------------------------------------------------------------------
 
 
-def enter(kit: Kit, processes: int) -> None:
-    """Begin as one of so many workers, which stop training when they are told to and finish an evaluation."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    prepare(kit, processes)
+def serve(
+    kit: Kit,
+    setting: dict[str, Any],
+    runs: list[tuple[str, int]],
+    place: Any,
+    deadline: float,
+    commit: str | None,
+    keep: Callable[[dict[str, Any], bytes | None], None],
+) -> None:
+    """What a worker does: take the next of ``runs``, make it, keep its line; until the deadline, or SIGTERM.
+
+    SIGTERM ends training in good order, and lets an evaluation finish.
+
+    Args:
+        kit: what there is to work with.
+        setting: what piece (a) found.
+        runs: weightings and seeds.
+        place: the number of the next one, shared with the other workers.
+        deadline: the time after which none is begun.
+        commit: of the code.
+        keep: takes a line and, where there is one, the sheet of samples.
+    """
+    prepare(kit, setting["processes"])
+    with StopSignals() as signals:
+        while not signals.received and time.time() < deadline:
+            with place.get_lock():
+                number, place.value = place.value, place.value + 1
+            if number >= len(runs):
+                return
+            weighting, seed = runs[number]
+            try:
+                keep(*make(kit, weighting, seed, setting["steps"], setting["compile"], commit))
+            except training.TrainingInterrupted:
+                return
+            except Exception as error:  # one network is lost, not the machine's half hour
+                keep({"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None)
 
 
 def prepare(kit: Kit, processes: int) -> None:
@@ -265,20 +296,6 @@ def prepare(kit: Kit, processes: int) -> None:
     if kit.device.type == "cuda":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-
-
-def attempt(
-    kit: Kit, setting: dict[str, Any], weighting: str, seed: int, deadline: float, commit: str | None
-) -> tuple[dict[str, Any], bytes | None] | None:
-    """:func:`make` a network, if it is not too late; None where it was stopped, a line of why where it failed."""
-    if time.time() > deadline:
-        return None
-    try:
-        return make(kit, weighting, seed, setting["steps"], setting["compile"], commit)
-    except training.TrainingInterrupted:
-        return None
-    except Exception as error:  # one network is lost, not the machine's half hour
-        return {"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None
 
 
 # Measurements --------------------------------------------------------------------------------------------------------

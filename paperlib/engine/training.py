@@ -384,15 +384,13 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
 
 def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
     """Go on from the newest whole state of this course, and have the log end where it does; else begin."""
-    group = trainer.group
-    path = checkpoint.newest_state(directory / STATES, group)
-    values = group.broadcast(checkpoint.read_values(path) if path and group.is_first else None)
-    course, step = (values["course"], values["step"]) if values else ("", 0)
+    group, found = trainer.group, checkpoint.newest_state(directory / STATES, trainer.group)
+    course, step = (found[1]["course"], found[1]["step"]) if found else ("", 0)
     goes_on = course == key.course and step <= trainer.config.steps
     if group.is_first:
         _set_aside(directory, course, goes_on)
-    if path and values and goes_on:
-        trainer.restore(path, values)
+    if found and goes_on:
+        trainer.restore(*found)
     if group.is_first:
         (directory / FAILURE).unlink(missing_ok=True)
         _write_log(trainer, directory)
