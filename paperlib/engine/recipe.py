@@ -129,23 +129,16 @@ def loss_scale(loss: WeightedLoss, dimensions: int) -> float:
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is known by, two hashes in hex.
-
-    Attributes:
-        key: of everything: two runs of the same key are the same run.
-        course: of everything but the number of steps.
-    """
+    """What a run is known by, two hashes in hex: of everything, and of everything but the number of steps."""
 
     key: str
     course: str
 
 
 def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig) -> RunKey:
-    """The key of a run from what it is given, before it begins.
+    """The key of a run from what it is given, before it begins; :data:`HOUSEKEEPING` and processes are no part of it.
 
     A network on the meta device stands for the one that :func:`models.build` makes elsewhere.
-
-    Number of processes, micro-batches, states and lines of the log are not part of it: a run may go on with others.
 
     Raises:
         ValueError: when a part cannot be told from another by plain values.
