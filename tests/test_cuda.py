@@ -12,7 +12,6 @@ import torch
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, features, likelihood, sampling, training
-from paperlib.engine.parallel import Group
 from paperlib.models import ConditionedNetwork, weights
 
 pytestmark = [
@@ -137,18 +136,18 @@ def test_samples_depend_on_their_seed_alone(images: data.ImageData) -> None:
 
 
 def test_likelihoods_agree_within_their_errors(images: data.ImageData) -> None:
-    schedule, found = schedules.LinearLogSNR(-10.0, 14.0), []
-    for device in ("cpu", GPU):
-        group = Group(device=torch.device(device))
-        found.append(likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, group=group).bits)
+    schedule = schedules.LinearLogSNR(-10.0, 14.0)
+    found = [
+        likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, device=device).bits
+        for device in ("cpu", GPU)
+    ]
     here, there = found
     assert abs(here.value - there.value) < 5 * (here.standard_error + there.standard_error)
 
 
 def test_the_probability_flow_runs(images: data.ImageData) -> None:
     few = data.ImageData("noise/few", images.images[:2], images.labels[:2], 256, 0.5)
-    group = Group(device=torch.device(GPU))
-    found = likelihood.image_flow(network(GPU), predictions.V, few, (-8.0, 6.0), tolerance=1e-2, group=group)
+    found = likelihood.image_flow(network(GPU), predictions.V, few, (-8.0, 6.0), tolerance=1e-2, device=GPU)
     assert found.nats.isfinite().all()
 
 
