@@ -162,10 +162,8 @@ class Experiment:
 
 def weighting(profile: profiles.Profile, label: str) -> Weighting:
     """A weighting by its label in the profile; ValueError, naming the labels, for an unknown one."""
-    known = profile.training.weightings
-    if label not in known:
-        raise ValueError(f"profile {profile.name!r} has no weighting {label!r}; choose one of {', '.join(known)}.")
-    return objectives.weighting(known[label])
+    profiles.require_known(f"profile {profile.name!r} has no weighting", label, profile.training.weightings)
+    return objectives.weighting(profile.training.weightings[label])
 
 
 def grid(profile: profiles.Profile) -> Iterator[Experiment]:

@@ -59,8 +59,7 @@ def names() -> list[str]:
 
 def path(name: str) -> Path:
     """The file of a notebook; ValueError for a name that is none, naming those there are."""
-    if name not in names():
-        raise ValueError(f"unknown notebook {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
+    profiles.require_known("unknown notebook", name, names())
     return paths.root() / "notebooks" / f"{name}.ipynb"
 
 

@@ -149,8 +149,7 @@ def start(notebook: str, profile: str) -> Run:
 
     profiles.path(profile)  # which refuses an unknown one
     known = sorted({path.stem for path in (paths.root() / "notebooks").glob("[0-9]*")})
-    if notebook not in known:
-        raise ValueError(f"unknown notebook {notebook!r}; choose one of {', '.join(known) or '(there are none)'}.")
+    profiles.require_known("unknown notebook", notebook, known)
     directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))
     with files.explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
