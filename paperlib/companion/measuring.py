@@ -147,7 +147,7 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     batches = how.samples(one.network, one.prediction, labels)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
-    _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
+    _, real = evaluation.nearest(train.scaled(), test.scaled(first=count))
     caption = (
         f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
         f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
@@ -191,7 +191,7 @@ def samples_in(path: Path, like: ImageData, count: int) -> ImageData:
             f"uint8."
         )
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ImageData(path.name, images, torch.zeros(count, dtype=torch.int64), like.levels, like.sigma_data, classes=0)
+    return ImageData(path.name, images, levels=like.levels, sigma_data=like.sigma_data)
 
 
 def _pixels(path: Path) -> NDArray[Any]:
@@ -231,18 +231,15 @@ def evaluate(
         :class:`~paperlib.engine.evaluation.Evaluation` with its caption.
     """
     train, test = profile.data.load("train"), profile.data.load("test")
-    references = [Reference.of(data, judge) for data in (test, train)]
-    rows = [
-        _row("real images", "", evaluation.floor(other, reference, count))
-        for other, reference in zip((train, test), references, strict=True)
-    ]
-    labels = _labels(train, count)
+    references, labels = [Reference.of(data, judge) for data in (test, train)], _labels(train, count)
+    floors = map(evaluation.floor, (train, test), references, (count, count))
+    found = [("real images", "", one) for one in floors]
 
     def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
         seen = evaluation.see(samples, judge, train.levels)
-        found = [evaluation.compare(seen, reference, how) for reference in references]
-        rows.extend(_row(name, sha256, each) for each in found)
-        print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
+        to_test, to_train = (evaluation.compare(seen, reference, how) for reference in references)
+        found.extend([(name, sha256, to_test), (name, sha256, to_train)])
+        print(f"{name}, {to_test.sampler}: {judge.distance} {to_test.frechet:.3f} to {test.name}", flush=True)
 
     for one in networks:
         if isinstance(one, ImageData):
@@ -251,16 +248,15 @@ def evaluate(
         for sampler in samplers:
             how = drawing(profile.sampling, sampler, guidance)
             judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"checkpoint": name, "checkpoint_sha256": sha256, **one.row(), "caption": one.caption}
+        for name, sha256, one in found
+    )
 
 
 def _labels(train: ImageData, count: int) -> Tensor:
     """The classes of as many samples: those of the training split, again and again."""
     return train.labels[torch.arange(count) % len(train)]
-
-
-def _row(name: str, sha256: str, found: evaluation.Evaluation) -> dict[str, Any]:
-    return {"checkpoint": name, "checkpoint_sha256": sha256, **found.row(), "caption": found.caption}
 
 
 def table(evaluated: pd.DataFrame) -> str:

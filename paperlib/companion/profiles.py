@@ -67,30 +67,23 @@ class Choice(Section):
         return schedules.get(self.model_dump())
 
 
-def _makes_a_weighting(said: dict[str, Any]) -> dict[str, Any]:
-    try:
-        objectives.weighting(said)
-    except TypeError as error:  # which would not become the error of its line
-        raise ValueError(str(error)) from None
-    return said
+def _known(lookup: Callable[[Any], object]) -> AfterValidator:
+    """Accept what ``lookup`` takes; its error, which lists the choices, becomes that of the line."""
 
-
-WeightingChoice = Annotated[dict[str, Any], AfterValidator(_makes_a_weighting)]
-"""A weighting as :func:`paperlib.objectives.weighting` takes it."""
-
-
-def _known(lookup: Callable[[str], object]) -> AfterValidator:
-    """Accept a name that ``lookup`` knows; its error, which lists the choices, becomes that of the line."""
-
-    def check(name: str) -> str:
-        lookup(name)
-        return name
+    def check(said: Any) -> Any:
+        try:
+            lookup(said)
+        except TypeError as error:  # which would not become the error of its line
+            raise ValueError(str(error)) from None
+        return said
 
     return AfterValidator(check)
 
 
 _load = lru_cache(maxsize=4)(data.load)
 
+WeightingChoice = Annotated[dict[str, Any], _known(objectives.weighting)]
+"""A weighting as :func:`paperlib.objectives.weighting` takes it."""
 PredictionName = Annotated[str, _known(predictions.get)]
 Samplers = Annotated[list[Annotated[str, _known(sampling.get)]], Field(min_length=1)]
 
@@ -116,10 +109,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _taken(self) -> "Model":
         known = models.option_names(self.name)
-        for option in self.options:
-            if option not in known:
-                raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
-        for option, value in self.options.items():  # so many blocks would be made one by one
+        for option, value in self.options.items():
+            require_known(f"{self.name} has no option", option, known)
+            # so many blocks would be made one by one
             if any(isinstance(n, int) and n > LARGEST_OPTION for n in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"option {option!r} must be at most {LARGEST_OPTION:,}, got {value}.")
         return self
