@@ -290,9 +290,11 @@ class Test:
             raise ValueError(f"{self.claim.id}: the falsifier is not a number, which shows nothing; make it a number.")
         outcomes[f"{outcome.measure} {outcome.limit} {outcome.what}"] = outcome
         self._write()
-        print(self._line(outcome, falsifier))
+        print(line := self._line(outcome, falsifier))
         if outcome.holds == falsifier:
-            raise AssertionError(self._complaint(outcome, falsifier))
+            value = "" if outcome.value is None else f" The value is {outcome.value:.6g}."
+            remedy = "break the assumption harder, or sharpen the check" if falsifier else f"see {self.path}"
+            raise AssertionError(f"{line}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}.")
 
     def _line(self, outcome: Outcome, falsifier: bool) -> str:
         statement = outcome.statement
@@ -301,11 +303,6 @@ class Test:
             state = "does NOT fail: the check is VACUOUS" if outcome.holds else "fails, as it must"
             return f"{self.claim.id} falsifier {state}: {detail}"
         return f"{self.claim.id} {Verdict.PASS if outcome.holds else Verdict.FAIL}: {detail}"
-
-    def _complaint(self, outcome: Outcome, falsifier: bool) -> str:
-        value = "" if outcome.value is None else f" The value is {outcome.value:.6g}."
-        remedy = "break the assumption harder, or sharpen the check" if falsifier else f"see {self.path}"
-        return f"{self._line(outcome, falsifier)}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}."
 
     def _write(self) -> None:
         stated = self.claim.model_dump(include={"id", "statement", "place", "tolerance"})

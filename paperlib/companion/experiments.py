@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import joblib
 import torch
 
-from paperlib import files, models, objectives, predictions
+from paperlib import files, objectives, predictions
 from paperlib.companion import paths, profiles, provenance
 from paperlib.engine import data, training
 from paperlib.engine.parallel import EngineName
@@ -90,15 +90,7 @@ class Experiment:
 
     def network(self) -> ConditionedNetwork:
         """A freshly initialised network."""
-        images = self.data("train")
-        return models.build(
-            self._model.name,
-            image_shape=images.image_shape,
-            num_classes=images.num_classes,
-            sigma_data=images.sigma_data,
-            seed=self.seed,
-            **self._model.options,
-        )
+        return self._model.build(self.data("train"), self.seed)
 
     # Its run ---------------------------------------------------------------------------------------------------------
 

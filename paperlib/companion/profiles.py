@@ -116,6 +116,11 @@ class Model(Section):
                 raise ValueError(f"option {option!r} must be at most {LARGEST_OPTION:,}, got {value}.")
         return self
 
+    def build(self, images: data.DataSet | data.ImageData, seed: int) -> models.ConditionedNetwork:
+        """A freshly initialised network for images of this shape, number of classes and σ_data."""
+        known: dict[str, Any] = {name: getattr(images, name) for name in ("image_shape", "num_classes", "sigma_data")}
+        return models.build(self.name, seed=seed, **known, **dict[str, Any](self.options))
+
 
 class Block(Section):
     """A product of weightings, predictions and schedules, by their labels in ``training``, over its seeds."""
@@ -268,12 +273,10 @@ class Profile(Section):
     @model_validator(mode="after")
     def _networks_can_be_built(self) -> "Profile":
         """Without their numbers, which costs milliseconds at any size."""
-        images = data.DATASETS[self.data.name]
-        known: dict[str, Any] = {name: getattr(images, name) for name in ("image_shape", "num_classes", "sigma_data")}
         for model in (self.model, *([self.pictures.model] if self.pictures else [])):
             try:
                 with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # of tensors without elements
-                    network = models.build(model.name, seed=0, **known, **dict[str, Any](model.options))
+                    network = model.build(data.DATASETS[self.data.name], seed=0)
             except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
                 raise ValueError(f"model: {model.name} cannot be built with {model.options}: {error}") from None
             sizes = [parameter.numel() for parameter in network.parameters()]
