@@ -110,7 +110,8 @@ class Model(Section):
     def _taken(self) -> "Model":
         known = models.option_names(self.name)
         for option, value in self.options.items():
-            require_known(f"{self.name} has no option", option, known)
+            if option not in known:
+                raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
             # so many blocks would be made one by one
             if any(isinstance(n, int) and n > LARGEST_OPTION for n in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"option {option!r} must be at most {LARGEST_OPTION:,}, got {value}.")
