@@ -13,7 +13,7 @@ from scipy import integrate
 from paperlib import companion, schedules
 from paperlib.companion import experiments, measuring, profiles
 from paperlib.companion.run import Run
-from paperlib.engine import data, evaluation, likelihood
+from paperlib.engine import data, evaluation, likelihood, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:40 samples are few")
 HOW = measuring.Protocol(panels=4, draws=1, images=40, batches=2)
@@ -168,6 +168,17 @@ def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained:
     shutil.rmtree(all_of(profile)[0].folder)
     found = measuring.measure_all(run, all_of(profile), HOW, processes=1)
     assert [one.row["schedule"] for one in found] == ["learned"]
+
+
+def test_a_network_and_its_file_have_one_hash(profile: profiles.Profile, trained: None) -> None:
+    one = next(experiments.grid(profile))
+    (named,), (stored,) = (
+        list(measuring.networks(profile, *where)) for where in ([[one]], [[], one.found() / training.WEIGHTS])
+    )
+    assert named.sha256 == stored.sha256
+    assert named.prediction == stored.prediction
+    for mine, theirs in zip(named.network.parameters(), stored.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_only_as_many_images_as_there_are(profile: profiles.Profile) -> None:

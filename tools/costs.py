@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from paperlib import files, models
+from paperlib import files
 from paperlib.companion import experiments, paths, profiles
 from paperlib.engine import data
 from paperlib.models import ConditionedNetwork
@@ -163,16 +163,8 @@ def row(profile: profiles.Profile) -> dict[str, Any]:
 
 def network(profile: profiles.Profile) -> ConditionedNetwork:
     """The network of a profile without values, on the meta device; its data need not be there."""
-    known = data.DATASETS[profile.data.name]
-    options: dict[str, Any] = profile.model.options
     with torch.device("meta"):
-        return models.build(
-            profile.model.name,
-            image_shape=known.image_shape,
-            num_classes=known.num_classes,
-            sigma_data=known.sigma_data,
-            **options,
-        )
+        return profile.model.build(data.DATASETS[profile.data.name], seed=0)
 
 
 def table() -> "pd.DataFrame":

@@ -99,7 +99,7 @@ def notebooks(profile: profiles.Profile) -> str:
 
 def source(profile: profiles.Profile) -> str:
     """Where the numbers come from: commits, machine, time."""
-    found = [provenance.read(row.folder) for row in workflow.recorded(profile) if row.folder]
+    found = provenance.manifests(paths.published(profile.name)).values()
     commits = ", ".join(sorted({manifest["commit"][:7] for manifest in found}))
     machines = ", ".join(sorted({f"{manifest['cpu']}, {manifest['cores']} cores" for manifest in found}))
     total = sum(manifest["seconds"] for manifest in found)

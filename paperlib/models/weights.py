@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import predictions
-from paperlib.files import damaged, write_bytes, write_text
+from paperlib.files import damaged, json_sha256, write_bytes, write_text
 from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.presets import build
 from paperlib.predictions import Prediction
@@ -66,7 +66,7 @@ def save_weights(
 def card_sha256(card: Mapping[str, Any]) -> str:
     """Hash of a card but for this entry of its own."""
     content = {name: value for name, value in card.items() if name != "card_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_sha256(content)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
