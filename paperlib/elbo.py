@@ -147,13 +147,16 @@ def path_kl(
     logsnr_min: float,
     logsnr_max: float,
     prior_kl: Tensor | float = 0.0,
+    panel_width: float = 0.5,
+    order: int = 16,
 ) -> LevelFunction:
     r"""L(t; x) by its integral, :math:`L(\lambda_{min}; x) + \tfrac12\int_{\lambda_{min}}^{\lambda} e\,d\lambda'`.
 
-    The error is evaluated once, so any number of levels costs nothing more.  ``prior_kl`` is L(λ_min; x), in nats.
+    The error is evaluated once, so any number of levels costs nothing more.  ``prior_kl`` is L(λ_min; x), in nats;
+    ``panel_width`` and ``order`` are those of :func:`paperlib.quadrature.antiderivative`.
     (Section 3, the path KL; Section 3, the Theorem)
     """
-    gained = antiderivative(eps_error, logsnr_min, logsnr_max)
+    gained = antiderivative(eps_error, logsnr_min, logsnr_max, panel_width, order)
     return lambda logsnr: prior_kl + 0.5 * gained(logsnr)
 
 

@@ -77,18 +77,20 @@ def integrate(f: LevelFunction, low: float, high: float, breaks: Sequence[float]
     raise ValueError(f"the integral did not settle to {TOLERANCE:g} near log-SNR {pairs[0, 0].item():.6g}.")
 
 
-def antiderivative(f: LevelFunction, low: float, high: float) -> LevelFunction:
+def antiderivative(
+    f: LevelFunction, low: float, high: float, panel_width: float = 0.5, order: int = 16
+) -> LevelFunction:
     r"""λ ↦ :math:`\int_{low}^{\lambda} f` up to ``high``, for a smooth f, which is evaluated once.
 
-    Its Legendre expansion in panels of half a nat at most is integrated term by term.
+    Its Legendre expansion, ``order`` nodes in panels of ``panel_width`` nats at most, is integrated term by term.
     """
     require_range(low, high)
-    count = math.ceil(2 * (high - low))
+    count = math.ceil((high - low) / panel_width)
     edges = torch.linspace(low, high, count + 1, dtype=torch.float64)
     width = (high - low) / count
-    values = f(panel_nodes(edges)[0]).reshape(count, ORDER).double()
-    nodes, weights = legendre.leggauss(ORDER)
-    expansion = (np.arange(ORDER) + 0.5) * weights[:, None] * legendre.legvander(nodes, ORDER - 1)
+    values = f(panel_nodes(edges, order)[0]).reshape(count, order).double()
+    nodes, weights = legendre.leggauss(order)
+    expansion = (np.arange(order) + 0.5) * weights[:, None] * legendre.legvander(nodes, order - 1)
     coefficients = values @ torch.from_numpy(legendre.legint(expansion, lbnd=-1, axis=1)) * width / 2
     # every Legendre polynomial is one at the right end, so the sum of its coefficients is the integral over a panel
     before = torch.nn.functional.pad(coefficients.sum(1).cumsum(0), (1, 0))
@@ -97,7 +99,7 @@ def antiderivative(f: LevelFunction, low: float, high: float) -> LevelFunction:
         require_levels("logsnr", logsnr, low, high)
         position = (logsnr.double() - low) / width
         panel = position.floor().long().clamp(0, count - 1)
-        basis = torch.from_numpy(legendre.legvander((2 * (position - panel) - 1).numpy(), ORDER))
+        basis = torch.from_numpy(legendre.legvander((2 * (position - panel) - 1).numpy(), order))
         return (before[panel] + (basis * coefficients[panel]).sum(-1)).to(logsnr.dtype)
 
     return integral
