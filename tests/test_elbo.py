@@ -89,7 +89,7 @@ def test_integral_and_density_agree_in_two_dimensions() -> None:
     x, noise = torch.tensor([0.3, -0.4], dtype=F64), elbo.Noise.quadrature(2, panels=8, order=12)
     levels = torch.tensor([-2.0, 1.0], dtype=F64)
     marginal = elbo.marginal_kl(model, x, noise)(levels)
-    path = elbo.path_kl(elbo.eps_error(model, x, noise), -2.0, 1.0, marginal[0])
+    path = elbo.path_kl(elbo.eps_error(model, x, noise), -2.0, 1.0, marginal[0], panel_width=1.0, order=8)
     torch.testing.assert_close(path(levels), marginal, rtol=1e-7, atol=0)
 
 
