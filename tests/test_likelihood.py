@@ -177,6 +177,17 @@ def test_a_bound_that_ends_earlier_is_made_of_the_same_draws() -> None:
         found.terms_until(9.0, some())
 
 
+def test_a_schedule_that_was_learned_leaves_the_mean_and_lowers_the_variance() -> None:
+    network = OnImages(GAUSSIAN)
+    pilot = bound(network, draws=64, schedule=schedules.Cosine(*ENDS))
+    misses = [
+        bound(network, draws=8, schedule=schedule, seed=1).terms.diffusion - EXACT
+        for schedule in (schedules.Cosine(*ENDS), pilot.schedule(40))
+    ]
+    assert in_errors(misses[1]) < 4
+    assert misses[1].std() < 0.8 * misses[0].std()
+
+
 def test_the_standard_error_is_one_over_images() -> None:
     found = bound(OnImages(GAUSSIAN), draws=6)
     bits = found.terms.total / (DIM * math.log(2))
