@@ -339,24 +339,26 @@ table.style.format("{:.4f}")
 # of the first weighting, with the same noise, $g=1$ being none.
 
 # %% tags=["nbval-ignore-output"]
-strengths = [1.0, guidance] if train.num_classes and runs[0].config.label_dropout else [1.0]
+guidable = train.num_classes and runs[0].config.label_dropout
+strengths = list(dict.fromkeys([1.0, guidance])) if guidable else [1.0]
 of_first = [one for one in runs if one.weighting == labels[0]]
-rows = [
-    {
-        "g": strength,
-        "as asked for": (judge.classify(samples_of(one, samplers[-1], strength)) == wanted).double().mean().item(),
-        **evaluation.compare(features_of(judge, one, samplers[-1], strength), references[test.name]).row(),
-    }
-    for strength, one in product(strengths, of_first)
-]
-guided = pd.DataFrame(rows).groupby("g")[["frechet", "kid", "precision", "recall", "as asked for"]]
+rows = []
+for strength, one in product(strengths, of_first):
+    found = evaluation.compare(features_of(judge, one, samplers[-1], strength), references[test.name])
+    rows.append({"g": strength, **found.row()})
+    if train.num_classes:
+        as_asked = judge.classify(samples_of(one, samplers[-1], strength)) == wanted
+        rows[-1]["as asked for"] = as_asked.double().mean().item()
+told = ["frechet", "kid", "precision", "recall", *["as asked for"] * bool(train.num_classes)]
+guided = pd.DataFrame(rows).groupby("g")[told]
 spread = guided.agg(lambda values: interval(values)["±"]).add_prefix("± ").dropna(axis="columns", how="all")
 guided = guided.mean().join(spread)
+share = f", and the share that the {judge.name} takes for the class asked for" if train.num_classes else ""
 run.table(
     guided.round(3).reset_index(),
     "guidance",
     caption=f"Guidance g of the networks trained with {labels[0]}, by {samplers[-1]}: distance to the test split (not "
-    f"FID), and the share that the {judge.name} takes for the class asked for; {repeats}. {beside}",
+    f"FID){share}; {repeats}. {beside}",
 )
 assert guided.notna().all(axis=None)
 guided.style.format("{:.3f}")

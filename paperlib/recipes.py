@@ -40,7 +40,7 @@ class Recipe:
 def peak(loss: PublishedLoss) -> float | None:
     """λ below which w falls towards the noisy end, in nats: where w is largest.  None where w never rises with λ."""
     w, ends = loss.weighting, loss.schedule.ends
-    return None if w.is_monotonic(*ends) else round(w.highest(*ends), 6) + 0.0  # −0.0 is 0
+    return None if w.is_monotonic(*ends) else w.highest(*ends)
 
 
 def _recipe(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import Row, at_least_float32, numbers, require_within, table
+from paperlib.checks import Row, at_least_float32, numbers, require_positive, require_within, table
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -239,6 +239,8 @@ def DDPM(
         zero_terminal: move and stretch α so that it ends at zero.  (Lin et al. 2024.)
         power: β is that power of something linear in the step.
     """
+    require_positive("number", number)
+    require_positive("power", power)
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"0 < beta_start ≤ beta_end < 1, got {beta_start} and {beta_end}.")
     betas = torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), number, dtype=torch.float64) ** power

@@ -114,13 +114,13 @@ class Weighting(ABC):
         return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
     def highest(self, logsnr_min: float, logsnr_max: float) -> float:
-        """λ in the range at which w is largest, in nats; a maximum is no sharper than about 1e-7 in float64."""
+        """λ in the range at which w is largest, in nats, to six decimals: a maximum is no sharper in float64."""
         low, high = logsnr_min, logsnr_max
         for _ in range(3):  # the range, then twice the surroundings of its best point
             grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
             best = int(self.log(grid).argmax())
             low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
-        return grid[best].item()
+        return round(grid[best].item(), 6) + 0.0  # −0.0 is 0
 
     def shifted(self, shift: float) -> "Weighting":
         """w(λ − shift), in nats; :func:`paperlib.schedules.image_size_shift` has those of larger images."""

@@ -164,6 +164,7 @@ def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:
 def test_as_data() -> None:
     found = audit("sd3", expect="edm")
     data = json.loads(json.dumps(found.json(), allow_nan=False))
+    assert data == found.json(), "plain values already"
     for key in ("name", "logsnr", "weighting", "monotonic", "augmentation_density", "clean_mass", "below_peak"):
         held = getattr(found, key)
         assert data[key] == (

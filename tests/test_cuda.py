@@ -84,8 +84,8 @@ def test_an_interrupted_run_goes_on(images: data.ImageData, tmp_path: Path, prec
     trainer = training.Trainer(network(GPU), loss(), images, recipe)
     for _ in range(8):
         trainer.advance()
-    key = training.run_key(training.describe(trainer.network, trainer.loss, images, recipe))
-    training.checkpoint.save_state(tmp_path / "parts" / "states", trainer.tensors(), {"key": key, **trainer.values()})
+    values = {"course": training.run_key(network(GPU), loss(), images, recipe).course, **trainer.values()}
+    training.checkpoint.save_state(tmp_path / "parts" / "states", trainer.tensors(), values, keep=1)
     parts = training.train(network(GPU), loss(), images, recipe, tmp_path / "parts", progress=False)
     assert [line["step"] for line in parts.history] == [4, 8, 12]
     for name, value in whole.network.state_dict().items():

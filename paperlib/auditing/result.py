@@ -365,7 +365,7 @@ def of_weighting(
     )
     if monotonic:
         return found
-    peak = round(weighting.highest(low, high), 6) + 0.0  # −0.0 is 0
+    peak = weighting.highest(low, high)
     share = (found.effort * width)[logsnr < peak].sum().item()
     return replace(found, below_peak=BelowPeak(peak, None, share))
 
@@ -394,9 +394,11 @@ def reference_error(logsnr: Tensor) -> Tensor:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: a tensor as a list, a named tuple as a dictionary, None for a number that is not finite."""
+    """As JSON has it: tensors and tuples as lists, a named tuple as a dictionary, None for what is not finite."""
     if isinstance(value, Tensor):
         return [one if math.isfinite(one) else None for one in value.tolist()]
     if isinstance(value, BelowPeak):
         return value._asdict()
+    if isinstance(value, tuple):
+        return [*map(plain, value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value

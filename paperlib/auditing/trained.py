@@ -151,10 +151,10 @@ class NetworkAudit:
             "images": self.images,
             "edges": self.levels.edges.tolist(),
             **{name: plain(row) for name, row in rows.items()},
-            "bits_per_dim": [[level, *map(plain, astuple(bits))] for level, bits in self.bounds.items()],
+            "bits_per_dim": [[level, *plain(astuple(bits))] for level, bits in self.bounds.items()],
             "weighted": {
                 name: {
-                    "path_kl": [*map(plain, astuple(found.path_kl))],
+                    "path_kl": plain(astuple(found.path_kl)),
                     "monotonic": found.monotonic,
                     "saving": plain(found.saving),
                     "edges": list(found.schedule.edges),

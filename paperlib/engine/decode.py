@@ -324,7 +324,7 @@ def find(collection: Collection, split: Split, root: Path | str | None = None) -
     whole = all(path.name.startswith(prefix) for path, prefix in zip(files, expected, strict=True))
     if not whole and any("-of-" in path.name for path in files):
         raise MissingDataError(
-            f"{files[0].parent} must hold each of the {name} files once, as numbered in their names, and has "
+            f"{files[0].parent} must hold each of the {name} files once, numbered as {name}-00000-of-00003, and has "
             f"{', '.join(path.name for path in files)}. {collection.remedy}"
         )
     return Source(collection, split, tuple(files))
