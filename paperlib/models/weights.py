@@ -145,6 +145,7 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
             f"that yourself and call load_weights."
         ) from error
     _require_fit(path, tensors, network)
+    del tensors  # they are read again, and need not be held twice
     load_weights(path, network.to_empty(device="cpu"))
     return network.eval(), prediction
 
