@@ -75,9 +75,10 @@ class Screen:
 
     def write(self, text: str) -> None:
         """Text from the notebook: whole lines at once."""
-        *lines, self._pending = (self._pending + text).split("\n")
+        *lines, rest = (self._pending + text).split("\n")
         for line in lines:
             self._show(line)
+        self._pending = rest[rest.rstrip().rfind("\r") + 1 :]  # of a progress bar, which may run for hours, the last
 
     def flush(self) -> None:
         """Nothing: a line that is not at its end, such as a progress bar, is shown when silence has to be broken."""
