@@ -102,15 +102,9 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
         DamagedFileError: when the file is truncated or corrupt, or not one that :func:`save_weights` wrote.
         ValueError: when the weights do not fit the network; the message names the first that does not.
     """
-    from safetensors.torch import load_file
-
-    card, tensors = read_card(path), load_file(path)
-    if tensors_sha256(tensors) != card.get("weights_sha256"):
-        raise damaged(path, "the weights that its card describes (their hash differs)")
+    card, tensors = _read(path)
     _require_fit(path, tensors, network)
-    with torch.no_grad():
-        for name, parameter in network.state_dict().items():
-            parameter.copy_(_share(tensors[name], parameter))
+    _fill(network, tensors)
     return card
 
 
@@ -124,9 +118,7 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
         ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
     """
-    from safetensors.torch import load_file
-
-    card, tensors = read_card(path), load_file(path)
+    card, tensors = _read(path)
     try:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
         config["image_shape"] = tuple(config["image_shape"])
@@ -145,9 +137,18 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
             f"that yourself and call load_weights."
         ) from error
     _require_fit(path, tensors, network)
-    del tensors  # they are read again, and need not be held twice
-    load_weights(path, network.to_empty(device="cpu"))
+    _fill(network.to_empty(device="cpu"), tensors)
     return network.eval(), prediction
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The card and the tensors of a whole file."""
+    from safetensors.torch import load_file
+
+    card, tensors = read_card(path), load_file(path)
+    if tensors_sha256(tensors) != card.get("weights_sha256"):
+        raise damaged(path, "the weights that its card describes (their hash differs)")
+    return card, tensors
 
 
 def _require_fit(path: str | Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
@@ -159,6 +160,12 @@ def _require_fit(path: str | Path, tensors: Mapping[str, Tensor], network: nn.Mo
                 f"{path} does not fit the network: {name} is {shapes[0]} in the file, {shapes[1]} in the network. "
                 f"Build the network with the options in the file's card (weights.read_card)."
             )
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            parameter.copy_(_share(tensors[name], parameter))
 
 
 def _share(tensor: Tensor, like: Any) -> Tensor:
