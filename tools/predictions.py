@@ -13,10 +13,11 @@ from tabulate import tabulate
 
 from paperlib import files
 from paperlib.companion import paths
-from tools.readme import PART
+from paperlib.companion.claims import Verdict
+from tools.readme import filled
 
 sys.path.append(str(paths.root() / "notebooks"))
-from over_seeds import Ratio, paired_ratio
+from over_seeds import Ratio, all_of, paired_ratio, verdict
 
 LEVEL = "λ (nats)"
 
@@ -48,9 +49,14 @@ class Runs:
         to_test = distances[distances.reference.str.contains("test")]
         return cls(to_test, errors, kernel, _table(profile, "09_likelihood/tables/bits_by_stop"))
 
+    @property
+    def complete(self) -> bool:
+        """Whether there are all four."""
+        return self.kernel is not None and self.bits is not None
+
     def distance(self, weighting: str, sampler: str = "heun") -> pd.Series:
         """Fréchet distances of a weighting by seed."""
-        return _by_seed(self.distances, weighting, sampler).frechet
+        return self.distances.query("weighting == @weighting and sampler == @sampler").set_index("seed").frechet
 
     def ratio(self, weighting: str, other: str) -> Ratio:
         """Of Heun's distances, within a seed."""
@@ -95,7 +101,7 @@ def photographs(runs: Runs) -> list[Judged]:
     both = both[both.sampler == "heun"]
     rank = float(both.frechet.corr(both.kid_other, method="spearman"))
     return [
-        ("S1", parity.low >= 0.9 and parity.high <= 1.1, f"EDM-monotonic / EDM: {parity}"),
+        ("S1", verdict(parity, 0.9, 1.1) is Verdict.HELD, f"EDM-monotonic / EDM: {parity}"),
         (
             "S2",
             all(worst) and bool((runs.distance("elbo") >= 1.2 * runs.distance("sigmoid")).all()),
@@ -112,7 +118,11 @@ def photographs(runs: Runs) -> list[Judged]:
             below >= 0.8 and above >= 0.8,
             f"sigmoid's error smaller at {below:.0%} of levels below 0, larger at {above:.0%} above 8",
         ),
-        ("S5", all(found.high >= 0.95 for found in ahead.values()), f"lowest: {lowest} / sigmoid {ahead[lowest]}"),
+        (
+            "S5",
+            all(verdict(found, low=0.95) is not Verdict.NOT_HELD for found in ahead.values()),
+            f"lowest: {lowest} / sigmoid {ahead[lowest]}",
+        ),
         ("S6", max(spread.values()) < 0.05, f"largest standard deviation {spread[widest]:.3f}, of {widest}"),
         ("S7", rank > 0.7, f"rank correlation {rank:.2f} over {len(both)} networks"),
     ]
@@ -131,16 +141,19 @@ def resolution(small: Runs, large: Runs | None) -> list[Judged]:
         if runs
         for name, moved in SHIFTED.items()
     ]
-    fourth = large and all(
-        (small.distance(moved) / small.distance(name) > large.distance(moved) / large.distance(name)).all()
+    larger = [
+        bool((small.distance(moved) / small.distance(name) > large.distance(moved) / large.distance(name)).all())
         for name, moved in SHIFTED.items()
-    )
+        if large
+    ]
+    first, second = ratios[0].values()
+    third = all_of(verdict(found, high=1.2) for found in ratios[1].values()) is Verdict.HELD if large else None
     of_large = ", ".join(f"{name} {found}" for name, found in ratios[-1].items()) if large else ""
     return [
-        ("R1", ratios[0]["sigmoid"].low > 1.1, f"sigmoid, shifted / not, 8 pixels: {_said(ratios[0]['sigmoid'])}"),
-        ("R2", ratios[0]["edm_monotonic"].low > 1.1, f"EDM-monotonic, the same: {_said(ratios[0]['edm_monotonic'])}"),
-        ("R3", all(found.high < 1.2 for found in ratios[1].values()) if large else None, of_large),
-        ("R4", fourth if large else None, ""),
+        ("R1", verdict(first, low=1.1) is Verdict.HELD, f"sigmoid, shifted / not, 8 pixels: {_said(first)}"),
+        ("R2", verdict(second, low=1.1) is Verdict.HELD, f"EDM-monotonic, the same: {_said(second)}"),
+        ("R3", third, of_large),
+        ("R4", all(larger) if large else None, ""),
         (
             "R5",
             all(share >= 0.8 for pair in shares for share in pair),
@@ -155,33 +168,28 @@ def _said(ratio: Ratio) -> str:
     return f"{ratio}" + (", below one, as the rule would have it" if ratio.high < 1 else "")
 
 
-def _by_seed(table: pd.DataFrame, weighting: str, sampler: str) -> pd.DataFrame:
-    return table[(table.weighting == weighting) & (table.sampler == sampler)].set_index("seed")
-
-
 def _table(profile: str, name: str) -> pd.DataFrame | None:
     """A published table, None where there is none."""
     path = paths.published(profile) / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None
 
 
-def part(name: str) -> str:
-    """A table of verdicts as it stands in the page."""
-    if name == "resolution":
-        small = Runs.published("resolution8")
-        rows = resolution(small, Runs.published("resolution32")) if small else []
-    else:
-        runs = Runs.published("cifar10-cpu")
-        rows = photographs(runs) if runs and runs.kernel is not None and runs.bits is not None else []
-    if not rows:
-        return "Not run."
-    said = {True: "held", False: "failed", None: "not run"}
-    return tabulate([(name, said[held], why) for name, held, why in rows], ["", "", "found"], tablefmt="github")
-
-
 def fill(text: str) -> str:
-    """``text`` with every part made anew."""
-    return PART.sub(lambda match: f"{match[1]}{part(match[2])}\n{match[3]}", text)
+    """docs/preregistration.md with every part made anew."""
+    photos, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
+    return filled(
+        text,
+        {
+            "photographs": lambda: _table_of(photographs(photos) if photos and photos.complete else []),
+            "resolution": lambda: _table_of(resolution(small, large) if small else []),
+        },
+    )
+
+
+def _table_of(rows: list[Judged]) -> str:
+    said = {True: "held", False: "failed", None: "not run"}
+    cells = [(name, said[held], why) for name, held, why in rows]
+    return tabulate(cells, ["", "", "found"], tablefmt="github") if rows else "Not run."
 
 
 if __name__ == "__main__":

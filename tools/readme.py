@@ -6,7 +6,8 @@ their provenance; the tests check that they are the ones that the committed resu
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,17 @@ PARTS: dict[str, Callable[[profiles.Profile], str]] = {
 
 
 def fill(text: str, profile: profiles.Profile) -> str:
+    """README.md with every part made anew from the results of a profile."""
+    return filled(text, {name: partial(part, profile) for name, part in PARTS.items()})
+
+
+def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """``text`` with every part made anew; ValueError for a part that nobody knows how to make."""
 
     def part(match: re.Match[str]) -> str:
-        if match[2] not in PARTS:
-            raise ValueError(f"README.md asks for a part {match[2]!r}; there are {', '.join(PARTS)}.")
-        return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
+        if match[2] not in parts:
+            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(parts)}.")
+        return f"{match[1]}{parts[match[2]]()}\n{match[3]}"
 
     return PART.sub(part, text)
 
