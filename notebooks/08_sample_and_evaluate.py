@@ -79,19 +79,24 @@ def draw(network, prediction, sampler, strength=1.0):
 
 def known_by(one, sampler, strength=1.0):
     """What the samples of a trained network depend on."""
-    return [one.key.key, train.sha256, settings.sampling.model_dump(mode="json"), sampler, strength]
+    return [one.key.key, settings.sampling.model_dump(mode="json"), sampler, strength]
 
 
-def samples_of(one, sampler, strength=1.0):
+def samples_of(one, *how):
     """The samples of a trained network, drawn once: a run that was stopped goes on with those it has."""
-    known = known_by(one, sampler, strength)
-    return torch.from_numpy(measuring.kept(run, known, lambda: draw(one.load(), one.prediction, *known[3:]).numpy()))
+    known = known_by(one, *how)
+    return torch.from_numpy(measuring.kept(run, known, lambda: draw(one.load(), one.prediction, *how).numpy()))
 
 
 def features_of(network, one, *how, count=None):
     """What a feature network sees in the first of them, looked at once."""
     known = [*known_by(one, *how), network.name, count]
     return torch.from_numpy(measuring.kept(run, known, lambda: network(samples_of(one, *how)[:count]).numpy()))
+
+
+def classes_of(network, one, *how):
+    """The classes that it takes them for."""
+    return network.probabilities(features_of(network, one, *how)).argmax(1)
 
 
 def nearest(images):
@@ -160,7 +165,7 @@ claim = run.claim("X08a")
 if not train.num_classes:
     claim.not_run(f"the images of {settings.data.name} have no classes to ask for")
 else:
-    judged = {one.name: judge.classify(samples_of(one, samplers[-1])) for one in shown}
+    judged = {one.name: classes_of(judge, one, samplers[-1]) for one in shown}
     asked_for = {name: (found == wanted).double().mean().item() for name, found in judged.items()}
     following = (wanted + 1) % train.num_classes
     next_class = {name: (found == following).double().mean().item() for name, found in judged.items()}
@@ -347,7 +352,7 @@ for strength, one in product(strengths, of_first):
     found = evaluation.compare(features_of(judge, one, samplers[-1], strength), references[test.name])
     rows.append({"g": strength, **found.row()})
     if train.num_classes:
-        as_asked = judge.classify(samples_of(one, samplers[-1], strength)) == wanted
+        as_asked = classes_of(judge, one, samplers[-1], strength) == wanted
         rows[-1]["as asked for"] = as_asked.double().mean().item()
 told = ["frechet", "kid", "precision", "recall", *["as asked for"] * bool(train.num_classes)]
 guided = pd.DataFrame(rows).groupby("g")[told]
