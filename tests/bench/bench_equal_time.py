@@ -40,10 +40,13 @@ class Run:
         rate: the learning rate after warm-up.
         seconds: how long, in time of the process.
         images: what is trained on.
+        seed: of the order of the images, of levels and of noise.
     """
 
-    def __init__(self, network: ConditionedNetwork, rate: float, seconds: float, images: data.ImageData) -> None:
-        self.network, self.rate, self.seconds, self.images = network, rate, seconds, images
+    def __init__(
+        self, network: ConditionedNetwork, rate: float, seconds: float, images: data.ImageData, seed: int = 0
+    ) -> None:
+        self.network, self.rate, self.seconds, self.images, self.seed = network, rate, seconds, images, seed
         self.optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.0, fused=True)
         self.scale = loss_scale(LOSS, 3 * 32 * 32)
         self.step, self.used = 0, 0.0
@@ -58,9 +61,9 @@ class Run:
 
     def _advance(self, left: float) -> None:
         """One step, ``left`` being the share of the time that is left."""
-        index = data.batch_indices(0, self.step, BATCH, len(self.images))
+        index = data.batch_indices(self.seed, self.step, BATCH, len(self.images))
         x, label = data.scale(self.images.images[index], self.images.levels), self.images.labels[index]
-        loss = LOSS(self.network, x, generator=torch.Generator().manual_seed(self.step), label=label).mean()
+        loss = LOSS(self.network, x, generator=torch.Generator().manual_seed(1_000_000 * self.seed + self.step), label=label).mean()
         self.optimiser.zero_grad(set_to_none=True)
         (loss / self.scale).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -81,14 +84,14 @@ class Run:
 
 
 def race(
-    entries: dict[tuple[str, float], float], make: Callable[[str], ConditionedNetwork]
+    entries: dict[tuple[str, float], float], make: Callable[[str], ConditionedNetwork], seed: int = 0
 ) -> dict[tuple[str, float], tuple[float, Run]]:
     """The held-out loss of each network and learning rate after so many seconds, and its run."""
     train, test = (data.load("cifar10", split) for split in ("train", "test"))
     runs = {}
     for (name, rate), seconds in entries.items():
-        torch.manual_seed(0)
-        runs[name, rate] = Run(make(name), rate, seconds, train)
+        torch.manual_seed(seed)
+        runs[name, rate] = Run(make(name), rate, seconds, train, seed)
     while any(run.used < run.seconds for run in runs.values()):
         for run in runs.values():
             run.turn()
