@@ -70,10 +70,11 @@ publish: $(READY) ## for maintainers: what `make reproduce` made becomes results
 	$(BIN)/python -m tools.publish $(PROFILE)
 	$(MAKE) readme
 
-readme: $(READY) ## fill README.md from results/tiny, and docs/equations.md and docs/costs.md from the code
+readme: $(READY) ## fill README.md and docs/preregistration.md from results, docs/equations.md and docs/costs.md from the code
 	$(BIN)/python -m tools.equations
 	$(BIN)/python -m tools.costs
 	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.predictions
 
 clean: ## remove caches, results made here and the site; published results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -433,6 +433,8 @@ own = [(paths[one.name] + decoder).argmin().item() for one in runs]
 ends_shown = [number for number, level in enumerate(edges.tolist()) if level >= 0][::-2][::-1]
 by_stop = pd.DataFrame({f"{edges[number]:.3g}": at_stop[:, number] for number in ends_shown})
 by_stop["own"] = at_stop[range(len(runs)), own]
+every_run = by_stop.assign(weighting=[one.weighting for one in runs], seed=[one.seed for one in runs])
+run.table(every_run, "bits_by_stop", caption=f"−ELBO of {len(test)} test images, bits a dimension, of every run.")
 by_stop = by_stop.groupby([one.weighting for one in runs]).mean().loc[labels].rename_axis("weighting")
 run.figure(
     stops.picture(by_stop),

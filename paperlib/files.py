@@ -7,6 +7,7 @@ A crash, a full disk or a killed process leaves what was there before.  Everythi
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -94,6 +95,11 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hex."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_sha256(value: object) -> str:
+    """SHA-256 of what JSON holds, in hex, however its names are ordered."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from paperlib import objectives
 from paperlib.objectives import PublishedLoss
 from paperlib.registry import Registry
@@ -41,14 +39,8 @@ class Recipe:
 
 def peak(loss: PublishedLoss) -> float | None:
     """λ below which w falls towards the noisy end, in nats: where w is largest.  None where w never rises with λ."""
-    low, high = loss.schedule.ends
-    if loss.weighting.is_monotonic(low, high):
-        return None
-    for _ in range(3):  # the range, then twice the surroundings of its best point
-        grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
-        best = int(loss.weighting.log(grid).argmax())
-        low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
-    return round(grid[best].item(), 6) + 0.0  # a maximum is no sharper in float64; and −0.0 is 0
+    w, ends = loss.weighting, loss.schedule.ends
+    return None if w.is_monotonic(*ends) else w.highest(*ends)
 
 
 def _recipe(

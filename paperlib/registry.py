@@ -37,7 +37,7 @@ class Registry(dict[str, Any], Generic[T]):
         what: what messages call one of them.
         kind: the class of all of them, or several.
         entries: those there are from the start.
-        changes: parameters that all of them take beside their own, and what these do to the thing made.
+        shifts: parameters that all of them take beside their own, and the nats by which each moves the thing made.
         modules: modules whose import registers more; an unknown name makes them be imported.
     """
 
@@ -46,11 +46,11 @@ class Registry(dict[str, Any], Generic[T]):
         what: str,
         kind: type[Any] | tuple[type[Any], ...],
         entries: Mapping[str, Callable[..., T] | T],
-        changes: Mapping[str, Callable[[T, Any], T]] | None = None,
+        shifts: Mapping[str, Callable[[float], float]] | None = None,
         modules: tuple[str, ...] = (),
     ) -> None:
         super().__init__(entries)
-        self.what, self.kind, self.changes, self.modules = what, kind, changes or {}, modules
+        self.what, self.kind, self.shifts, self.modules = what, kind, shifts or {}, modules
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that adds a class, a function or an instance under ``name``; ValueError for a name in use."""
@@ -86,11 +86,9 @@ class Registry(dict[str, Any], Generic[T]):
                 f"a {self.what} is given by its name, a dictionary with a 'name', or an instance, got "
                 f"{said!r}; the names are {', '.join(self)}."
             )
-        changes = [(name, parameters.pop(name)) for name in self.changes if name in parameters]
-        made = self._made(said, parameters)
-        for name, value in changes:
-            made = self.changes[name](made, value)
-        return made
+        nats = [shift(parameters.pop(name)) for name, shift in self.shifts.items() if name in parameters]
+        made: Any = self._made(said, parameters)
+        return made.shifted(sum(nats)) if nats else made
 
     def __missing__(self, name: str) -> Any:
         """What modules and packages register when they are asked; ValueError, with the choices, for what none does."""

@@ -94,14 +94,6 @@ class NoiseSchedule(ABC):
         raise ValueError(f"{type(self).__name__} follows the loss wherever that is; it has no shift to be given.")
 
 
-class UnboundedError(ValueError):
-    """A schedule that reaches over all levels was given no ``end``: ``"logsnr_min"`` or ``"logsnr_max"``."""
-
-    def __init__(self, end: str, message: str) -> None:
-        super().__init__(message)
-        self.end = end
-
-
 @dataclass(frozen=True)
 class TruncatedSchedule(NoiseSchedule):
     """A distribution over λ, cut to [logsnr_min, logsnr_max].
@@ -165,9 +157,7 @@ class TruncatedSchedule(NoiseSchedule):
         high = self.support[1] if self.logsnr_max is None else float(self.logsnr_max)
         for name, value in (("logsnr_min", low), ("logsnr_max", high)):
             if getattr(self, name) is None and math.isinf(value):
-                raise UnboundedError(
-                    name, f"{type(self).__name__} has no native {name}; pass a number, for example ±15."
-                )
+                raise ValueError(f"{type(self).__name__} has no native {name}; pass a number, for example ±15.")
             if math.isinf(value):
                 raise ValueError(
                     f"{name} must be finite, got {value}. Zero terminal SNR, λ = −∞, is no end of a range but a level "
@@ -650,6 +640,12 @@ class Mode(TruncatedSchedule):
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
+SHIFTS: dict[str, Callable[[float], float]] = {
+    "shifted": float,
+    "flow_shift": flow_shift,
+    "image_size": image_size_shift,
+}
+"""Parameters that move any schedule or weighting along λ, and the nats of each."""
 
 SCHEDULES: Registry[NoiseSchedule] = Registry(
     "noise schedule",
@@ -670,11 +666,7 @@ SCHEDULES: Registry[NoiseSchedule] = Registry(
         "beta": Beta,
         "mode": Mode,
     },
-    changes={
-        "shifted": lambda schedule, nats: schedule.shifted(nats),
-        "flow_shift": lambda schedule, shift: schedule.shifted(flow_shift(shift)),
-        "image_size": lambda schedule, size: schedule.shifted(image_size_shift(size)),
-    },
+    SHIFTS,
     modules=("paperlib.tables", "paperlib.adaptive"),
 )
 """Every noise schedule by name; :mod:`paperlib.tables` and :mod:`paperlib.adaptive` add theirs."""
@@ -683,5 +675,4 @@ TABLE = ("cosine", "edm_training", "edm_sampling", "flow_matching_ot", "linear_l
 """The names of the schedules that the notebooks compare, on any range inside all their supports."""
 
 register, get = SCHEDULES.register, SCHEDULES.make
-"""See :class:`paperlib.registry.Registry`; any schedule also takes ``shifted`` (nats), ``flow_shift``
-(:func:`flow_shift`) and ``image_size`` (:func:`image_size_shift`)."""
+"""See :class:`paperlib.registry.Registry`; any schedule also takes :data:`SHIFTS`."""

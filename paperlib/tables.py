@@ -4,15 +4,14 @@ How a table becomes a density is a convention, which each class states.
 """
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from paperlib.checks import Row, at_least_float32, numbers, require_within, table
+from paperlib.checks import Row, at_least_float32, numbers, require_positive, require_within, table
 from paperlib.schedules import TruncatedSchedule, register, solve
 
 
@@ -87,8 +86,10 @@ class Histogram(TruncatedSchedule):
         return log_density[_piece(logsnr, edges)] + 0 * logsnr  # 0 · λ keeps the graph whole, and NaN what it is
 
 
+@register("discrete")
+@dataclass(frozen=True, repr=False)
 class StepTable(TruncatedSchedule):
-    """The levels of a chain of T steps, λ₀ > λ₁ > … > λ_{T−1}, drawn uniformly.
+    """The levels of a chain of T steps, λ₀ > λ₁ > … > λ_{T−1}, drawn uniformly; of ᾱ or of β, one of the two.
 
     **Between the steps**: step i is the quantile t = (i + 1)/(N + 1), and logit t the monotone cubic of λ through them
     (PCHIP; Fritsch & Butland 1984), so that p is continuous and weightings get no steps that only the table would have.
@@ -98,21 +99,39 @@ class StepTable(TruncatedSchedule):
     **Zero terminal SNR**: the last level may be λ = −∞.  There is no density there: it is a term of its own, with the
     share ``terminal_mass`` of the draws (:meth:`paperlib.objectives.PublishedLoss.terminal`), and the range ends at the
     step before.
+
+    Args:
+        alphas_cumprod: ᾱ = α², from the least noisy step on.
+        betas: β of each step; ᾱ is the running product of 1 − β.
     """
 
-    @cached_property
-    @abstractmethod
-    def levels(self) -> Tensor:
-        """λ of every step, in nats, decreasing, shape (T,), float64."""
+    alphas_cumprod: Row | None = None
+    betas: Row | None = None
 
     def __post_init__(self) -> None:
+        if (self.alphas_cumprod is None) == (self.betas is None):
+            raise ValueError("a table takes alphas_cumprod or betas, one of the two.")
+        name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
+        vars(self)[name] = numbers(name, getattr(self, name))
         levels = self.levels
         if len(levels) < 3 or not levels[:-1].isfinite().all() or not (levels.diff() < 0).all():
             raise ValueError(
-                f"{type(self).__name__}: the levels of a table are finite (the last may be −∞) and decrease from step "
+                f"the levels of a table are finite (the last may be −∞) and decrease from step "
                 f"to step, three or more of them, as ᾱ does; got {levels[:3].tolist()} … {levels[-2:].tolist()}."
             )
         super().__post_init__()
+
+    def __repr__(self) -> str:
+        """Without its numbers, of which there are a thousand."""
+        return f"StepTable({len(self.levels)} steps, λ from {self.ends[0]:.6g} to {self.ends[1]:.6g})"
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """λ of every step, in nats, decreasing, shape (T,), float64."""
+        if self.betas is None:
+            return torch.logit(torch.tensor(self.alphas_cumprod, dtype=torch.float64))
+        log_product = torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0)
+        return log_product - torch.log(-torch.expm1(log_product))  # with the digits of a small 1 − ᾱ
 
     @cached_property
     def _knots(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,83 +217,40 @@ class StepTable(TruncatedSchedule):
         return torch.where(noise, last + 1.0, inside.clamp(0, last)).to(at_least_float32(logsnr.dtype))
 
 
-def _levels(log_alphas_cumprod: Tensor) -> Tensor:
-    """λ = log ᾱ − log(1 − ᾱ) from log ᾱ, with the digits of a small 1 − ᾱ."""
-    return log_alphas_cumprod - torch.log(-torch.expm1(log_alphas_cumprod))
-
-
-@register("discrete")
-@dataclass(frozen=True)
-class Discrete(StepTable):
-    """Somebody's table of ᾱ or of β, one of the two; see :class:`StepTable` for its density.
-
-    Args:
-        alphas_cumprod: ᾱ = α², from the least noisy step on.
-        betas: β of each step; ᾱ is the running product of 1 − β.
-    """
-
-    alphas_cumprod: Row | None = None
-    betas: Row | None = None
-
-    def __post_init__(self) -> None:
-        if (self.alphas_cumprod is None) == (self.betas is None):
-            raise ValueError("Discrete takes alphas_cumprod or betas, one of the two.")
-        name = "betas" if self.alphas_cumprod is None else "alphas_cumprod"
-        vars(self)[name] = numbers(name, getattr(self, name))
-        super().__post_init__()
-
-    @cached_property
-    def levels(self) -> Tensor:
-        if self.betas is None:
-            return torch.logit(torch.tensor(self.alphas_cumprod, dtype=torch.float64))
-        return _levels(torch.log1p(-torch.tensor(self.betas, dtype=torch.float64)).cumsum(0))
-
-
 @register("ddpm")
-@dataclass(frozen=True)
-class DDPM(StepTable):
+def DDPM(
+    logsnr_min: float | None = None,
+    logsnr_max: float | None = None,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    number: int = 1000,
+    zero_terminal: bool = False,
+    power: float = 1.0,
+) -> StepTable:
     """DDPM's own table, β linear in the step; λ from 9.210 to −10.118, not those of
     :class:`paperlib.schedules.LinearBeta`.
 
     (Ho et al. 2020.)
 
     Args:
-        beta_start: β of the first step.
-        beta_end: β of the last step.
+        logsnr_min, logsnr_max: as of :class:`paperlib.schedules.TruncatedSchedule`.
+        beta_start, beta_end: β of the first and of the last step.
         number: T, number of steps.
         zero_terminal: move and stretch α so that it ends at zero.  (Lin et al. 2024.)
+        power: β is that power of something linear in the step.
     """
-
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    number: int = 1000
-    zero_terminal: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(f"0 < beta_start ≤ beta_end < 1, got {self.beta_start} and {self.beta_end}.")
-        super().__post_init__()
-
-    def _betas(self) -> Tensor:
-        return torch.linspace(self.beta_start, self.beta_end, self.number, dtype=torch.float64)
-
-    @cached_property
-    def levels(self) -> Tensor:
-        log_alphas_cumprod = torch.log1p(-self._betas()).cumsum(0)
-        if not self.zero_terminal:
-            return _levels(log_alphas_cumprod)
-        alpha = (0.5 * log_alphas_cumprod).exp()
-        return torch.logit(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
+    require_positive("number", number)
+    require_positive("power", power)
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"0 < beta_start ≤ beta_end < 1, got {beta_start} and {beta_end}.")
+    betas = torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), number, dtype=torch.float64) ** power
+    if not zero_terminal:
+        return StepTable(logsnr_min, logsnr_max, betas=betas)
+    alpha = (0.5 * torch.log1p(-betas).cumsum(0)).exp()
+    return StepTable(
+        logsnr_min, logsnr_max, alphas_cumprod=((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+    )
 
 
-@register("scaled_linear")
-@dataclass(frozen=True)
-class ScaledLinear(DDPM):
-    """Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)"""
-
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-
-    def _betas(self) -> Tensor:
-        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.number, dtype=torch.float64)
-        return roots**2
+ScaledLinear = register("scaled_linear")(partial(DDPM, beta_start=0.00085, beta_end=0.012, power=2.0))
+"""Stable Diffusion's table, √β linear in the step; λ from 7.069 to −5.364.  (Rombach et al. 2022)"""

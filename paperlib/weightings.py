@@ -33,7 +33,7 @@ from paperlib.checks import (
 )
 from paperlib.quadrature import both_sides
 from paperlib.registry import Registry
-from paperlib.schedules import image_size_shift, log_normal, log_sech
+from paperlib.schedules import SHIFTS, log_normal, log_sech
 from paperlib.tables import interpolate
 
 BAND = 3.0
@@ -113,16 +113,18 @@ class Weighting(ABC):
             return "monotone"
         return "not monotone" if rises(BAND * self.log_error(grid)) else "within error"
 
+    def highest(self, logsnr_min: float, logsnr_max: float) -> float:
+        """λ in the range at which w is largest, in nats, to six decimals: a maximum is no sharper in float64."""
+        low, high = logsnr_min, logsnr_max
+        for _ in range(3):  # the range, then twice the surroundings of its best point
+            grid = torch.linspace(low, high, 20_001, dtype=torch.float64)
+            best = int(self.log(grid).argmax())
+            low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
+        return round(grid[best].item(), 6) + 0.0  # −0.0 is 0
+
     def shifted(self, shift: float) -> "Weighting":
-        """w(λ − shift), in nats."""
+        """w(λ − shift), in nats; :func:`paperlib.schedules.image_size_shift` has those of larger images."""
         return Shifted(self, shift)
-
-    def for_image_size(self, size: int) -> "Weighting":
-        """The weighting that gives ``size`` × ``size`` images what this one gives 64×64: shift 2 log(64/size).
-
-        (Section 5, high resolutions)
-        """
-        return self.shifted(image_size_shift(size))
 
 
 @dataclass(frozen=True)
@@ -530,13 +532,12 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "edm2": EDM2,
         "sid2": partial(Sigmoid, bias=0.0),  # whose bias falls as the resolution grows (Hoogeboom et al. 2024)
     },
-    changes={"image_size": Weighting.for_image_size, "shifted": Weighting.shifted},
+    SHIFTS,
 )
 """Every weighting by name."""
 
 register, get = WEIGHTINGS.register, WEIGHTINGS.make
-"""See :class:`paperlib.registry.Registry`; any weighting also takes ``shifted`` (nats) and ``image_size``
-(:meth:`Weighting.for_image_size`)."""
+"""See :class:`paperlib.registry.Registry`; any weighting also takes :data:`paperlib.schedules.SHIFTS`."""
 
 
 # The density and the point mass of p_w --------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ def test_a_degree_beside_the_verdict(recipe: str, draws: float) -> None:
     assert 0 < found.below_peak.loss < 0.1
 
 
+def test_the_peak_of_a_weighting_alone_is_no_level_of_the_grid() -> None:
+    found = audit(weightings.EDM())
+    assert found.below_peak is not None
+    assert found.below_peak.logsnr == pytest.approx(weightings.EDM().peak, abs=1e-6)
+    assert found.below_peak.draws is None
+
+
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_the_measure_adds_up(recipe: str) -> None:
     """∫ p_w + clean mass = w(λ_min)/max w; its negative part is how far w rises, the rest how far it falls."""
@@ -157,6 +164,7 @@ def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:
 def test_as_data() -> None:
     found = audit("sd3", expect="edm")
     data = json.loads(json.dumps(found.json(), allow_nan=False))
+    assert data == found.json(), "plain values already"
     for key in ("name", "logsnr", "weighting", "monotonic", "augmentation_density", "clean_mass", "below_peak"):
         held = getattr(found, key)
         assert data[key] == (
@@ -202,6 +210,7 @@ def test_a_description_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
         ("cosine", "logsnr_min = -20, logsnr_max = 20"),
         ({"name": "cosine", "logsnr_max": 9.0}, "logsnr_min = -20"),
         ("linear_beta", "logsnr_max = 20"),
+        ("edm_training", "logsnr_min = -20, logsnr_max = 20"),
         ("edm_sampling", None),
         ("ddpm", None),
         (whole, None),

@@ -176,5 +176,5 @@ def test_work_that_nobody_waits_for_is_not_begun() -> None:
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
-        ordered(abs, [1], -1)
+    with pytest.raises(ValueError, match="workers must be a positive number or zero, got -1"):
+        next(ordered(abs, [1], -1))

@@ -36,6 +36,13 @@ def load(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def newest(directory: Path) -> Path:
+    found = checkpoint.newest_state(directory)
+    assert found is not None
+    assert found[1] == checkpoint.read_values(found[0])
+    return found[0]
+
+
 def test_a_state_comes_back(tmp_path: Path) -> None:
     path = save(tmp_path, 7)
     assert checkpoint.read_values(path) == {"step": 7, "history": [{"loss": 0.1 * 7}]}
@@ -69,7 +76,15 @@ def test_the_newest_states_are_kept(tmp_path: Path) -> None:
         save(tmp_path, step, keep=2)
     assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000001000", "step_000010000"]
     assert listing(tmp_path) == ["step_000000001", "step_000001000", "step_000010000", "step_notes"]
-    assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000010000"
+    assert newest(tmp_path) == tmp_path / "step_000010000"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4, 7])
+def test_as_many_states_are_kept_as_there_are_and_are_asked_for(tmp_path: Path, keep: int) -> None:
+    for step in range(1, 7):
+        save(tmp_path, step, keep=keep)
+        kept = [int(path.name[5:]) for path in checkpoint.states(tmp_path)]
+        assert kept == list(range(max(1, step - keep + 1), step + 1))
 
 
 def test_a_state_replaces_an_older_one_of_its_step(tmp_path: Path) -> None:
@@ -110,7 +125,7 @@ def test_any_damage_is_refused_by_name_and_the_state_passed_over(
     with pytest.raises(DamagedFileError, match=new.name):
         checkpoint.read_values(new)
     with pytest.warns(UserWarning, match=f"{new.name}.* is not .* Going back"):
-        assert checkpoint.newest_state(tmp_path) == old
+        assert newest(tmp_path) == old
 
 
 def test_each_process_finds_the_damage_of_its_share_alone(tmp_path: Path) -> None:
@@ -130,7 +145,8 @@ def vouch_for(path: Path, name: str) -> None:
     """Have a state say of a file in it what the file is."""
     state = json.loads((path / "state.json").read_text())
     state["files"][name] = checkpoint._facts(path / name)
-    (path / "state.json").write_text(json.dumps({**state, "sha256": checkpoint._hash(state)}))
+    del state["sha256"]
+    (path / "state.json").write_text(json.dumps({**state, "sha256": files.json_sha256(state)}))
 
 
 class Exploit:
@@ -198,7 +214,7 @@ def test_a_write_that_fails_leaves_the_states_as_they_were(
         with pytest.raises(files.UnwritableError, match=r"step_000000002.*free some space"):
             save(tmp_path, 2)
     assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000000001"]
-    assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000000001"
+    assert newest(tmp_path) == tmp_path / "step_000000001"
     save(tmp_path, 2)  # what was left over is no obstacle
     assert [path.name for path in checkpoint.states(tmp_path)] == ["step_000000001", "step_000000002"]
 
@@ -236,7 +252,7 @@ def test_the_state_that_was_just_written_is_kept_whatever_lies_beside_it(tmp_pat
     (save(tmp_path, 125) / "state.json").write_text("{")
     path = save(tmp_path, 123, keep=1)
     assert path.is_dir()
-    assert checkpoint.newest_state(tmp_path) == path
+    assert newest(tmp_path) == path
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -245,13 +261,8 @@ def test_damaged_states_do_not_count_among_those_that_are_kept(tmp_path: Path, k
         save(tmp_path, step, keep=5)
     (tmp_path / "step_000000003" / "state.json").write_text("{")
     with pytest.warns(UserWarning, match="step_000000003"):
-        assert checkpoint.newest_state(tmp_path) == tmp_path / "step_000000002"
+        assert newest(tmp_path) == tmp_path / "step_000000002"
     assert not (tmp_path / "step_000000003").exists()
     save(tmp_path, 4, keep=keep)
     whole = ["step_000000001", "step_000000002", "step_000000004"]
     assert [path.name for path in checkpoint.states(tmp_path)] == whole[-keep:]
-
-
-def test_at_least_one_state_must_be_kept(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        save(tmp_path, 1, keep=0)

@@ -18,6 +18,7 @@ from helpers import FACTS, NotebookWriter, listing, record
 from matplotlib import pyplot
 from PIL import Image
 
+from paperlib import files
 from paperlib.companion import compare, crate, notebooks, paths, profiles, provenance, workflow
 from tools import pictures, publish, repeat
 
@@ -196,6 +197,29 @@ def test_what_is_published_is_light_and_verifies(ran: Path) -> None:
     assert (paths.local("small", "01_first") / "figures" / "a.svg").is_file(), "the run keeps all of it"
 
 
+def test_of_further_seeds_the_weights_stay_behind(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = paths.local("small", "01_first")
+    for seed in (0, 1):
+        for name in ("weights.safetensors", "log.jsonl"):
+            files.write_text(folder / "runs" / f"sigmoid-seed{seed}" / name, "")
+    manifest = provenance.read(folder)
+    files.write_text(folder / "manifest.json", json.dumps({**manifest, "outputs": provenance.hashes(folder)}))
+    stamp = ran / workflow.stamp("small", "01_first")
+    stamp.write_text(notebooks.fingerprint(folder) + "\n")
+
+    def published() -> list[str]:
+        target = publish.publish(profiles.load("small")) / "01_first"
+        assert provenance.verify(target) == []
+        return sorted(str(path.relative_to(target / "runs")) for path in (target / "runs").glob("*/*"))
+
+    logs = ["sigmoid-seed0/log.jsonl", "sigmoid-seed1/log.jsonl"]
+    assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors", "sigmoid-seed1/weights.safetensors"])
+    monkeypatch.setitem(publish.WEIGHTS, "small", "*-seed0")
+    assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors"])
+    monkeypatch.setitem(publish.WEIGHTS, "small", "")
+    assert published() == logs
+
+
 def test_what_failed_or_is_not_of_a_commit_is_not_published(ran: Path) -> None:
     claim = paths.local("small", "01_first") / "claims" / "C1.json"
     good = claim.read_text()
@@ -241,7 +265,14 @@ def test_a_packed_picture_is_the_same_to_the_eye(colours: int) -> None:
 
 # This checkout -------------------------------------------------------------------------------------------------------
 
-LARGEST = {"tiny": 24.5e6, "cifar10-cpu": 21e6, "digits": 1.5e6, "cifar10-gpu": 10e6, "imagenet-smoke": 4.5e6}
+LARGEST = {
+    "tiny": 24.5e6,
+    "cifar10-cpu": 21e6,
+    "digits": 1.5e6,
+    "cifar10-gpu": 10e6,
+    "imagenet-smoke": 4.5e6,
+    "resolution8": 1.5e6,
+}
 """Bytes that the published results of a profile may have."""
 
 

@@ -66,8 +66,7 @@ def test_activations_are_those_that_autograd_keeps() -> None:
 
 def test_days_and_bytes() -> None:
     cost = costs.NetworkCost(parameters=10**9, forward_flops=10**12, activation_bytes=10**8)
-    gpu = costs.Accelerator("test", flops=1e15, memory_bytes=8e10, utilisation=0.5)
-    assert cost.gpu_days(10**6, gpu) == pytest.approx(3e18 / 5e14 / 86400)
+    assert cost.gpu_days(10**6) == pytest.approx(3e18 / (0.25 * 989e12) / 86400)
     alone = cost.training_bytes(images=8)
     assert alone == 5 * 4e9 + 8e8, "weights, gradients, two moments, one average, in float32"
     assert cost.training_bytes(images=8, averages=2, shards=4) == 6e9 + 8e8
@@ -113,7 +112,7 @@ def table() -> pd.DataFrame:
 def test_every_profile_fits_its_gpus(table: pd.DataFrame) -> None:
     wanting = table[table.gpus > 0]
     assert len(wanting) >= 4
-    assert (wanting.memory * 1e9 < 0.9 * costs.H100.memory_bytes).all(), wanting.memory
+    assert (wanting.memory * 1e9 < 0.9 * 80e9).all(), wanting.memory
 
 
 def test_the_numbers_follow_from_one_another(table: pd.DataFrame) -> None:

@@ -12,7 +12,6 @@ import torch
 from paperlib import models, objectives, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import data, evaluation, features, likelihood, sampling, training
-from paperlib.engine.parallel import Group
 from paperlib.models import ConditionedNetwork, weights
 
 pytestmark = [
@@ -85,8 +84,8 @@ def test_an_interrupted_run_goes_on(images: data.ImageData, tmp_path: Path, prec
     trainer = training.Trainer(network(GPU), loss(), images, recipe)
     for _ in range(8):
         trainer.advance()
-    key = training.run_key(training.describe(trainer.network, trainer.loss, images, recipe))
-    training.checkpoint.save_state(tmp_path / "parts" / "states", trainer.tensors(), {"key": key, **trainer.values()})
+    values = {"course": training.run_key(network(GPU), loss(), images, recipe).course, **trainer.values()}
+    training.checkpoint.save_state(tmp_path / "parts" / "states", trainer.tensors(), values, keep=1)
     parts = training.train(network(GPU), loss(), images, recipe, tmp_path / "parts", progress=False)
     assert [line["step"] for line in parts.history] == [4, 8, 12]
     for name, value in whole.network.state_dict().items():
@@ -137,18 +136,18 @@ def test_samples_depend_on_their_seed_alone(images: data.ImageData) -> None:
 
 
 def test_likelihoods_agree_within_their_errors(images: data.ImageData) -> None:
-    schedule, found = schedules.LinearLogSNR(-10.0, 14.0), []
-    for device in ("cpu", GPU):
-        group = Group(device=torch.device(device))
-        found.append(likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, group=group).bits)
+    schedule = schedules.LinearLogSNR(-10.0, 14.0)
+    found = [
+        likelihood.image_elbo(network(device), predictions.V, images, schedule, draws=4, device=device).bits
+        for device in ("cpu", GPU)
+    ]
     here, there = found
     assert abs(here.value - there.value) < 5 * (here.standard_error + there.standard_error)
 
 
 def test_the_probability_flow_runs(images: data.ImageData) -> None:
     few = data.ImageData("noise/few", images.images[:2], images.labels[:2], 256, 0.5)
-    group = Group(device=torch.device(GPU))
-    found = likelihood.image_flow(network(GPU), predictions.V, few, (-8.0, 6.0), tolerance=1e-2, group=group)
+    found = likelihood.image_flow(network(GPU), predictions.V, few, (-8.0, 6.0), tolerance=1e-2, device=GPU)
     assert found.nats.isfinite().all()
 
 
@@ -161,9 +160,9 @@ def test_errors_by_level_agree(images: data.ImageData) -> None:
 
 def test_a_classifier_sees_the_same(images: data.ImageData) -> None:
     judge = features.classifier_of("cifar10")
-    here = judge.see(images.images)
+    here = judge(images.images)
     try:
-        there = judge.to(GPU).see(images.images)
+        there = judge.to(GPU)(images.images)
     finally:
         judge.to("cpu")
-    torch.testing.assert_close(there.features.cpu(), here.features, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -336,17 +335,13 @@ def test_another_binary_version_of_cifar10_is_refused_and_pickles_with_it(tmp_pa
         data.load("cifar10", "train", tmp_path)
 
 
-SIZES = [name for name in data.DATASETS if re.match(r"imagenet\d", name)]
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_imagenet_comes_in_every_size_and_way(made_up: Path, name: str) -> None:
-    found = data.load(name, "test")
-    size = int(name.removeprefix("imagenet").split("-")[0])
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+def test_imagenet_comes_in_every_size(made_up: Path, size: int) -> None:
+    found = data.load(f"imagenet{size}", "test")
     assert found.image_shape == (3, size, size)
     assert found.num_classes == 1000
     assert f"{size}×{size}" in found.preprocessing
-    assert ("ADM" in found.preprocessing) == ("area" not in name)
+    assert "ADM" in found.preprocessing
     assert found.caution.startswith("4 of the 50,000 images of ImageNet")
     assert ("hence enlarged: 4" in found.caution) == (size > 70)
 

@@ -350,16 +350,17 @@ decode.decoded(find(COLLECTION, "train", Path("noise")), Crop("none", 8), worker
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(source: Source, cache: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_leaves_is_not_taken_for_whole(source: Source, cache: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
-    while process.poll() is None and not list(cache.glob(".*.part/images.npy")):
+    while process.poll() is None and not list(cache.glob("*/images.npy")):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert [name for name in listing(cache) if name.endswith(".part")]
-    assert equal(decoded(source, NONE))
-    assert not [name for name in listing(cache) if name.endswith(".part")]
+    assert folder_of(cache)
+    with pytest.warns(UserWarning, match=r"not a whole folder.*index\.json.*It is made anew"):
+        assert equal(decoded(source, NONE))
+    assert listing(folder_of(cache)) == ["images.npy", "index.json", "labels.npy"]
 
 
 # Real photographs ----------------------------------------------------------------------------------------------------

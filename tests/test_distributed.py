@@ -193,7 +193,7 @@ def test_engines_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     cpu = torch.device("cpu")
-    assert parallel.choose("auto", cpu) == (parallel.Single, Group())
+    assert parallel.choose("auto", cpu) == ("single", Group())
     with pytest.raises(ValueError, match="unknown engine 'dp'; choose one of auto, single, ddp, fsdp"):
         parallel.choose("dp", cpu)  # type: ignore[arg-type]
     for engine in ("ddp", "fsdp"):
@@ -201,5 +201,5 @@ def test_engines_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             parallel.choose(engine, cpu)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(parallel, "join", lambda: Group(1, 2))
-    assert parallel.choose("auto", cpu) == (parallel.Replicated, Group(1, 2))
-    assert parallel.choose("single", cpu) == (parallel.Single, Group())
+    assert parallel.choose("auto", cpu) == ("ddp", Group(1, 2))
+    assert parallel.choose("single", cpu) == ("single", Group())

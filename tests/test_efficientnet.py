@@ -43,19 +43,19 @@ def photographs(count: int) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.slow
 def test_it_knows_the_classes_of_photographs(judge: EfficientNetLite0) -> None:
     squares, labels = photographs(40)
-    probabilities = torch.cat([judge.see(square[None]).probabilities for square in squares])
+    probabilities = torch.cat([judge.probabilities(judge(square[None])) for square in squares])
     assert (probabilities.argmax(1) == labels).double().mean() > 0.75
     torch.testing.assert_close(probabilities.sum(1), torch.ones(40))
 
 
 def test_features_are_what_its_classes_are_read_from(judge: EfficientNetLite0) -> None:
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    seen = judge.see(images)
-    assert seen.features.shape == (3, 1280)
-    assert 0 <= seen.features.min() <= seen.features.max() <= 6
+    seen = judge(images)
+    assert seen.shape == (3, 1280)
+    assert 0 <= seen.min() <= seen.max() <= 6
     whole = judge.network(judge.prepare(images)).softmax(1)
-    torch.testing.assert_close(seen.probabilities, whole)
-    torch.testing.assert_close(judge(images[1:2]), seen.features[1:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(judge.probabilities(seen), whole)
+    torch.testing.assert_close(judge(images[1:2]), seen[1:2], rtol=1e-4, atol=1e-4)
 
 
 def test_images_of_its_own_size_are_not_resized(judge: EfficientNetLite0) -> None:
@@ -78,7 +78,7 @@ def test_noise_added_to_photographs_takes_them_away_from_the_others(judge: Effic
 @pytest.mark.filterwarnings("ignore:.*samples are few")
 def test_a_distance_says_what_it_is(judge: EfficientNetLite0) -> None:
     seen = evaluation.see([torch.zeros(2, 3, 32, 32, dtype=torch.uint8)], judge, 256)
-    reference = evaluation.Reference(judge, "none", "0" * 64, metrics.Moments.of(seen.features))
+    reference = evaluation.Reference(judge, "none", "0" * 64, metrics.Moments.of(seen))
     found = evaluation.compare(seen, reference)
     assert found.network == "EfficientNet-Lite0 579344"
     assert "FID" not in found.distance

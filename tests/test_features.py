@@ -99,12 +99,12 @@ def test_the_classifier_of_photographs_says_on_what_it_was_trained() -> None:
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_photographs_give_64_features_and_10_probabilities(size: int) -> None:
     judge = features.classifier_of("cifar10")
-    seen = judge.see(noise(size))
-    assert seen.features.shape == (3, 64)
-    assert seen.probabilities is not None
-    torch.testing.assert_close(seen.probabilities.sum(1), torch.ones(3))
-    assert torch.equal(judge(noise(size)), seen.features)
-    assert torch.equal(judge.classify(noise(size)), seen.probabilities.argmax(1))
+    seen = judge(noise(size))
+    assert seen.shape == (3, 64)
+    probabilities = judge.probabilities(seen)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
+    torch.testing.assert_close(probabilities, judge.head(seen).softmax(1))
+    assert torch.equal(judge.classify(noise(size)), probabilities.argmax(1))
 
 
 def test_the_classifier_of_photographs_fits_into_the_package(repository: Path) -> None:

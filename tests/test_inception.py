@@ -4,17 +4,16 @@ The real weights are a download of 91 MB, which tests do not make.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from feature_rows import draw
 from torch import Tensor, nn
 
 from paperlib.engine import evaluation, features, metrics
-from paperlib.engine.evaluation import Reference
 from paperlib.engine.features import INCEPTION_FILE, Inception
 from paperlib.engine.metrics import Moments
 from paperlib.files import DamagedFileError
@@ -71,7 +70,7 @@ def folder_of(images: Tensor, folder: Path) -> str:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*samples are few")
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
 def test_features_are_those_of_clean_fid(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: features.Mode
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     from cleanfid import features as theirs
     from cleanfid import fid
@@ -113,7 +112,7 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
         use_dataparallel=False,
         verbose=False,
     )
-    real, fake = (evaluation.see(images.split(10), judge, 256).features[:, :20] for images in sets)
+    real, fake = (evaluation.see(images.split(10), judge, 256)[:, :20] for images in sets)
     ours = metrics.frechet_distance(Moments.of(real), Moments.of(fake))
     assert ours == pytest.approx(theirs, rel=1e-5)
     expected = fid.kernel_distance(real[:24].numpy(), fake[:24].numpy(), num_subsets=1)
@@ -123,15 +122,15 @@ def test_fid_and_kid_of_two_folders_are_those_of_clean_fid(weights: Path, tmp_pa
 def test_probabilities_are_those_without_bias(weights: Path) -> None:
     """On images of 299 pixels the network does not resize, whichever the mode."""
     images = pictures(2, size=299)
-    found = Inception(weights, "legacy_tensorflow").see(images).probabilities
+    judge = Inception(weights, "legacy_tensorflow")
+    found = judge.probabilities(judge(images))
     network = torch.jit.load(str(weights))
-    assert found is not None
     torch.testing.assert_close(found, network(images.float(), no_output_bias=True), rtol=1e-4, atol=1e-9)
     assert not torch.allclose(found, network(images.float()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["clean", "legacy_tensorflow"])
-def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: features.Mode) -> None:
+def test_grey_images_are_those_with_three_equal_channels(weights: Path, mode: str) -> None:
     grey, judge = pictures(3, channels=1), Inception(weights, mode)
     torch.testing.assert_close(judge(grey), judge(grey.repeat(1, 3, 1, 1)))
 
@@ -140,8 +139,9 @@ def test_features_do_not_depend_on_batches_or_threads(weights: Path, monkeypatch
     images = pictures(9)
     expected = Inception(str(weights))(images)  # a path may be a str
     monkeypatch.setattr(Inception, "batch", 2)
-    torch.testing.assert_close(Inception(weights, workers=0)(images), expected)
-    torch.testing.assert_close(Inception(weights, workers=3)(images), expected)
+    torch.testing.assert_close(Inception(weights)(images), expected)
+    monkeypatch.setattr(Inception, "workers", 0)
+    torch.testing.assert_close(Inception(weights)(images), expected)
 
 
 def test_it_is_named_with_its_resizing(weights: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_it_cannot_see_is_refused(weights: Path, images: Tensor, error: typ
 
 def test_an_unknown_mode_lists_the_modes(weights: Path) -> None:
     with pytest.raises(ValueError, match="unknown mode 'legacy_pytorch'; choose one of clean, legacy_tensorflow"):
-        Inception(weights, "legacy_pytorch")  # type: ignore[arg-type]
+        Inception(weights, "legacy_pytorch")
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -188,16 +188,6 @@ def test_a_file_must_be_there_and_have_the_name_that_clean_fid_opens(weights: Pa
         Inception(other)
 
 
-def fetching(content: bytes) -> Callable[..., str]:
-    """What clean-fid's download does."""
-
-    def fetch(fpath: str) -> str:
-        (Path(fpath) / INCEPTION_FILE).write_bytes(content)
-        return str(Path(fpath) / INCEPTION_FILE)
-
-    return fetch
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PAPERLIB_CACHE", str(tmp_path))
@@ -205,60 +195,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_downloaded_once(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cleanfid import downloads_helper
-
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()))
+    monkeypatch.setattr(features, "INCEPTION_URL", weights.as_uri())
     first = Inception()(pictures(2))
     assert [path.name for path in cache.iterdir()] == [INCEPTION_FILE]
-    monkeypatch.setattr(downloads_helper, "check_download_inception", lambda **_: pytest.fail("fetched again"))
+    monkeypatch.setattr(features, "INCEPTION_URL", "file:///fetched/again")
     torch.testing.assert_close(Inception()(pictures(2)), first)
 
 
-def test_a_download_that_breaks_off_leaves_nothing(weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cleanfid import downloads_helper
-
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fetching(weights.read_bytes()[:1000]))
-    with pytest.raises(DamagedFileError, match="truncated or another file"):
+def test_a_download_that_breaks_off_leaves_nothing(
+    weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut").write_bytes(weights.read_bytes()[:1000])
+    monkeypatch.setattr(features, "INCEPTION_URL", (tmp_path / "cut").as_uri())
+    with pytest.raises(OSError, match=r"could not be downloaded \(invalid hash value"):
         Inception()
     assert list(cache.iterdir()) == []
 
 
 def test_without_a_network_it_says_what_to_fetch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from urllib.error import URLError
-
-    from cleanfid import downloads_helper
-
-    def fail(fpath: str) -> str:
+    def fail(*_: Any) -> None:
         raise URLError("no route to host")
 
-    monkeypatch.setattr(downloads_helper, "check_download_inception", fail)
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
     with pytest.raises(OSError, match=r"no route to host.*Fetch https://.*inception-2015-12-05\.pt.*put it at"):
         Inception()
     assert list(cache.iterdir()) == []
-
-
-# Reference statistics ------------------------------------------------------------------------------------------------
-
-
-def test_stored_statistics_are_a_reference_without_pairs(weights: Path, tmp_path: Path) -> None:
-    rows, path = draw(60, 5), tmp_path / "imagenet-64x64.npz"
-    np.savez(path, mu=rows.mean(0).numpy(), sigma=rows.T.cov().numpy())
-    found = Reference.stored(path, 60, Inception(weights, "legacy_tensorflow"))
-    assert isinstance(found, Reference)
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    result = evaluation.compare(draw(80, 5), found)
-    expected = metrics.frechet_distance(Moments.of(rows), Moments.of(draw(80, 5)))
-    assert result.frechet == pytest.approx(expected, rel=1e-9)
-    assert np.isnan(result.kid)
-
-
-def test_files_without_statistics_are_refused(weights: Path, tmp_path: Path) -> None:
-    judge = Inception(weights)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        Reference.stored(tmp_path / "none.npz", 60, judge)
-    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
-    np.savez(tmp_path / "code.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((1, 1)))
-    (tmp_path / "text.npz").write_text("mu sigma")
-    for name in ("other", "code", "text"):
-        with pytest.raises(DamagedFileError, match=r"not a file of statistics, an \.npz with mu"):
-            Reference.stored(tmp_path / f"{name}.npz", 60, judge)

@@ -2,19 +2,15 @@
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from paperlib import elbo, models, predictions, quadrature, schedules, weightings
 from paperlib.engine import data, likelihood
 from paperlib.engine.data import ImageData
-from paperlib.engine.parallel import ALONE, Group
 from paperlib.oracles import Empirical, Gaussian, GaussianMixture, ShrunkGaussian
 
 F64 = torch.float64
@@ -390,13 +386,6 @@ def test_the_divergence_that_was_asked_for_is_the_one_that_is_taken() -> None:
 # What does not change the answer -------------------------------------------------------------------------------------
 
 
-class Part(Group):
-    """One of several processes, before anything is added up."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-
 def mlp() -> models.ConditionedNetwork:
     network = models.build(
         "mlp", image_shape=(1, 8, 8), num_classes=10, sigma_data=0.75, seed=0, width=16, hidden=24, blocks=1
@@ -410,13 +399,13 @@ DIGITS = data.load("digits", "test")
 FEW = ImageData("digits/some", DIGITS.images[:70], DIGITS.labels[:70], DIGITS.levels, DIGITS.sigma_data)
 
 
-def digits_elbo(group: Group = ALONE, **options: Any) -> likelihood.ImageElbo:
-    chosen = {"draws": 3, "batch_size": 32, "group": group} | options
+def digits_elbo(**options: Any) -> likelihood.ImageElbo:
+    chosen = {"draws": 3, "batch_size": 32} | options
     return likelihood.image_elbo(mlp(), predictions.V, FEW, schedules.Cosine(-10, 10), **chosen)
 
 
-def digits_flow(group: Group = ALONE, **options: Any) -> likelihood.ImageFlow:
-    chosen = {"divergence": "hutchinson", "tolerance": 1e-3, "batch_size": 32, "group": group} | options
+def digits_flow(**options: Any) -> likelihood.ImageFlow:
+    chosen = {"divergence": "hutchinson", "tolerance": 1e-3, "batch_size": 32} | options
     return likelihood.image_flow(mlp(), predictions.V, FEW, (-10.0, 8.0), **chosen)
 
 
@@ -430,35 +419,6 @@ def test_the_seed_decides() -> None:
 def test_a_batch_of_another_size_gives_the_same() -> None:
     for size in (7, 70, 1000):
         torch.testing.assert_close(digits_elbo(batch_size=size).loss, digits_elbo().loss, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [2, 3, 5])
-def test_the_parts_of_several_processes_add_up_exactly(size: int) -> None:
-    parts = [Part(rank, size) for rank in range(size)]
-    assert torch.equal(sum(digits_elbo(part).loss for part in parts), digits_elbo().loss)
-    nothing = digits_flow(Part(size, size + 1))  # five processes and three batches: one has nothing to do
-    flows = [digits_flow(part).nats - nothing.nats for part in parts] if size > 2 else []
-    if flows:
-        torch.testing.assert_close(torch.stack(flows).sum(0), digits_flow().nats - nothing.nats, rtol=1e-12, atol=1e-9)
-
-
-def work(rank: int, folder: str) -> None:
-    """What one of two processes does."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
-    group = Group(rank, 2)
-    torch.save({"elbo": digits_elbo(group).terms.total, "flow": digits_flow(group).nats}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_answer_of_one(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found["elbo"], digits_elbo().terms.total, rtol=1e-6, atol=0)
-        torch.testing.assert_close(found["flow"], digits_flow().nats, rtol=1e-5, atol=0)
 
 
 def test_labels_reach_the_network_only_where_it_is_conditional() -> None:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate
@@ -12,7 +13,7 @@ from scipy import integrate
 from paperlib import companion, schedules
 from paperlib.companion import experiments, measuring, profiles
 from paperlib.companion.run import Run
-from paperlib.engine import data, evaluation, likelihood
+from paperlib.engine import data, evaluation, likelihood, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:40 samples are few")
 HOW = measuring.Protocol(panels=4, draws=1, images=40, batches=2)
@@ -141,10 +142,43 @@ def test_nothing_is_measured_twice(
         measuring.measure_all(run, every, replace(HOW, draws=2), processes=1)
 
 
+def test_an_array_is_kept_until_what_it_depends_on_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make() -> np.ndarray:
+        made.append(len(made))
+        return np.full(3, made[-1])
+
+    def value(*what: object) -> int:
+        return int(measuring.kept(run, what, make)[0])
+
+    assert [value("run", 1.0), value("run", 1.0), value("run", 2.0), value("run", 1.0)] == [0, 0, 1, 0]
+    monkeypatch.setattr(measuring, "VERSION", measuring.VERSION + 1)
+    assert value("run", 1.0) == 2, "another computation"
+
+    def broken() -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.kept(run, ["new"], broken)
+    assert value("new") == 3, "nothing half-made is kept"
+
+
 def test_a_run_that_is_not_there_is_left_out(profile: profiles.Profile, trained: None, run: Run) -> None:
     shutil.rmtree(all_of(profile)[0].folder)
     found = measuring.measure_all(run, all_of(profile), HOW, processes=1)
     assert [one.row["schedule"] for one in found] == ["learned"]
+
+
+def test_a_network_and_its_file_have_one_hash(profile: profiles.Profile, trained: None) -> None:
+    one = next(experiments.grid(profile))
+    (named,), (stored,) = (
+        list(measuring.networks(profile, *where)) for where in ([[one]], [[], one.found() / training.WEIGHTS])
+    )
+    assert named.sha256 == stored.sha256
+    assert named.prediction == stored.prediction
+    for mine, theirs in zip(named.network.parameters(), stored.network.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_only_as_many_images_as_there_are(profile: profiles.Profile) -> None:

@@ -233,7 +233,6 @@ def test_precision_falls_for_foreign_samples_and_recall_for_missing_ones() -> No
     [
         (lambda: metrics.kid(draw(30, 3), draw(30, 4)), "real has 3 features and fake 4"),
         (lambda: metrics.kid(draw(30, 3), draw(19, 3)), "fake has 19 rows; at least 20"),
-        (lambda: metrics.kid(draw(30, 3), draw(30, 3), blocks=1), "blocks must be at least 2"),
         (lambda: metrics.kid(draw(30, 3) * math.nan, draw(30, 3)), "real has 90 value"),
         (lambda: metrics.precision_recall(draw(3, 3), draw(30, 3)), "real has 3 rows; at least 4"),
         (lambda: metrics.precision_recall(draw(30, 3), draw(30, 3), k=0), "k must be at least 1"),

@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -258,3 +260,33 @@ def test_without_the_companions_packages_the_command_says_what_to_install(reposi
         assert done.returncode == status, done.stderr
         assert says in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("repository_url", ["", "https://example.org/somebody/companion"])
+def test_the_page_of_a_package_index_has_no_link_into_a_checkout(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository_url: str
+) -> None:
+    """The metadata of a wheel that is built from the sdist: what an index shows."""
+    from hatchling.builders.sdist import SdistBuilder
+    from hatchling.builders.wheel import WheelBuilder
+
+    monkeypatch.setenv("PAPERLIB_REPOSITORY", repository_url)
+    (sdist,) = SdistBuilder(str(repository)).build(directory=str(tmp_path))
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (wheel,) = WheelBuilder(str(unpacked)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        page = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert all(link.startswith("https://") for link in links)
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page)
+    if repository_url:
+        assert pictures
+        for path in pictures:
+            assert (repository / path.removeprefix(f"{repository_url}/raw/main/")).is_file()
+        assert f"[0 A tour in fifteen minutes]({repository_url}/blob/main/notebooks/00_tour.ipynb)" in page
+    else:
+        assert not pictures
+        assert "* 0 A tour in fifteen minutes\n" in page

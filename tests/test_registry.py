@@ -84,8 +84,9 @@ def test_shifts_are_said_beside_any_schedule() -> None:
         made = schedules.get({"name": "logit_normal", **ends, **said})
         assert torch.equal(made.logsnr(t), schedules.LogitNormal(**ends).shifted(nats).logsnr(t))
     level = torch.linspace(-8, 8, 17, dtype=torch.float64)
-    moved = weightings.get("sigmoid", shifted=1.0)
-    assert torch.equal(moved(level), weightings.Sigmoid()(level - 1))
+    for said, nats in (({"shifted": 1.0}, 1.0), ({"flow_shift": 3}, -2 * math.log(3)), ({"image_size": 64}, 0.0)):
+        moved = weightings.get("sigmoid", **said)
+        assert torch.equal(moved(level), weightings.Sigmoid()(level - nats))
     with pytest.raises(ValueError, match="AdaptiveSchedule follows the loss wherever that is"):
         schedules.get("adaptive", **ends, flow_shift=3)
 

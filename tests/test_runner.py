@@ -461,6 +461,17 @@ def test_progress_bars_become_lines_and_silence_is_broken() -> None:
     assert lines[3].startswith("cell 2/5  Training … running for 0:0")
 
 
+def test_a_progress_bar_of_hours_is_not_kept() -> None:
+    """Only its last refresh is: a million of them fill no memory, and are not looked through again and again."""
+    with Screen("01_first", 1, stream=(text := io.StringIO())) as screen:
+        for step in range(10_000):
+            screen.write(f"\r{step:5} of 9999")
+            assert len(screen._pending) < 100
+        screen.write("\r")
+        screen.end()
+    assert text.getvalue().rstrip().endswith("| 9999 of 9999")
+
+
 def test_peak_memory_includes_child_processes() -> None:
     with Screen("01_first", 1, stream=io.StringIO()) as alone:
         pass

@@ -5,6 +5,7 @@ Other people's samplers are in test_samplers_crosscheck.py.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -279,33 +280,6 @@ def test_guidance_moves_samples_away_from_the_other_class() -> None:
     assert (sign * (means[2] - means[1]) > 1).all()
 
 
-@pytest.mark.parametrize("name", sampling.SAMPLERS)
-def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere(name: str) -> None:
-    """Against a denoiser that is told by hand, level by level, and takes the general way."""
-    guided, plain = (sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, guidance) for guidance in (2.5, 1.0))
-    low, high = interval = (-3.0, 2.0)
-
-    def by_hand(z: Tensor, logsnr: Tensor) -> Tensor:
-        return guided(z, logsnr) if low <= logsnr[0] <= high else plain(z, logsnr)
-
-    levels, outcomes = sampling.levels(SCHEDULE, 12), []
-    limited = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 2.5, interval)
-    for denoise in (limited, by_hand, guided, plain):
-        generator = torch.Generator().manual_seed(0)
-        outcomes.append(sampling.SAMPLERS[name](denoise, noise(4), levels, generator=generator))
-    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-9, atol=1e-9)
-    assert all((outcomes[0] - other).abs().max() > 0.1 for other in outcomes[2:])
-
-
-def test_examples_at_different_levels_are_guided_each_by_its_own() -> None:
-    z, logsnr = noise(4), torch.tensor([-5.0, -1.0, 1.0, 5.0], dtype=torch.float64)
-    limited = sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 3.0, (-2.0, 2.0))(z, logsnr)
-    guided, plain = (
-        sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, scale)(z, logsnr) for scale in (3.0, 1.0)
-    )
-    torch.testing.assert_close(limited, torch.stack([plain[0], guided[1], guided[2], plain[3]]))
-
-
 def test_no_guidance_costs_one_evaluation() -> None:
     calls: list[Tensor | None] = []
 
@@ -317,10 +291,6 @@ def test_no_guidance_costs_one_evaluation() -> None:
         calls.clear()
         sampling.NetworkDenoiser(network, predictions.X, LABEL, guidance)(noise(4), torch.zeros(4, dtype=torch.float64))
         assert len(calls) == expected
-    levels = torch.tensor([-6.0, -2.0, 0.0, 2.0, 6.0])
-    calls.clear()
-    sampling.ddim(sampling.NetworkDenoiser(network, predictions.X, LABEL, 2.0, (-1.0, 3.0)), noise(4), levels)
-    assert [label is None for label in calls] == [False, False, False, True, False, True, False]
 
 
 # What samplers share -------------------------------------------------------------------------------------------------
@@ -542,8 +512,6 @@ def test_other_arguments_out_of_range_are_refused() -> None:
         sampling.levels(SCHEDULE, 0)
     with pytest.raises(ValueError, match=r"guidance 2\.0 needs labels"):
         sampling.NetworkDenoiser(conditional, predictions.EPS, guidance=2.0)
-    with pytest.raises(ValueError, match=r"interval must be \(lowest, highest\) log-SNR, got \(2\.0, -1\.0\)"):
-        sampling.NetworkDenoiser(conditional, predictions.EPS, LABEL, 2.0, (2.0, -1.0))
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="eta must lie in"):
             sampling.ddim(DENOISE, noise(), sampling.levels(SCHEDULE, 2), eta=eta)
@@ -553,9 +521,9 @@ def test_other_arguments_out_of_range_are_refused() -> None:
 
 
 def test_a_sampler_of_ones_own_has_a_name() -> None:
-    assert sampling.register("mine")(sampling.ddim) is sampling.get("mine")
-    drawing = Drawing("mine", sampling.levels(SCHEDULE, 9), options={"eta": 0.5})
-    assert (drawing.title, drawing.evaluations) == ("mine, eta 0.5", 10)
+    mine = partial(sampling.ddim, eta=0.5)
+    assert sampling.register("mine")(mine) is sampling.get("mine") is mine
+    assert Drawing("mine", sampling.levels(SCHEDULE, 9)).evaluations == 10
     del sampling.SAMPLERS["mine"]
     with pytest.raises(ValueError, match="there is a sampler 'ddpm' already"):
         sampling.register("ddpm")(sampling.ddim)

@@ -50,7 +50,7 @@ TABLES: dict[str, Family] = {
     "DDPM, zero terminal SNR": partial(tables.DDPM, zero_terminal=True),
     "scaled linear": tables.ScaledLinear,
     "DDPM, shifted": partial(schedules.Shifted, base=tables.DDPM(), nats=1.0),
-    "three steps": partial(tables.Discrete, alphas_cumprod=[0.99, 0.5, 0.01]),
+    "three steps": partial(tables.StepTable, alphas_cumprod=[0.99, 0.5, 0.01]),
     "histogram": partial(tables.Histogram, edges=[-9.0, -2.0, 0.5, 4.0, 9.0], heights=[1.0, 0.2, 3.0, 1e-3]),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

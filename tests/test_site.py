@@ -1,6 +1,7 @@
 """The site as it is read: built, opened from disk in a browser without network, every page at three widths."""
 
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ LOOK = """(() => {
 @pytest.fixture(scope="module")
 def built(repository: Path) -> Path:
     """The site of this checkout, warnings being errors."""
-    command = ["make", "--assume-old", ".venv/ready", f"BIN={Path(sys.executable).parent}", "site"]
+    command = ["make", "--assume-old", ".venv/ready", f"BIN={shlex.quote(str(Path(sys.executable).parent))}", "site"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return repository / "docs" / "_build" / "html"

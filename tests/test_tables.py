@@ -13,7 +13,7 @@ from torch import Tensor
 from paperlib import predictions, process, schedules, weightings
 from paperlib.loss_weights import Debiased, MinSNR
 from paperlib.objectives import PublishedLoss
-from paperlib.tables import DDPM, Discrete, Histogram, ScaledLinear, StepTable
+from paperlib.tables import DDPM, Histogram, ScaledLinear, StepTable
 
 F64 = torch.float64
 CHAINS: dict[str, StepTable] = {
@@ -22,8 +22,8 @@ CHAINS: dict[str, StepTable] = {
     "DDPM, zero terminal SNR": DDPM(zero_terminal=True),
     "scaled linear, zero terminal SNR": ScaledLinear(zero_terminal=True),
     "DDPM, 50 steps": DDPM(beta_start=2e-3, beta_end=0.4, number=50),
-    "three steps": Discrete(alphas_cumprod=[0.9, 0.5, 0.1]),
-    "from β": Discrete(betas=[0.1, 0.3, 0.3, 0.8]),
+    "three steps": StepTable(alphas_cumprod=[0.9, 0.5, 0.1]),
+    "from β": StepTable(betas=[0.1, 0.3, 0.3, 0.8]),
 }
 every_chain = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 
@@ -66,11 +66,11 @@ def test_tables_are_those_of_diffusers(chain: StepTable, options: dict[str, Any]
 
 def test_betas_and_their_products_are_one_table() -> None:
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
-    by_beta, by_product = Discrete(betas=betas), Discrete(alphas_cumprod=(1 - betas).cumprod(0))
+    by_beta, by_product = StepTable(betas=betas), StepTable(alphas_cumprod=(1 - betas).cumprod(0))
     assert torch.allclose(by_beta.levels, by_product.levels, atol=1e-9)
     assert torch.equal(by_beta.levels, DDPM().levels)
-    assert by_beta == Discrete(betas=betas.tolist())
-    assert hash(by_beta) == hash(Discrete(betas=betas.tolist()))
+    assert by_beta == StepTable(betas=betas.tolist())
+    assert hash(by_beta) == hash(StepTable(betas=betas.tolist()))
     assert pickle.loads(pickle.dumps(by_beta)) == by_beta
 
 
@@ -138,9 +138,12 @@ def test_steps_that_are_none_are_refused() -> None:
 )
 def test_tables_that_are_none_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Discrete(**parameters)
+        StepTable(**parameters)
     with pytest.raises(ValueError, match="0 < beta_start ≤ beta_end < 1"):
         DDPM(beta_end=1.0)
+    for name in ("number", "power"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive number, got 0"):
+            DDPM(**{name: 0})
 
 
 # Zero terminal SNR ----------------------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ def test_at_the_last_level_the_error_is_that_of_the_data(name: str, batch: tuple
 def test_the_whole_loss_is_that_of_all_steps(batch: tuple[Tensor, Tensor]) -> None:
     """Uniform steps of a chain of four: the finite ones and the last, with the shares that are stated."""
     x, eps = batch
-    chain = Discrete(alphas_cumprod=[0.9, 0.5, 0.1, 0.0])
+    chain = StepTable(alphas_cumprod=[0.9, 0.5, 0.1, 0.0])
     loss = PublishedLoss(predictions.V, chain)
     rows = [loss(network, x, chain.time(level).expand(len(x)), eps).mean() for level in chain.levels[:3]]
     last = loss.terminal(network, x, eps).mean()

@@ -676,10 +676,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded(tmp_path: Path,
     assert len(record["logsnr"]) == 1
     assert -10 <= record["logsnr"][0] <= 10
     assert not (tmp_path / "weights.safetensors").exists()
-    path = checkpoint.newest_state(tmp_path / "states")
-    assert path is not None
+    found = checkpoint.newest_state(tmp_path / "states")
+    assert found is not None
     trainer = Trainer(network(seed=1), LOSS, DIGITS, CONFIG)
-    trainer.restore(path, checkpoint.read_values(path))
+    trainer.restore(*found)
     assert trainer.step == 6
     assert all(torch.isfinite(value).all() for value in trainer.network.parameters())
 

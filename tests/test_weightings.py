@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paperlib import weightings
+from paperlib import schedules, weightings
 from paperlib.weightings import TABLE_1, Weighting
 
 ALL: dict[str, Weighting] = {name: weightings.get(name) for name in weightings.WEIGHTINGS}
@@ -214,7 +214,7 @@ def test_shift_moves_the_weighting(weighting: Weighting) -> None:
     level = torch.linspace(-9, 9, 37, dtype=torch.float64)
     assert torch.allclose(weighting.shifted(1.5)(level), weighting(level - 1.5))
     for size in (64, 128, 256, 512):
-        shifted = weighting.for_image_size(size)
+        shifted = weighting.shifted(schedules.image_size_shift(size))
         assert torch.allclose(shifted(level), weighting(level - 2 * math.log(64 / size)))
 
 
@@ -327,7 +327,7 @@ def test_reversed_ranges_are_refused() -> None:
         (lambda: weightings.MinSNR(gamma=math.nan), "gamma must be a positive number, got nan"),
         (lambda: weightings.SoftMinSNR(gamma=0), "gamma must be a positive number"),
         (lambda: weightings.SD3LogitNormal(std=0), "std must be a positive number"),
-        (lambda: weightings.ELBO().for_image_size(0), "size must be a positive number"),
+        (lambda: weightings.get("elbo", image_size=0), "size must be a positive number"),
         (lambda: weightings.get("sigmoids"), "unknown weighting 'sigmoids'; choose one of elbo, iddpm, edm"),
     ],
 )

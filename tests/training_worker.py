@@ -176,7 +176,8 @@ def restarted(folder: Path) -> None:
         before_step(8, lambda: os.kill(os.getpid(), signal.SIGKILL))
     trial = replace(RUNS["mlp-ddp"], changes={"checkpoint_every": 3})
     if not first_start:
-        (folder / f"found-{os.environ['RANK']}").write_text(str(checkpoint.newest_state(folder / "run" / "states")))
+        found = checkpoint.newest_state(folder / "run" / "states")
+        (folder / f"found-{os.environ['RANK']}").write_text(str(found and found[0]))
         time.sleep(2.0 * int(os.environ["RANK"]))
     trial.train(folder / "run")
 

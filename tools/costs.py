@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from paperlib import files, models
+from paperlib import files
 from paperlib.companion import experiments, paths, profiles
 from paperlib.engine import data
 from paperlib.models import ConditionedNetwork
@@ -26,35 +26,14 @@ if TYPE_CHECKING:
 TRAINING_PASSES = 3
 """Forward passes that a training step is worth: the backward pass costs two.  (Kaplan et al. 2020, Section 2.1.)"""
 
-DOLLARS_AN_HOUR = 2.5
-"""Price of an hour of one GPU, an assumption."""
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """A GPU as its data sheet has it, and the share of that which training is assumed to reach.
-
-    Args:
-        name: its name.
-        flops: dense bf16 FLOP/s.
-        memory_bytes: its memory.
-        utilisation: the share of ``flops`` that is reached, an assumption.
-    """
-
-    name: str
-    flops: float
-    memory_bytes: float
-    utilisation: float = 0.25
-
-
-H100 = Accelerator("H100 SXM", flops=989e12, memory_bytes=80e9)
-"""989 TFLOP/s dense bf16, 80 GB: NVIDIA's data sheet.  That a quarter is reached, with convolutions, is assumed."""
+PEAK, REACHED, DOLLARS_AN_HOUR = 989e12, 0.25, 2.5
+"""Of an H100 SXM: dense bf16 FLOP/s (NVIDIA's data sheet), the share of them that training reaches, with convolutions,
+and the price of an hour, both assumed."""
 
 ASSUMPTIONS = (
-    f"Assumed: {H100.name} at {H100.utilisation:.0%} of {H100.flops / 1e12:.0f} TFLOP/s (dense "
-    f"bf16), {DOLLARS_AN_HOUR} dollars an hour; a training step costs {TRAINING_PASSES} forward passes; "
-    f"activations under bf16 take half of what float32 takes, and none are recomputed. We have made none of the runs "
-    f"that need a GPU."
+    f"Assumed: H100 SXM at {REACHED:.0%} of {PEAK / 1e12:.0f} TFLOP/s (dense bf16), {DOLLARS_AN_HOUR} dollars an hour; "
+    f"a training step costs {TRAINING_PASSES} forward passes; activations under bf16 take half of what float32 takes, "
+    f"and none are recomputed. We have made none of the runs that need a GPU."
 )
 
 
@@ -75,9 +54,9 @@ class NetworkCost:
     forward_flops: int
     activation_bytes: int
 
-    def gpu_days(self, images: int, gpu: Accelerator = H100) -> float:
+    def gpu_days(self, images: int) -> float:
         """GPU-days of training on so many images, repetitions counted."""
-        return TRAINING_PASSES * self.forward_flops * images / (gpu.flops * gpu.utilisation) / (24 * 3600)
+        return TRAINING_PASSES * self.forward_flops * images / (PEAK * REACHED) / (24 * 3600)
 
     def training_bytes(self, images: int, averages: int = 1, shards: int = 1, activation_bytes: float = 4) -> float:
         """Memory of one GPU in training: weights, gradients, Adam's two moments and averages, float32; activations.
@@ -184,16 +163,8 @@ def row(profile: profiles.Profile) -> dict[str, Any]:
 
 def network(profile: profiles.Profile) -> ConditionedNetwork:
     """The network of a profile without values, on the meta device; its data need not be there."""
-    known = data.DATASETS[profile.data.name]
-    options: dict[str, Any] = profile.model.options
     with torch.device("meta"):
-        return models.build(
-            profile.model.name,
-            image_shape=known.image_shape,
-            num_classes=known.num_classes,
-            sigma_data=known.sigma_data,
-            **options,
-        )
+        return profile.model.build(data.DATASETS[profile.data.name], seed=0)
 
 
 def table() -> "pd.DataFrame":

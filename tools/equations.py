@@ -12,16 +12,14 @@ counts.
 """
 
 import ast
-import csv
-import io
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from tabulate import tabulate
 
@@ -172,16 +170,10 @@ def index() -> dict[str, Entry]:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def coverage(entries: dict[str, Entry]) -> dict[str, int]:
-    """How many places there are, and how many have a function, a cell, both, neither; sections do not count."""
-    counted = [entry for entry in entries.values() if entry.place.kind != "section"]
-    return {
-        "places": len(counted),
-        "function": sum(bool(entry.functions) for entry in counted),
-        "cell": sum(bool(entry.cells) for entry in counted),
-        "both": sum(bool(entry.functions and entry.cells) for entry in counted),
-        "neither": sum(not (entry.functions or entry.cells) for entry in counted),
-    }
+def coverage(entries: dict[str, Entry]) -> pd.DataFrame:
+    """``docs/equations.csv``: a row a place, whether a function computes it and whether a cell does."""
+    rows = [(name, one.place.kind, bool(one.functions), bool(one.cells)) for name, one in entries.items()]
+    return pd.DataFrame(rows, columns=["place", "kind", "function", "cell"])
 
 
 HEAD = """\
@@ -196,10 +188,11 @@ public sources, *derived* ones were derived for this companion, and only where t
 def page(entries: dict[str, Entry] | None = None) -> str:
     """``docs/equations.md``: the coverage, the table, and what is computed nowhere."""
     entries = index() if entries is None else entries
-    count = coverage(entries)
+    found = coverage(entries).query("kind != 'section'")
     summary = (
-        f"Of {count['places']} places {count['function']} have a function, {count['cell']} a cell, {count['both']} "
-        f"both; {count['neither']} have neither. (A cell may say that its claim is not run at a scale.)"
+        f"Of {len(found)} places {found.function.sum()} have a function, {found.cell.sum()} a cell, "
+        f"{(found.function & found.cell).sum()} both; {(~(found.function | found.cell)).sum()} have neither. (A cell "
+        f"may say that its claim is not run at a scale.)"
     )
     under = headings()
     rows = [_row(entry, under) for entry in entries.values() if entry.place.kind != "section"]
@@ -210,17 +203,6 @@ def page(entries: dict[str, Entry] | None = None) -> str:
 def slug(heading: str) -> str:
     """The anchor that a heading has on the site and on code hosts."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def summary(entries: dict[str, Entry]) -> str:
-    """``docs/equations.csv``: a row a place, whether a function computes it and whether a cell does."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["place", "kind", "function", "cell"])
-    writer.writerows(
-        [name, entry.place.kind, bool(entry.functions), bool(entry.cells)] for name, entry in entries.items()
-    )
-    return text.getvalue()
 
 
 def _row(entry: Entry, under: dict[str, str]) -> list[str]:
@@ -251,8 +233,7 @@ def main() -> None:
     """Write ``docs/equations.md`` of this checkout."""
     entries = index()
     files.write_text(paths.root() / "docs" / "equations.md", page(entries))
-    files.write_text(paths.root() / "docs" / "equations.csv", summary(entries))
-    print(f"docs/equations.md: {coverage(entries)}", file=sys.stderr)
+    files.write_text(paths.root() / "docs" / "equations.csv", coverage(entries).to_csv(index=False))
 
 
 if __name__ == "__main__":

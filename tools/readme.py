@@ -6,7 +6,8 @@ their provenance; the tests check that they are the ones that the committed resu
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,9 @@ CLAIMS = ("C1", "C3", "C5", "C7", "C8", "C10", "C11", "C12", "C13", "C14")
 
 
 def picture(profile: profiles.Profile) -> str:
-    """The central picture of the tour; the weightings of the literature where there is no tour yet."""
-    pictures = {
-        "central": "From w(λ) to p_w(λ) to photographs at its noise levels",
-        "fig3_weightings": "Implied weightings of the diffusion objectives in the literature",
-    }
-    found = [(path, name) for name in pictures for path in paths.published(profile.name).glob(f"*/figures/{name}.png")]
-    path, name = found[0]
-    return f"![{pictures[name]}]({paths.shown(path)})"
+    """The central picture of the tour."""
+    (path,) = paths.published(profile.name).glob("*/figures/central.png")
+    return f"![From w(λ) to p_w(λ) to photographs at its noise levels]({paths.shown(path)})"
 
 
 def findings(profile: profiles.Profile) -> str:
@@ -97,13 +93,14 @@ def predictions(profile: profiles.Profile) -> str:
 
 def notebooks(profile: profiles.Profile) -> str:
     """Every notebook by its title, in order."""
-    found = sorted((paths.root() / "notebooks").glob("[0-9]*.ipynb"))
-    return "\n".join(f"* [{_title(path.stem)}](notebooks/{path.name})" for path in found)
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (paths.root() / "notebooks").glob("[0-9]*.py")}
+    titles = {name: re.findall(r"^# # (.*)$", sources[name], re.MULTILINE)[0] for name in sorted(sources)}
+    return "\n".join(f"* [{title}](notebooks/{name}.ipynb)" for name, title in titles.items())
 
 
 def source(profile: profiles.Profile) -> str:
     """Where the numbers come from: commits, machine, time."""
-    found = [provenance.read(row.folder) for row in workflow.recorded(profile) if row.folder]
+    found = provenance.manifests(paths.published(profile.name)).values()
     commits = ", ".join(sorted({manifest["commit"][:7] for manifest in found}))
     machines = ", ".join(sorted({f"{manifest['cpu']}, {manifest['cores']} cores" for manifest in found}))
     total = sum(manifest["seconds"] for manifest in found)
@@ -116,21 +113,19 @@ PARTS: dict[str, Callable[[profiles.Profile], str]] = {
 
 
 def fill(text: str, profile: profiles.Profile) -> str:
+    """README.md with every part made anew from the results of a profile."""
+    return filled(text, {name: partial(part, profile) for name, part in PARTS.items()})
+
+
+def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     """``text`` with every part made anew; ValueError for a part that nobody knows how to make."""
 
     def part(match: re.Match[str]) -> str:
-        if match[2] not in PARTS:
-            raise ValueError(f"README.md asks for a part {match[2]!r}; there are {', '.join(PARTS)}.")
-        return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
+        if match[2] not in parts:
+            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(parts)}.")
+        return f"{match[1]}{parts[match[2]]()}\n{match[3]}"
 
     return PART.sub(part, text)
-
-
-def _title(notebook: str) -> str:
-    """The heading of a notebook, without its number."""
-    text = (paths.root() / "notebooks" / f"{notebook}.py").read_text(encoding="utf-8")
-    heading = re.search(r"^# # (.*)$", text, re.MULTILINE)
-    return heading[1] if heading else notebook
 
 
 def _csv(profile: str, name: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ is from monotone, where its draws and its loss lie, and of which noisy data it i
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -139,16 +140,13 @@ def _on_a_range(said: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not isinstance(named, str | Mapping):
         return said, ()
     schedule = {"name": named} if isinstance(named, str) else named
-    taken: dict[str, float] = {}
-    for _ in recipes.ENDS:
-        try:
+    for ends in ((), ("logsnr_max",), ("logsnr_min", "logsnr_max")):  # none has a native upper end alone
+        taken = {end: recipes.ENDS[end] for end in ends if end not in schedule}
+        with suppress(ValueError):  # which objectives.get raises again where no end helps
             schedules.get({**schedule, **taken})
-        except schedules.UnboundedError as error:
-            taken[error.end] = recipes.ENDS[error.end]
-    if not taken:
-        return said, ()
-    ends = ", ".join(f"{end} = {value:g}" for end, value in taken.items())
-    return {**said, "schedule": {**schedule, **taken}}, (f"no range was given: {ends} taken",)
+            note = f"no range was given: {', '.join(f'{end} = {value:g}' for end, value in taken.items())} taken"
+            return ({**said, "schedule": {**schedule, **taken}}, (note,)) if taken else (said, ())
+    return said, ()
 
 
 def _named(what: str) -> str | Path:

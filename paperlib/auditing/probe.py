@@ -31,6 +31,7 @@ from torch import Tensor
 
 from paperlib.auditing.result import Audit, BelowPeak
 from paperlib.predictions import EPS, FLOW, PREDICTIONS, FPrediction, Prediction, V
+from paperlib.process import expand
 
 Loss = Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
 """``loss(model, x, generator)``: a scalar, or one value an example.  It draws its levels and noise from the generator
@@ -96,26 +97,22 @@ class Seen:
         a: signal of each example, (B,).
         told: what else the model was given, one number an example, (B,); NaN where there is none.
         gradient: of the loss where the output is zero and x = 0, (B, *).
-        scaling: a name of :data:`SCALINGS` or :data:`UNKNOWN`; None to find it.
+        scaling: a name of :data:`SCALINGS` or :data:`UNKNOWN`.
     """
 
     dark: Tensor
     a: Tensor
     told: Tensor
     gradient: Tensor
-    scaling: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.scaling is None:
-            fits = [scaling for scaling in SCALINGS if self._fits(scaling)]
-            object.__setattr__(self, "scaling", fits[0] if fits else UNKNOWN)
+    scaling: str = UNKNOWN
 
     def _off(self, scaling: str) -> Tensor:
         """How far its b lies from the root mean square of the noise, in standard errors of that, (B,)."""
         known = SCALINGS[scaling](self.a, self.told)
         return (known / _size(self.dark)).log() * math.sqrt(2 * self.dark[0].numel())
 
-    def _fits(self, scaling: str) -> bool:
+    def fits(self, scaling: str) -> bool:
+        """Whether z may have that scaling."""
         if scaling.startswith("VE") and (self.a - 1).abs().max() > 1e-4:
             return False
         off = self._off(scaling)[self.inside]
@@ -124,29 +121,25 @@ class Seen:
     @cached_property
     def b(self) -> Tensor:
         """Noise of each example, (B,); its root mean square where a is rounded to so near one that b is not."""
-        rough, scaling = _size(self.dark), str(self.scaling)
-        if scaling == UNKNOWN:
+        rough = _size(self.dark)
+        if self.scaling == UNKNOWN:
             return rough
-        return torch.where(self._off(scaling).abs() < 8, SCALINGS[scaling](self.a, self.told), rough)
+        return torch.where(self._off(self.scaling).abs() < 8, SCALINGS[self.scaling](self.a, self.told), rough)
 
     @property
     def eps(self) -> Tensor:
         """ε, (B, *)."""
-        return self.dark / _expand(self.b, self.dark).clamp(min=1e-30)
+        return self.dark / expand(self.b, self.dark).clamp(min=1e-30)
 
     @property
     def inside(self) -> Tensor:
         """Which examples have a finite level, (B,)."""
         return (self.a.abs() > 1e-6) & (_size(self.dark) > 1e-6)
 
-    def output(self, coefficients: Coefficients, x: Tensor | float, eps: Tensor) -> Tensor:
-        """A x + B ε at these levels, (B, *)."""
+    def output(self, coefficients: Coefficients, x: Tensor | float, eps: Tensor | None = None) -> Tensor:
+        """A x + B ε at these levels, (B, *); with its own ε, None, that of the exact model of data which are all x."""
         on_x, on_eps = coefficients(self.a, self.b)
-        return _expand(on_x, self.dark) * x + _expand(on_eps, self.dark) * eps
-
-    def exact(self, coefficients: Coefficients, value: float) -> Tensor:
-        """The output of the exact model of data x = value, (B, *)."""
-        return self.output(coefficients, value, self.eps)
+        return expand(on_x, self.dark) * x + expand(on_eps, self.dark) * (self.eps if eps is None else eps)
 
 
 class Called(NamedTuple):
@@ -197,7 +190,8 @@ class Probe:
             return self.output(out, *[z.new_full((len(z), *[1] * (z.ndim - 1)), u)] * self.returns_u)
 
         x = torch.as_tensor(value, dtype=self.dtype).expand(self.batch, *self.shape).clone()
-        with _seeded(seed), torch.enable_grad(), _moved(self.own, u):
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), _moved(self.own, u):
+            torch.manual_seed(seed)
             try:
                 total = self.loss(model, x, torch.Generator().manual_seed(seed))
             except AttributeError as error:
@@ -219,7 +213,7 @@ class Probe:
         return Called(z.double(), told, gradient.double(), total.detach().double().sum().item())
 
     def seen(self, seed: int, scaling: str | None = None) -> Seen:
-        """The same noise over x = 0 and x = 1; ValueError where z is not a x + b ε."""
+        """The same noise over x = 0 and x = 1, its scaling found where it is not given; ValueError for no a x + b ε."""
         dark, told, gradient, _ = self.call(0.0, seed, torch.zeros_like)
         gain = (self.call(1.0, seed, torch.zeros_like).z - dark).flatten(1)
         a = gain.mean(1)
@@ -228,7 +222,8 @@ class Probe:
                 "z(x = 1) − z(x = 0) is not one number an example: under one seed the loss draws other noise each "
                 "time (let it draw from the generator), or it noises pixels differently."
             )
-        return Seen(dark, a, a * math.nan if told is None else told, gradient, scaling)
+        seen = Seen(dark, a, a * math.nan if told is None else told, gradient)
+        return replace(seen, scaling=scaling or next(filter(seen.fits, SCALINGS), UNKNOWN))
 
 
 def measure(
@@ -262,7 +257,7 @@ def measure(
     except (RuntimeError, TypeError):  # float32 inside: the loss is no more general than that
         wide.dtype = narrow.dtype = torch.float32
     try:
-        wide.call(0.0, seed, torch.zeros_like)
+        first = wide.seen(seed)
     except ValueError:
         raise
     except Exception as error:
@@ -270,35 +265,27 @@ def measure(
             f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}. Say shape=… where it takes other "
             f"data, output=… where your model returns something else than a tensor of the shape of z."
         ) from error
-    first = wide.seen(seed)
     if not torch.equal(first.dark, wide.seen(seed).dark):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
-    character = _character(wide, first, seed)
-    return _audit(name, *_drawn(narrow, character, first.scaling, draws, seed), character, first)
+    character, target = _character(wide, first, seed)
+    drawn = _drawn(narrow, target, character.quadratic, first.scaling, draws, seed)
+    notes = (_convention(first), *character.notes)
+    return _audit(name, *drawn, character._replace(notes=notes))
 
 
-@dataclass(frozen=True)
-class Character:
-    """What kind of loss it is, as far as data of one point tell.
-
-    Attributes:
-        prediction: whose exact model is stationary; None where no usual one is.
-        coefficients: of its target.
-        quadratic: whether it is a squared error.
-        isotropic: whether errors of every shape count alike; None where they do not add up, not being quadratic.
-        learns: whether it divides by a learned uncertainty; None where there is nothing that could be one.
-        notes: what else is to be said.
-    """
+class Character(NamedTuple):
+    """What kind of loss it is, as far as data of one point tell; see :class:`paperlib.auditing.result.Audit`."""
 
     prediction: str | None
-    coefficients: Coefficients | None
+    stationary: bool
     quadratic: bool
     isotropic: bool | None
     learns: bool | None
     notes: tuple[str, ...]
 
 
-def _character(probe: Probe, seen: Seen, seed: int) -> Character:
+def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coefficients | None]:
+    """What kind it is, and the target A x + B ε of a usual prediction where one fits."""
     one, inside, notes = torch.ones_like(seen.dark), seen.inside, []
     if not inside.any():
         raise ValueError("the loss shows its model no level between noise alone and clean data.")
@@ -318,7 +305,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
     for label, coefficients in usual.items():
         share = []
         for value in (0.0, 1.0, -0.5):
-            exact = seen.exact(coefficients, value)
+            exact = seen.output(coefficients, value)
             before = gradient(value, exact)
             known = _size(gradient(value, exact + ERROR * one) - before).clamp(min=1e-300)
             share.append((_size(before) / known - rounding)[inside].quantile(0.95).item())
@@ -334,7 +321,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
         )
 
     # Quadratic: twice the error costs four times; so its gradient doubles, and c stays.
-    base = seen.exact(usual[best], 0.0) if stationary else 0 * one
+    base = seen.output(usual[best], 0.0) if stationary else 0 * one
     c = weight(base, ERROR * one)
     growth = (weight(base, 2 * ERROR * one) / c)[inside]
     quadratic = bool(((growth - 1).abs() < 2 * TOLERANCE).all())
@@ -344,8 +331,11 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
             f"{ERROR:g} a dimension; w is the local weighting there."
         )
 
-    # Isotropic: errors of three shapes cost the same.
-    shares = {label: (weight(base, ERROR * form) / c)[inside].median().item() for label, form in _forms(one).items()}
+    # Isotropic: errors of three shapes cost the same, constant ones, the highest frequency and one channel.
+    waves, channel = one * (1 - 2 * (torch.arange(one.shape[-1]) % 2)), torch.zeros_like(one)
+    channel[:, 0] = 1
+    forms = {"high-frequency": waves, "one-channel": channel}
+    shares = {label: (weight(base, ERROR * form) / c)[inside].median().item() for label, form in forms.items()}
     isotropic = all(abs(value - 1) < 2 * TOLERANCE for value in shares.values()) if quadratic else None
     if isotropic is False:
         told = " and ".join(f"{label} errors {value:.3g} times as much" for label, value in shares.items())
@@ -373,9 +363,8 @@ def _character(probe: Probe, seen: Seen, seed: int) -> Character:
             else "the loss has something to learn of its own, which does not divide the error by e^u; w is that of now."
         )
     named = best if stationary else None
-    return Character(
-        named, usual[best] if size[best] < TOLERANCE + blurred else None, quadratic, isotropic, learns, tuple(notes)
-    )
+    fits = usual[best] if size[best] < TOLERANCE + blurred else None
+    return Character(named, stationary, quadratic, isotropic, learns, tuple(notes)), fits
 
 
 def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) -> dict[str, float]:
@@ -384,7 +373,7 @@ def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) ->
     channels = torch.linspace(-0.5, 0.75, shape[1], dtype=torch.float64).reshape(-1, *[1] * (len(shape) - 2))
     own = torch.Generator().manual_seed(seed + OTHER)
     x = channels + torch.randn(shape, generator=own, dtype=torch.float64) / 2
-    a, b = (_expand(level, seen.dark) for level in (seen.a, seen.b.clamp(min=1e-30)))
+    a, b = (expand(level, seen.dark) for level in (seen.a, seen.b.clamp(min=1e-30)))
     z = a * x + seen.dark
     x_hat = channels + a / (a**2 + 4 * b**2) * (z - a * channels)
     gradient = probe.call(x, seed, lambda _: seen.output(coefficients, x_hat, (z - a * x_hat) / b)).gradient
@@ -414,22 +403,14 @@ def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, C
 def _target(probe: Probe, seen: Seen, seed: int, c: Tensor) -> tuple[Tensor, Tensor]:
     """(A, B) of the target of a squared error: T = −gradient/2c where the output is zero."""
     light = probe.call(1.0, seed, torch.zeros_like).gradient
-    dark, light = (-g / (2 * _expand(c, g)) for g in (seen.gradient, light))
+    dark, light = (-g / (2 * expand(c, g)) for g in (seen.gradient, light))
     eps = seen.eps
     on_eps = (dark * eps).flatten(1).mean(1) / eps.flatten(1).square().mean(1)
     return (light - dark).flatten(1).mean(1), on_eps
 
 
-def _forms(one: Tensor) -> dict[str, Tensor]:
-    """Errors of two shapes beside the constant one: the highest frequency, and the first channel alone."""
-    index = torch.arange(one.shape[-1])
-    channel = torch.zeros_like(one)
-    channel[:, 0] = 1
-    return {"high-frequency": one * (1 - 2 * (index % 2)), "one-channel": channel}
-
-
 def _drawn(
-    probe: Probe, character: Character, scaling: str | None, draws: int, seed: int
+    probe: Probe, target: Coefficients | None, quadratic: bool, scaling: str | None, draws: int, seed: int
 ) -> tuple[Tensor, Tensor, float]:
     """λ of every draw, and c k: how much an error of ε counts there; and the share of draws at λ = ±∞."""
     batches = range(seed + 1, seed + 1 + max(1, draws // probe.batch))
@@ -438,13 +419,12 @@ def _drawn(
     for i, batch in enumerate(batches):
         seen = probe.seen(batch, scaling)
         base, before = torch.zeros_like(seen.dark), seen.gradient
-        if not character.quadratic and character.coefficients is not None:
-            base = seen.exact(character.coefficients, 0.0)
+        if not quadratic and target is not None:
+            base = seen.output(target, 0.0)
             before = probe.call(0.0, batch, lambda z, out=base: out).gradient  # type: ignore[misc]
         after = probe.call(0.0, batch, lambda z, out=base + ERROR: out).gradient  # type: ignore[misc]
         c = (after - before).flatten(1).mean(1) / (2 * ERROR)
-        of_target = character.coefficients
-        on_x, on_eps = of_target(seen.a, seen.b) if of_target is not None else _target(probe, seen, batch, c)
+        on_x, on_eps = _target(probe, seen, batch, c) if target is None else target(seen.a, seen.b)
         level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
         if (bad := seen.inside & ~gain.isfinite()).any():
             raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level[bad][0].item():.3g}.")
@@ -453,10 +433,10 @@ def _drawn(
     return levels[inside], gains[inside], 1 - inside.double().mean().item()
 
 
-def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character, seen: Seen) -> Audit:
-    notes, total = [_convention(seen), *character.notes], len(levels) / (1 - outside)
+def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character) -> Audit:
+    notes, total = character.notes, len(levels) / (1 - outside)
     if outside:
-        notes.append(f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.")
+        notes += (f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.",)
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
     edges, share = _edges(levels)
@@ -483,12 +463,7 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
         augmentation_density=-torch.gradient(w, spacing=(logsnr,))[0],
         clean_mass=w[-1].item(),
         below_peak=None,
-        stationary=character.prediction is not None,
-        quadratic=character.quadratic,
-        isotropic=character.isotropic,
-        learns=character.learns,
-        prediction=character.prediction,
-        notes=tuple(notes),
+        **character._replace(notes=notes)._asdict(),
     )
     draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
     return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
@@ -524,7 +499,7 @@ def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _convention(seen: Seen) -> str:
     """The scaling of z and what the model is told, in words."""
-    scaling = f"what the model sees is a x + b ε, its scaling {str(seen.scaling).split(', told')[0]}"
+    scaling = f"what the model sees is a x + b ε, its scaling {seen.scaling.split(', told')[0]}"
     if seen.scaling == UNKNOWN:
         scaling += f" (levels are known to {2 / math.sqrt(2 * seen.dark[0].numel()):.2g} nats or worse)"
     if seen.told.isnan().all():
@@ -554,10 +529,6 @@ def _size(values: Tensor) -> Tensor:
     return values.flatten(1).square().mean(1).sqrt()
 
 
-def _expand(level: Tensor, like: Tensor) -> Tensor:
-    return level.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def _leaves(total: Tensor) -> list[Tensor]:
     """The tensors that ``total`` has a gradient by."""
     found, ahead, been = [], [total.grad_fn], set()
@@ -583,11 +554,3 @@ def _moved(parameters: list[Tensor], by: float) -> Iterator[None]:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's own generator seeded, and afterwards what it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

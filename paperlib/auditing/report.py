@@ -81,14 +81,10 @@ def section(found: "Audit | NetworkAudit") -> str:
 
 def _body(found: "Audit | NetworkAudit", coarse: int = 1) -> str:
     parts = _of_loss(found, coarse) if isinstance(found, Audit) else _of_network(found)
-    whole = [f"<h1>{escape(found.name)}</h1>", *parts, f"<pre>{escape(found.summary())}</pre>", _copied(found.code())]
-    return f'<article class="audit">{"".join(whole)}</article>'
-
-
-def _copied(code: str) -> str:
-    """Code with a button that copies it."""
     button = '<button onclick="navigator.clipboard.writeText(this.nextElementSibling.textContent)">copy</button>'
-    return f"<div><p>As code:</p>{button}<pre><code>{escape(code)}</code></pre></div>"
+    code = f"<div><p>As code:</p>{button}<pre><code>{escape(found.code())}</code></pre></div>"
+    whole = [f"<h1>{escape(found.name)}</h1>", *parts, f"<pre>{escape(found.summary())}</pre>", code]
+    return f'<article class="audit">{"".join(whole)}</article>'
 
 
 def _of_network(found: "NetworkAudit") -> list[str]:

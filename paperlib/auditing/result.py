@@ -14,14 +14,13 @@ exact denoiser of Gaussian data with the 1/f² spectrum of photographs, 64×64 p
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from paperlib import recipes
 from paperlib.objectives import PublishedLoss
 from paperlib.predictions import PREDICTIONS
 from paperlib.weightings import Augmentation, Tabulated, Weighting
@@ -140,7 +139,8 @@ class Audit:
         It is also the density of draws that estimates the same loss with the least variance.
         (Appendix F, adaptive noise schedule)
         """
-        return _normalised(self.weighting * reference_error(self.logsnr), self.width)
+        loss = self.weighting * reference_error(self.logsnr)
+        return loss / (loss * self.width).sum()
 
     @property
     def saving(self) -> float | None:
@@ -280,35 +280,9 @@ class Audit:
 
         ``format`` is raised when a key changes; levels in nats; NaN is None.
         """
-        peak = self.below_peak
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "logsnr": self.logsnr.tolist(),
-            "weighting": plain(self.weighting),
-            "band": plain(self.band),
-            "draws": plain(self.draws),
-            "monotonic": self.monotonic,
-            "augmentation_density": plain(self.augmentation_density),
-            "atoms": [list(atom) for atom in self.atoms],
-            "clean_mass": self.clean_mass,
-            "negative_mass": self.negative_mass,
-            "below_peak": peak and peak._asdict(),
-            "effort": plain(self.effort),
-            "saving": self.saving,
-            "majorant": self.majorant.tolist(),
-            "nearest": self.nearest.tolist(),
-            "stationary": self.stationary,
-            "quadratic": self.quadratic,
-            "isotropic": self.isotropic,
-            "learns": self.learns,
-            "settled": plain(self.settled),
-            "prediction": self.prediction,
-            "expected": self.expected,
-            "ratio": plain(self.ratio),
-            "agrees": self.agrees,
-            "notes": list(self.notes),
-        }
+        stated = [one.name for one in fields(self) if one.name not in ("width", "said")]
+        names = [*stated, "negative_mass", "effort", "saving", "majorant", "nearest", "settled"]
+        return {"format": FORMAT, **{name: plain(getattr(self, name)) for name in names}}
 
     def code(self) -> str:
         """What makes this audit again, and the monotone weighting where there is one to be made."""
@@ -339,19 +313,15 @@ def of_loss(loss: PublishedLoss, name: str, said: Mapping[str, Any], notes: tupl
     Raises:
         ValueError: for a w that is NaN, infinite, or zero at the noisy end.
     """
-    low, high = loss.schedule.ends
-    density, terminal = loss.schedule.log_density, loss.schedule.terminal_mass
-    if terminal:
+    if terminal := loss.schedule.terminal_mass:
         notes += (f"{terminal:.2g} of the draws are noise alone (λ = −∞): a term of its own, no part of w.",)
-    found = of_weighting(loss.weighting, low, high, name, said, notes)
-    peak = recipes.peak(loss)
-    below = None
-    if peak is not None:
-        draws = 1 - loss.schedule.time(torch.tensor(peak, dtype=torch.float64)).item()
-        share = _below(found, peak)
-        below = BelowPeak(peak, terminal + (1 - terminal) * draws, share)
+    found = of_weighting(loss.weighting, *loss.schedule.ends, name, said, notes)
+    below = found.below_peak
+    if below is not None:
+        draws = 1 - loss.schedule.time(torch.tensor(below.logsnr, dtype=torch.float64)).item()
+        below = below._replace(draws=terminal + (1 - terminal) * draws)
     prediction = PREDICTIONS.called(loss.prediction)
-    return replace(found, draws=density(found.logsnr).exp(), below_peak=below, prediction=prediction)
+    return replace(found, draws=loss.schedule.density(found.logsnr), below_peak=below, prediction=prediction)
 
 
 def of_weighting(
@@ -393,8 +363,11 @@ def of_weighting(
         notes=notes,
         said=said,
     )
-    peak = logsnr[log_w.argmax()].item()
-    return found if monotonic else replace(found, below_peak=BelowPeak(peak, None, _below(found, peak)))
+    if monotonic:
+        return found
+    peak = weighting.highest(low, high)
+    share = (found.effort * width)[logsnr < peak].sum().item()
+    return replace(found, below_peak=BelowPeak(peak, None, share))
 
 
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
@@ -420,14 +393,12 @@ def reference_error(logsnr: Tensor) -> Tensor:
     return torch.sigmoid(logsnr[:, None] + values.log()) @ counts.double() / len(square)
 
 
-def _below(found: Audit, peak: float) -> float:
-    return (found.effort * found.width)[found.logsnr < peak].sum().item()
-
-
-def _normalised(values: Tensor, width: Tensor) -> Tensor:
-    return values / (values * width).sum()
-
-
-def plain(values: Tensor | None) -> list[float | None] | None:
-    """As a list, None for what is not finite."""
-    return None if values is None else [value if math.isfinite(value) else None for value in values.tolist()]
+def plain(value: Any) -> Any:
+    """As JSON has it: tensors and tuples as lists, a named tuple as a dictionary, None for what is not finite."""
+    if isinstance(value, Tensor):
+        return [one if math.isfinite(one) else None for one in value.tolist()]
+    if isinstance(value, BelowPeak):
+        return value._asdict()
+    if isinstance(value, tuple):
+        return [*map(plain, value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

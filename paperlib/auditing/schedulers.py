@@ -61,44 +61,47 @@ def loss(
             for what contradicts it: another prediction, a dynamic shift where there is none.
     """
     scheduler = what if is_scheduler(what) else _read(Path(what))
-    config = {} if _is_function(scheduler) else scheduler.config
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     if mu is not None and (schedule is not None or not config.get("use_dynamic_shifting")):
-        raise ValueError(
-            f"mu={mu:g} is of a dynamic shift, which {type(scheduler).__name__} here has not: leave it out."
-        )
-    if _is_function(scheduler):
-        return _of_function(scheduler, prediction, schedule, loss_weight)
-    kind = type(scheduler).__name__
-    flow = kind.startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+        raise ValueError(f"mu={mu:g} is of a dynamic shift, which {name} here has not: leave it out.")
     given = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight, "mu": mu}
-    notes: tuple[str, ...] = ("of the scheduler only the prediction is taken: levels are drawn as you say.",)
-    if schedule is None:
+    flow = name.startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+    notes: tuple[str, ...] = ()
+    if _is_function(scheduler):
+        drawn, flow = _of_function(scheduler)
+    elif schedule is None:
         levels, notes = _flow_levels(scheduler, mu) if flow else (_table_levels(scheduler), ())
-        schedule = {"name": "discrete", "alphas_cumprod": torch.sigmoid(levels).tolist()}
+        drawn = {"name": "discrete", "alphas_cumprod": torch.sigmoid(levels).tolist()}
+    if schedule is not None:
+        notes += ("of the scheduler only the prediction is taken: levels are drawn as you say.",)
+    else:
         unweighted = "" if loss_weight else " and errors to be unweighted"
         notes += (f"steps are taken to be drawn uniformly{unweighted}: the training script says.",)
-    prediction, more = _prediction(scheduler, flow, prediction)
-    said: dict[str, Any] = {"prediction": prediction, "schedule": schedule, "loss_weight": loss_weight}
+    predicted, more = _prediction(name, config, "flow" if flow else None, prediction)
+    said: dict[str, Any] = {"prediction": predicted, "schedule": schedule or drawn, "loss_weight": loss_weight}
     made = objectives.get(said)
     if scheduler is not what:
         said = {"what": str(what), **{key: value for key, value in given.items() if value is not None}}
-    return made, {"name": kind, **said}, notes + more
+    return made, {"name": name, **said}, notes + more
 
 
-def _prediction(scheduler: Any, flow: bool, given: str | Mapping[str, Any] | None) -> tuple[Any, tuple[str, ...]]:
+def _prediction(
+    kind: str, config: Mapping[str, Any], usual: Any, given: str | Mapping[str, Any] | None
+) -> tuple[Any, tuple[str, ...]]:
     """What the network predicts, and a note where ``given`` is not what such a scheduler is usually for."""
-    kind, config = type(scheduler).__name__, scheduler.config
-    usual: Any = "flow" if flow else PREDICTIONS.get(config.get("prediction_type", "epsilon"))
     if kind.startswith("EDM"):
         usual = {"name": "F", "sigma_data": config["sigma_data"]}
+    elif config and usual is None:
+        usual = PREDICTIONS.get(config.get("prediction_type", "epsilon"))
     if given is None:
         if usual is None:
-            raise ValueError(f"prediction_type {config['prediction_type']!r} is not known; say prediction=….")
+            stated = config.get("prediction_type", "nothing")
+            raise ValueError(f"{kind} says {stated} of what the network predicts; say prediction=…, such as 'eps'.")
         return usual, ()
     if usual is None or predictions.get(given) == predictions.get(usual):
         return given, ()
     named, own = (predictions.PREDICTIONS.called(predictions.get(one)) for one in (given, usual))
-    if not flow and "prediction_type" in config and "prediction_type" not in config.get("_use_default_values", ()):
+    if usual != "flow" and "prediction_type" in set(config).difference(config.get("_use_default_values", ())):
         raise ValueError(
             f"{kind} states prediction_type {config['prediction_type']!r}, which contradicts prediction {named}: leave "
             f"that out, or correct the configuration by scheduler.register_to_config(prediction_type=…)."
@@ -112,12 +115,8 @@ def _is_function(what: object) -> bool:
     return callable(what) and not homes.isdisjoint({"azula", "flow_matching"})
 
 
-def _of_function(
-    schedule: Any,
-    prediction: str | Mapping[str, Any] | None,
-    drawn: Mapping[str, Any] | None,
-    loss_weight: str | Mapping[str, Any] | None,
-) -> tuple[PublishedLoss, dict[str, Any], tuple[str, ...]]:
+def _of_function(schedule: Any) -> tuple[dict[str, Any], bool]:
+    """How levels are drawn where time is, uniformly, and whether it is of flow_matching."""
     name, t = type(schedule).__name__, torch.linspace(0, 1, TIMES + 2, dtype=torch.float64)[1:-1]
     found = schedule(t)
     flow = hasattr(found, "alpha_t")
@@ -127,18 +126,10 @@ def _of_function(
     levels = 2 * (alpha / sigma).log()
     if (bad := ~levels.isfinite()).any():
         raise ValueError(f"{name} has λ = {levels[bad][0].item()} at t = {t[bad][0].item():.3g}, where it is finite.")
-    if prediction is None and not flow:
-        raise ValueError(f"{name} does not say what the network predicts; say prediction=…, such as 'x' or 'eps'.")
     levels = levels if levels[0] > levels[-1] else levels.flip(0)
-    ends = {"logsnr_min": levels[-1].item(), "logsnr_max": levels[0].item()}
     quantiles = [*torch.sigmoid(levels).tolist(), 0.0]  # λ at t = 1, as the tables count it
-    said: dict[str, Any] = {
-        "prediction": prediction or "flow",
-        "schedule": drawn or {"name": "discrete", **ends, "alphas_cumprod": quantiles},
-        "loss_weight": loss_weight,
-    }
-    notes = () if drawn else ("times are taken to be drawn uniformly: the training script says.",)
-    return objectives.get(said), {"name": name, **said}, notes
+    ends = {"logsnr_min": levels[-1].item(), "logsnr_max": levels[0].item()}
+    return {"name": "discrete", **ends, "alphas_cumprod": quantiles}, flow
 
 
 def _read(path: Path) -> Any:

@@ -14,9 +14,8 @@ integral by (w/p) e, of variance
 which is least for :math:`p \propto w\sqrt{E[e^2]}` (Appendix F, adaptive noise schedule; exact for independent draws).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +142,8 @@ class NetworkAudit:
     def json(self) -> dict[str, Any]:
         """Everything as plain values; NaN is None."""
         error, spread = self.error()
-        gap = (None, None) if self.gap is None else self.error(self.gap)
-        rows = {"error": error, "standard_error": spread, "gap": gap[0], "gap_standard_error": gap[1]}
+        gap, of_gap = (None, None) if self.gap is None else self.error(self.gap)
+        rows = {"error": error, "standard_error": spread, "gap": gap, "gap_standard_error": of_gap}
         return {
             "name": self.name,
             "prediction": self.prediction,
@@ -152,12 +151,12 @@ class NetworkAudit:
             "images": self.images,
             "edges": self.levels.edges.tolist(),
             **{name: plain(row) for name, row in rows.items()},
-            "bits_per_dim": [[level, *_finite(bits)] for level, bits in self.bounds.items()],
+            "bits_per_dim": [[level, *plain(astuple(bits))] for level, bits in self.bounds.items()],
             "weighted": {
                 name: {
-                    "path_kl": _finite(found.path_kl),
+                    "path_kl": plain(astuple(found.path_kl)),
                     "monotonic": found.monotonic,
-                    "saving": found.saving if math.isfinite(found.saving) else None,
+                    "saving": plain(found.saving),
                     "edges": list(found.schedule.edges),
                     "heights": list(found.schedule.heights),
                 }
@@ -170,10 +169,6 @@ class NetworkAudit:
         from paperlib.auditing import report
 
         return report.section(self)
-
-
-def _finite(mean: Mean) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in (mean.value, mean.standard_error)]
 
 
 def of_weights(path: str | Path, **options: Any) -> NetworkAudit:
@@ -217,13 +212,11 @@ def audit(
     logsnr_max: float | None = None,
     images: int = 256,
     draws: int = 48,
-    conditional: bool | None = None,
-    seed: int = 0,
 ) -> NetworkAudit:
     """What a trained network costs on data.
 
     Args:
-        network: ``network(z, logsnr)``, or ``network(z, logsnr, label=…)`` where it is conditional.
+        network: ``network(z, logsnr)``; one of this library is told labels too.
         data: images; a name of :data:`paperlib.engine.data.DATASETS`, with "/train" for other than its test split; or
             real numbers (N, *), whose bounds are of a density.
         prediction: what the network predicts.
@@ -234,9 +227,7 @@ def audit(
         logsnr_min: lower end of the bounds, in nats; by default that of ``trained_by``, else −12.
         logsnr_max: upper end; by default that of ``trained_by``, else 12.
         images: examples at most, the first ones.
-        draws: levels and noises for each.
-        conditional: whether the network is told labels; by default where it is one of this library's.
-        seed: of levels and noise; the oracle sees the same.
+        draws: levels and noises for each; the oracle sees the same.
 
     Raises:
         TypeError: for data of another kind.
@@ -251,10 +242,7 @@ def audit(
     own = None if trained_by is None else schedules.get(trained_by)
     low, high = own.ends if own is not None else (-12.0, 12.0)
     low, high = low if logsnr_min is None else logsnr_min, high if logsnr_max is None else logsnr_max
-    told = isinstance(network, ConditionedNetwork) if conditional is None else conditional
-    even = LinearLogSNR(low, high)
-    options: dict[str, Any] = {"schedule": even, "draws": draws, "seed": seed}
-
+    told, even = isinstance(network, ConditionedNetwork), LinearLogSNR(low, high)
     if isinstance(data, Tensor):
         data = data[:images]
     elif len(data) > images:
@@ -262,8 +250,8 @@ def audit(
 
     def bound(of: Network, predicts: Prediction) -> ImageElbo:
         if isinstance(data, ImageData):
-            return image_elbo(of, predicts, data, conditional=told, **options)
-        return real_elbo(of, predicts, data, **options)
+            return image_elbo(of, predicts, data, even, draws=draws, conditional=told)
+        return real_elbo(of, predicts, data, even, draws=draws)
 
     found = bound(network, prediction)
     gap = None

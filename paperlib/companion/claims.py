@@ -14,16 +14,15 @@ must be zero, an interval from 0 to infinity) there is neither.
 """
 
 import math
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from paperlib import files
 from paperlib.companion import documents, paths
@@ -59,26 +58,26 @@ class Claim(BaseModel):
     requires: list[str] = []
 
 
+def _by_id(entries: list[Claim] | None) -> dict[str, Claim]:
+    """Each claim below those that it requires."""
+    known: dict[str, Claim] = {}
+    for entry in entries or []:
+        if entry.id in known:
+            raise ValueError(f"given more than once: {entry.id}.")
+        if missing := set(entry.requires) - known.keys():
+            raise ValueError(f"{entry.id} requires {', '.join(sorted(missing))}, which must stand above it.")
+        known[entry.id] = entry
+    return known
+
+
 def load(path: Path | None = None) -> dict[str, Claim]:
     """The claims by id, in the order of the file (default: ``claims.yaml`` of the checkout).
 
     Raises:
-        DocumentError: a ValueError with file and line of every mistake, an id given twice and a required claim that
-            does not stand above included.
+        DocumentError: a ValueError with file and line of every mistake.
     """
-    path = path or paths.root() / "claims.yaml"
-    entries = documents.load(path, list[Claim] | None) or []  # type: ignore[arg-type]
-    known = {entry.id: entry for entry in entries}
-    if twice := sorted(one for one, count in Counter(entry.id for entry in entries).items() if count > 1):
-        raise documents.DocumentError(f"{path}:1: given more than once: {', '.join(twice)}.")
-    above: set[str] = set()
-    for entry in entries:
-        if missing := set(entry.requires) - above:
-            raise documents.DocumentError(
-                f"{path}:1: {entry.id} requires {', '.join(sorted(missing))}, which must stand above it."
-            )
-        above.add(entry.id)
-    return known
+    stated: Any = Annotated[list[Claim] | None, AfterValidator(_by_id)]
+    return documents.load(path or paths.root() / "claims.yaml", stated)
 
 
 def unsupported(known: dict[str, Claim], verdicts: dict[str, str]) -> dict[str, list[str]]:
@@ -253,12 +252,13 @@ class Test:
 
     def decide(self, verdict: Verdict, reason: str) -> None:
         """What thresholds stated before the runs make of an experiment, HELD, NOT HELD or INCONCLUSIVE, and why."""
-        self.remarks.clear()
-        self._remark(verdict, reason)
+        self.remarks = {verdict.value: reason}
+        self._write()
+        print(f"{self.claim.id} {verdict}: {reason}")
 
     def not_run(self, reason: str) -> None:
         """Nothing of the claim can be tested at this scale; says why."""
-        self._remark(Verdict.NOT_RUN, reason)
+        self.decide(Verdict.NOT_RUN, reason)
 
     @property
     def verdict(self) -> Verdict:
@@ -290,14 +290,11 @@ class Test:
             raise ValueError(f"{self.claim.id}: the falsifier is not a number, which shows nothing; make it a number.")
         outcomes[f"{outcome.measure} {outcome.limit} {outcome.what}"] = outcome
         self._write()
-        print(self._line(outcome, falsifier))
+        print(line := self._line(outcome, falsifier))
         if outcome.holds == falsifier:
-            raise AssertionError(self._complaint(outcome, falsifier))
-
-    def _remark(self, verdict: Verdict, reason: str) -> None:
-        self.remarks[verdict.value] = reason
-        self._write()
-        print(f"{self.claim.id} {verdict}: {reason}")
+            value = "" if outcome.value is None else f" The value is {outcome.value:.6g}."
+            remedy = "break the assumption harder, or sharpen the check" if falsifier else f"see {self.path}"
+            raise AssertionError(f"{line}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}.")
 
     def _line(self, outcome: Outcome, falsifier: bool) -> str:
         statement = outcome.statement
@@ -306,11 +303,6 @@ class Test:
             state = "does NOT fail: the check is VACUOUS" if outcome.holds else "fails, as it must"
             return f"{self.claim.id} falsifier {state}: {detail}"
         return f"{self.claim.id} {Verdict.PASS if outcome.holds else Verdict.FAIL}: {detail}"
-
-    def _complaint(self, outcome: Outcome, falsifier: bool) -> str:
-        value = "" if outcome.value is None else f" The value is {outcome.value:.6g}."
-        remedy = "break the assumption harder, or sharpen the check" if falsifier else f"see {self.path}"
-        return f"{self._line(outcome, falsifier)}.{value} Claim: {self.claim.statement} ({self.claim.place}); {remedy}."
 
     def _write(self) -> None:
         stated = self.claim.model_dump(include={"id", "statement", "place", "tolerance"})

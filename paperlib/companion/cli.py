@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (train, sample):
         command.add_argument("--pictures", action="store_true", help="the larger network for pictures")
     train.add_argument("--arm", help="one arm of the grid or the ablation, all its seeds")
-    train.add_argument("--engine", choices=["auto", "ddp", "fsdp"], default="auto", help="under torchrun: how")
+    train.add_argument(
+        "--engine", choices=["auto", "single", "ddp", "fsdp"], default="auto", help="how, under torchrun"
+    )
     for command in (sample, evaluate):
         command.add_argument(
             "--sampler", help="ddpm, ddim, heun, dpmpp_2m (default: the profile's; its last to sample)"

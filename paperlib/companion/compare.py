@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -180,12 +180,6 @@ class Claim:
     margins: tuple[float | None, float | None]
     statement: str
 
-    @property
-    def row(self) -> list[str]:
-        """For a table."""
-        pairs = zip(self.verdicts, map(claims.factor, self.margins), strict=True)
-        return [self.id, *chain.from_iterable(pairs), self.statement]
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -223,7 +217,11 @@ class Comparison:
 
     def _table(self, form: str, widths: list[int | None] | None = None) -> str:
         columns = ["claim", "first", "margin", "second", "margin", "what is claimed"]
-        return tabulate([one.row for one in self.claims], columns, tablefmt=form, maxcolwidths=widths)
+        rows = []
+        for one in self.claims:
+            (then, now), (before, after) = one.verdicts, map(claims.factor, one.margins)
+            rows.append([one.id, then, before, now, after, one.statement])
+        return tabulate(rows, columns, tablefmt=form, maxcolwidths=widths)
 
     def text(self) -> str:
         """For a terminal: every claim, the files by their worst column, and what is outside with its difference."""

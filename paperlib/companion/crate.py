@@ -14,7 +14,6 @@ from typing import Any
 
 from paperlib import files
 from paperlib.companion import provenance
-from paperlib.companion.paths import MANIFEST
 
 METADATA = "ro-crate-metadata.json"
 VERSION = "https://w3id.org/ro/crate/1.1"
@@ -25,14 +24,7 @@ Entity = dict[str, Any]
 
 
 def write(folder: Path) -> Path:
-    """Describe all finished results in the folder of a profile.
-
-    Returns:
-        The metadata file in it.
-
-    Raises:
-        ValueError: when it holds no result.
-    """
+    """Write the metadata of all finished results in the folder of a profile; ValueError when it holds none."""
     files.write_text(folder / METADATA, json.dumps(describe(folder), ensure_ascii=False) + "\n")
     return folder / METADATA
 
@@ -52,8 +44,7 @@ def problems(folder: Path) -> list[str]:
 
 def describe(folder: Path) -> Entity:
     """The metadata of all finished results in a folder, as JSON-LD; ValueError when it holds no result."""
-    manifests = {path.parent.name: provenance.read(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))}
-    if not manifests:
+    if not (manifests := provenance.manifests(folder)):
         raise ValueError(f"{folder} holds no finished result to describe.")
     entities: dict[str, Entity] = {}
 

@@ -1,10 +1,10 @@
 """``paperlib doctor``: what would go wrong on this machine and in this environment, before it does."""
 
+import os
 import platform
 import re
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from paperlib import files
-from paperlib.companion import paths, profiles, provenance, workflow
+from paperlib.companion import paths, profiles, provenance
 from paperlib.engine import data, decode, features
 from paperlib.models import weights
 
@@ -38,22 +38,20 @@ def examine() -> list[Finding]:
     """Look at everything; nothing is changed."""
     folder = paths.root()
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(folder).free
-    recent, unwritable, locked = sys.version_info >= (3, 11), _unwritable(folder), _unlike_the_lock(folder)
-    named = "; ".join(locked[:5]) + (f" and {len(locked) - 5} more" if len(locked) > 5 else "")
-    least, place = f"free some: {_size(NEEDED)} at least", f"{folder}: {unwritable or 'can be written'}"
-    relock = "run `make clean` and try again, or accept that numbers may differ in their last digits"
+    least, ours = f"free some: {_size(NEEDED)} at least", "make it writable, or use a checkout of your own"
+    commit = provenance.revision(folder)["commit"]
     return [
-        Finding("Python", platform.python_version(), recent, "use Python 3.11 or newer"),
+        Finding("Python", platform.python_version(), sys.version_info >= (3, 11), "use Python 3.11 or newer"),
         Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Finding("processor", f"{provenance.cpu()}, {provenance.cores()} cores"),
         _gpus(),
         Finding("memory", f"{_size(memory)} free", memory > NEEDED, least),
         Finding("disk", f"{_size(disk)} free", disk > NEEDED, least),
-        Finding("checkout", place, not unwritable, "make it writable, or use a checkout of your own"),
-        Finding("requirements.lock", named or "installed versions are those of the lock", not locked, relock),
+        Finding("checkout", str(folder), os.access(folder, os.W_OK), ours),
+        _lock(),
         _home(),
         _kernel(),
-        _commit(folder),
+        Finding("commit", commit or "unknown", commit is not None, provenance.UNKNOWN_COMMIT),
         _data(),
         _weights(),
         *(_profile(name, memory, disk) for name in profiles.names()),
@@ -84,11 +82,6 @@ def _kernel() -> Finding:
     same = found.startswith("python") or Path(found).resolve() == Path(sys.executable).resolve()
     remedy = "JupyterLab would run notebooks by it: python -m ipykernel install --sys-prefix"
     return Finding("kernel python3", "this interpreter" if same else found, same, remedy)
-
-
-def _commit(folder: Path) -> Finding:
-    commit = provenance.revision(folder)["commit"]
-    return Finding("commit", commit or "unknown", commit is not None, provenance.UNKNOWN_COMMIT)
 
 
 def _data() -> Finding:
@@ -123,20 +116,20 @@ def _weights() -> Finding:
 def _profile(name: str, memory: int, disk: int) -> Finding:
     """What a profile takes, from the manifests of its published results and their tables of training runs."""
     what = f"profile {name}"
+    results = paths.published(name)
     try:
-        stated = profiles.load(name)
-        rows = [provenance.read(row.folder) for row in workflow.recorded(stated) if row.folder]
-        trained = _training(paths.published(name)) / 60
+        stated, runs = profiles.load(name), [*provenance.manifests(results).values()]
+        trained = _training(results) / 60
     except ValueError as error:
         return Finding(what, "cannot be read", False, str(error))
-    if not rows:
+    if not runs:
         return Finding(what, "no results are published; docs/costs.md has an estimate")
-    taken = max(row.get("peak_memory_bytes", 0) for row in rows)
-    size = sum(path.stat().st_size for path in paths.published(name).rglob("*") if path.is_file())
-    minutes = sum(row.get("seconds", 0) for row in rows) / 60
+    taken = max(run.get("peak_memory_bytes", 0) for run in runs)
+    size = sum(path.stat().st_size for path in results.rglob("*") if path.is_file())
+    minutes = sum(run.get("seconds", 0) for run in runs) / 60
     found = (
-        f"{len(rows)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other, and "
-        f"{trained:.0f} of training, one network after the other ({rows[0].get('cpu')}), up to {_size(taken)} of "
+        f"{len(runs)} of {len(stated.notebooks)} notebooks: {minutes:.0f} minutes one after the other, and "
+        f"{trained:.0f} of training, one network after the other ({runs[0].get('cpu')}), up to {_size(taken)} of "
         f"memory each, {size / 2**20:.0f} MB of results"
     )
     return Finding(what, found, memory > taken and disk > size, "free memory or disk, or take a smaller profile")
@@ -153,24 +146,16 @@ def _size(size: int) -> str:
     return f"{size / 2**30:.1f} GB"
 
 
-def _unwritable(folder: Path) -> str:
-    """Why a folder cannot be written; nothing where it can."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
-    except OSError as error:
-        return error.strerror or "cannot be written"
-
-
-def _unlike_the_lock(folder: Path) -> list[str]:
-    """Installed packages of another version than the lock's."""
-    stated = pins((folder / "requirements.lock").read_text(encoding="utf-8"))
-    found = {name: provenance.installed(name) for name in stated}
-    return [
-        f"{name} {have} instead of {stated[name]}"
-        for name, have in found.items()
-        if have and have.partition("+")[0] != stated[name]
-    ]
+def _lock() -> Finding:
+    """Whether what is installed is of the versions that the lock has."""
+    stated = pins(paths.lock().read_text(encoding="utf-8"))
+    installed = {name: version for name in stated if (version := provenance.installed(name))}
+    others = [name for name, version in installed.items() if version.partition("+")[0] != stated[name]]
+    named = "; ".join(f"{name} {installed[name]} instead of {stated[name]}" for name in others[:5])
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    remedy = "run `make clean` and try again, or accept that numbers may differ in their last digits"
+    found = f"{named}{more}" if others else "installed versions are those of the lock"
+    return Finding("requirements.lock", found, not others, remedy)
 
 
 def pins(lock: str) -> dict[str, str]:

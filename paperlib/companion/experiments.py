@@ -8,17 +8,17 @@ differences between weightings are differences of paired runs.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
 import torch
 
-from paperlib import files, models, objectives, predictions
+from paperlib import files, objectives, predictions
 from paperlib.companion import paths, profiles, provenance
 from paperlib.engine import data, training
 from paperlib.engine.parallel import EngineName
@@ -29,6 +29,8 @@ from paperlib.weightings import Weighting
 
 if TYPE_CHECKING:
     from paperlib.companion.run import Run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,7 @@ class Experiment:
 
     def network(self) -> ConditionedNetwork:
         """A freshly initialised network."""
-        images = self.data("train")
-        return models.build(
-            self._model.name,
-            image_shape=images.image_shape,
-            num_classes=images.num_classes,
-            sigma_data=images.sigma_data,
-            seed=self.seed,
-            **self._model.options,
-        )
+        return self._model.build(self.data("train"), self.seed)
 
     # Its run ---------------------------------------------------------------------------------------------------------
 
@@ -160,10 +154,8 @@ class Experiment:
 
 def weighting(profile: profiles.Profile, label: str) -> Weighting:
     """A weighting by its label in the profile; ValueError, naming the labels, for an unknown one."""
-    known = profile.training.weightings
-    if label not in known:
-        raise ValueError(f"profile {profile.name!r} has no weighting {label!r}; choose one of {', '.join(known)}.")
-    return objectives.weighting(known[label])
+    profiles.require_known(f"profile {profile.name!r} has no weighting", label, profile.training.weightings)
+    return objectives.weighting(profile.training.weightings[label])
 
 
 def grid(profile: profiles.Profile) -> Iterator[Experiment]:
@@ -268,18 +260,32 @@ def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:
             print(f"{one.name}: {result.seconds:.0f} s of training → {one.folder}", flush=True)
 
 
-def train_all(run: "Run", experiments: Sequence[Experiment], processes: int) -> dict[str, training.TrainResult]:
-    """Train many small networks, several at a time, one thread each; results by name.
+def each(work: Callable[[Experiment], T], experiments: Sequence[Experiment], processes: int) -> list[T]:
+    """``work`` of every experiment, several at a time, and a line as each is done.
 
-    A network this small gains nothing from a second thread, but two of them train at once.  What is finished is not
-    trained again; for a reader who opens a notebook, that includes what came with the checkout.  The runs are copied
-    to ``runs/`` of the notebook's results, where they can be published with it.
+    A process has one thread: networks of this size gain nothing from a second one, but two of them from a second core.
+    """
+    found: list[T] = []
+    jobs = (joblib.delayed(_alone)(work, one) for one in experiments)
+    for one, result in zip(experiments, joblib.Parallel(processes, return_as="generator")(jobs), strict=True):
+        found.append(result)
+        print(f"{len(found)} of {len(experiments)}: {one.name}", flush=True)
+    return found
+
+
+def _alone(work: Callable[[Experiment], T], one: Experiment) -> T:
+    torch.set_num_threads(1)
+    return work(one)
+
+
+def train_all(run: "Run", experiments: Sequence[Experiment], processes: int) -> dict[str, training.TrainResult]:
+    """Train many small networks, several at a time; results by name.
+
+    What is finished is not trained again; for a reader who opens a notebook, that includes what came with the checkout.
+    The runs are copied to ``runs/`` of the notebook's results, where they can be published with it.
     """
     missing = [one for one in experiments if one.find(published=not run.headless) is None]
-    jobs = (joblib.delayed(_train_alone)(one) for one in missing)
-    finished = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(jobs) if missing else ()
-    for number, (name, seconds) in enumerate(finished, 1):
-        print(f"{number} of {len(missing)}: {name}, {seconds:.0f} s", flush=True)
+    each(lambda one: one.train(progress=False).seconds, missing, processes)
     return {one.name: _kept(run, one) for one in experiments}
 
 
@@ -288,12 +294,6 @@ def train_once(run: "Run", experiment: Experiment) -> training.TrainResult:
     if experiment.find(published=not run.headless) is None:
         experiment.train()
     return _kept(run, experiment)
-
-
-def _train_alone(experiment: Experiment) -> tuple[str, float]:
-    """What a process of :func:`train_all` does."""
-    torch.set_num_threads(1)
-    return experiment.name, experiment.train(progress=False).seconds
 
 
 def _kept(run: "Run", experiment: Experiment) -> training.TrainResult:

@@ -9,10 +9,8 @@ from typing import Any
 from zlib import crc32
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from paperlib import weightings
 
@@ -125,12 +123,10 @@ def _style(name: str) -> tuple[str, str, Any]:
     return name.replace("_", " "), *found
 
 
-def logsnr_axis(ax: Axes, logsnr_min: float | None = None, logsnr_max: float | None = None) -> None:
+def logsnr_axis(ax: Axes, logsnr_min: float, logsnr_max: float) -> None:
     """Label the horizontal axis as log-SNR, increasing to the right: noise on the left, data on the right."""
     ax.set_xlabel(LOGSNR_LABEL)
     ax.set_xlim(logsnr_min, logsnr_max)
-    left, right = ax.get_xlim()
-    ax.set_xlim(min(left, right), max(left, right))
 
 
 def picture(x: Any, reach: float = 1.0) -> np.ndarray:
@@ -144,35 +140,24 @@ def picture(x: Any, reach: float = 1.0) -> np.ndarray:
     return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
 
 
-def image_grid(images: Any, columns: int, *, gap: int = 1, ax: Axes | None = None, title: str = "") -> Figure:
-    """Show images in a grid, filled row by row.
+def image_grid(images: Any, columns: int, ax: Axes, title: str) -> None:
+    """Show images in a grid, filled row by row, a white line of one pixel between them.
 
     Args:
         images: uint8, shape (N, C, H, W), one or three channels, array or tensor; scaled to its own brightest value
             when that is below 255 (the digits have 17 grey levels).
         columns: images a row.
-        gap: white pixels between images.
-        ax: where to draw; a new figure by default.
+        ax: where to draw.
         title: above the grid.
-
-    Returns:
-        The figure.
     """
     pictures = np.asarray(images)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
         raise ValueError(f"images have shape (N, 1 or 3, H, W), got {pictures.shape}.")
-    pictures = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=pictures.max())
+    room = ((0, -len(pictures) % columns), (0, 0), (0, 1), (0, 1))  # the last row is filled with white ones
+    pictures = np.pad(pictures, room, constant_values=pictures.max())
     count, channels, height, width = pictures.shape
-    rows = -(-count // columns)
-    canvas = np.full((rows * columns, channels, height, width), pictures.max(), dtype=pictures.dtype)
-    canvas[:count] = pictures
-    tiled = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    tiled = tiled.reshape(rows * height, columns * width, channels)[: rows * height - gap, : columns * width - gap]
-    if ax is None:
-        _, ax = plt.subplots(figsize=(WIDTH, WIDTH * rows * height / (columns * width)))
+    tiled = pictures.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    tiled = tiled.reshape(count // columns * height, columns * width, channels)[:-1, :-1]
     ax.imshow(tiled.squeeze(-1) if channels == 1 else tiled, cmap="gray", interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title)
-    figure = ax.figure
-    assert isinstance(figure, Figure)
-    return figure

@@ -6,17 +6,15 @@ panels over the range of log-SNR they give every weighted loss, :math:`\tfrac12\
 decoder at any edge of a panel.  Noise is shared by all runs, so differences between runs are sharper than the numbers.
 """
 
-import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -28,7 +26,7 @@ from torch import Tensor
 from paperlib import elbo, files, quadrature
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import paths, profiles
-from paperlib.companion.experiments import Experiment, some
+from paperlib.companion.experiments import Experiment, each, some
 from paperlib.engine import evaluation, features, likelihood, training
 from paperlib.engine.data import ImageData, Split, scale, to_uint8
 from paperlib.engine.evaluation import Drawing, Reference
@@ -51,7 +49,7 @@ tests/test_fingerprints.py fails until then, and says how."""
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained network: what tables call it, in evaluation mode, with what it predicts and the hash of its weights."""
+    """A trained network, in evaluation mode: what tables call it, what it predicts, the hash of the weights on disk."""
 
     name: str
     network: ConditionedNetwork
@@ -74,16 +72,11 @@ def networks(
     """
     if weights:
         return iter([stored(weights, profile)])
-    for one in chosen:
-        one.found()
-    return map(trained, chosen)
-
-
-def trained(one: Experiment) -> Checkpoint:
-    """The network of an experiment."""
-    network = one.load()
-    digest = weights.tensors_sha256(network.state_dict())
-    return Checkpoint(one.name, network.to(device()), one.prediction, digest)
+    cards = [one.card() for one in chosen]
+    return (
+        Checkpoint(one.name, one.load().to(device()), one.prediction, card["weights_sha256"])
+        for one, card in zip(chosen, cards, strict=True)
+    )
 
 
 def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
@@ -153,9 +146,9 @@ def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int,
     batches = how.samples(one.network, one.prediction, labels)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
     index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
-    _, real = evaluation.nearest(train.scaled(), scale(test.images[:count], test.levels))
+    _, real = evaluation.nearest(train.scaled(), test.scaled(first=count))
     caption = (
-        f"{count} samples of {one.name} by {how.title}, {how.evaluations} evaluations each, guidance "
+        f"{count} samples of {one.name} by {how.sampler}, {how.evaluations} evaluations each, guidance "
         f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
         f"{distance.median().item():.2f}, for test images {real.median().item():.2f}"
     )
@@ -197,7 +190,7 @@ def samples_in(path: Path, like: ImageData, count: int) -> ImageData:
             f"uint8."
         )
     images = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ImageData(path.name, images, torch.zeros(count, dtype=torch.int64), like.levels, like.sigma_data, classes=0)
+    return ImageData(path.name, images, levels=like.levels, sigma_data=like.sigma_data)
 
 
 def _pixels(path: Path) -> NDArray[Any]:
@@ -227,35 +220,25 @@ def evaluate(
     count: int,
     guidance: float = 1.0,
 ) -> pd.DataFrame:
-    """Every network and sampler against the test and the training split, after the floor of either.
+    """Every network and sampler, or samples from elsewhere, against the test and the training split.
 
-    Labels are those of the training split.  Samples are streamed: they never lie in memory together.
-
-    Args:
-        networks: taken one by one, so that no two need be in memory; or samples from elsewhere.
-        profile: gives data, schedule, steps and seed.
-        judge: the feature network.
-        samplers: by name.
-        count: samples of each network by each sampler.
-        guidance: strength of classifier-free guidance.
+    Labels are those of the training split.  Networks are taken one by one, and ``count`` samples of each by each
+    sampler are streamed: neither these nor those are in memory together.
 
     Returns:
-        A row a comparison: ``checkpoint`` and its hash, then :class:`~paperlib.engine.evaluation.Evaluation` with its
-        caption.
+        A row a comparison, the floors of both splits first: ``checkpoint`` and its hash, then
+        :class:`~paperlib.engine.evaluation.Evaluation` with its caption.
     """
     train, test = profile.data.load("train"), profile.data.load("test")
-    references = [Reference.of(data, judge) for data in (test, train)]
-    rows = [
-        _row("real images", "", evaluation.floor(other, reference, count))
-        for other, reference in zip((train, test), references, strict=True)
-    ]
-    labels = _labels(train, count)
+    references, labels = [Reference.of(data, judge) for data in (test, train)], _labels(train, count)
+    floors = map(evaluation.floor, (train, test), references, (count, count))
+    found = [("real images", "", one) for one in floors]
 
     def judged(name: str, sha256: str, samples: Iterable[Tensor], how: Drawing | str) -> None:
         seen = evaluation.see(samples, judge, train.levels)
-        found = [evaluation.compare(seen, reference, how) for reference in references]
-        rows.extend(_row(name, sha256, each) for each in found)
-        print(f"{name}, {found[0].sampler}: {judge.distance} {found[0].frechet:.3f} to {test.name}", flush=True)
+        to_test, to_train = (evaluation.compare(seen, reference, how, score=True) for reference in references)
+        found.extend([(name, sha256, to_test), (name, sha256, to_train)])
+        print(f"{name}, {to_test.sampler}: {judge.distance} {to_test.frechet:.3f} to {test.name}", flush=True)
 
     for one in networks:
         if isinstance(one, ImageData):
@@ -264,16 +247,15 @@ def evaluate(
         for sampler in samplers:
             how = drawing(profile.sampling, sampler, guidance)
             judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"checkpoint": name, "checkpoint_sha256": sha256, **one.row(), "caption": one.caption}
+        for name, sha256, one in found
+    )
 
 
 def _labels(train: ImageData, count: int) -> Tensor:
     """The classes of as many samples: those of the training split, again and again."""
     return train.labels[torch.arange(count) % len(train)]
-
-
-def _row(name: str, sha256: str, found: evaluation.Evaluation) -> dict[str, Any]:
-    return {"checkpoint": name, "checkpoint_sha256": sha256, **found.row(), "caption": found.caption}
 
 
 def table(evaluated: pd.DataFrame) -> str:
@@ -294,12 +276,12 @@ def table(evaluated: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Panels:
-    """Gauss–Legendre nodes in panels of equal width.
+    """Gauss–Legendre nodes in P panels of equal width.
 
     Attributes:
         edges: of the panels, log-SNR, shape (P + 1,).
-        nodes: where the error is measured, shape (P · order,).
-        widths: their weights in an integral over log-SNR, shape (P · order,).
+        nodes: where the error is measured, shape (2 P,).
+        widths: their weights in an integral over log-SNR, shape (2 P,).
     """
 
     edges: Tensor
@@ -307,18 +289,18 @@ class Panels:
     widths: Tensor
 
     @classmethod
-    def over(cls, ends: tuple[float, float], panels: int, order: int = 2) -> "Panels":
-        """``panels`` of them over a range of log-SNR."""
+    def over(cls, ends: tuple[float, float], panels: int) -> "Panels":
+        """``panels`` of them, with two nodes each, over a range of log-SNR."""
         edges = torch.linspace(*ends, panels + 1, dtype=torch.float64)
-        return cls(edges, *quadrature.panel_nodes(edges, order))
+        return cls(edges, *quadrature.panel_nodes(edges, order=2))
 
     def up_to_edges(self, values: Tensor) -> Tensor:
-        """∫ from the lowest edge to each edge, of values at the nodes, shape (*, P · order); shape (*, P + 1)."""
+        """∫ from the lowest edge to each edge, shape (*, P + 1), of values at the nodes, shape (*, 2 P)."""
         panels = (values * self.widths).unflatten(-1, (len(self.edges) - 1, -1)).sum(-1)
         return torch.nn.functional.pad(panels.cumsum(-1), (1, 0))
 
     def bound(self, errors: Tensor, images: ImageData) -> Tensor:
-        """−ELBO with a decoder at each edge, in nats, the mean over ``images``; from errors (*, P · order)."""
+        """−ELBO with a decoder at each edge, in nats, the mean over ``images``; from errors (*, 2 P)."""
         x = images.scaled(torch.float64)
         prior = elbo.prior_kl(x, self.edges[0].item()).mean()
         decoded = [likelihood.reconstruction(images, level).mean() for level in self.edges.tolist()]
@@ -330,7 +312,7 @@ class Protocol:
     """How every run is measured.
 
     Attributes:
-        panels: of log-SNR, with two nodes each.
+        panels: of log-SNR.
         draws: of noise for each image and node.
         images: of each split whose errors are measured, the first so many.
         batches: gradients from which their covariance is estimated.
@@ -415,7 +397,7 @@ def _distances(one: Experiment, network: ConditionedNetwork) -> dict[str, float]
     judge, found = features.classifier_of(one.profile.data.name), dict[str, float]()
     for sampler in settings.samplers:
         samples = drawing(settings, sampler).samples(network, one.prediction, _labels(train, settings.count))
-        seen = evaluation.see(samples, judge, train.levels).features
+        seen = evaluation.see(samples, judge, train.levels)
         compared = {split: evaluation.compare(seen, reference(one.profile.data, split)) for split in SPLITS}
         for split, numbers in compared.items():
             found |= {f"{name}_{sampler}_{split}": getattr(numbers, name) for name in ("frechet", "kid")}
@@ -451,7 +433,7 @@ def _density(schedule: object) -> list[float]:
 
 
 def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, processes: int) -> list[Measured]:
-    """:func:`measure` for many runs, several at a time, one thread each; what was measured already is kept.
+    """:func:`measure` for many runs, several at a time; what was measured already is kept.
 
     A run that is not there is left out: the rows say which ones are.
 
@@ -459,17 +441,11 @@ def measure_all(run: "Run", experiments: Sequence[Experiment], how: Protocol, pr
         FileNotFoundError: when there is none at all, saying what to run.
     """
     there = [one for one in experiments if one.find() is not None] or [one for one in experiments[:1] if one.found()]
-    jobs = (joblib.delayed(_measured)(one, how, run.cache / "measured") for one in there)
-    found: list[Measured] = []
-    for measured in joblib.Parallel(n_jobs=processes, return_as="generator")(jobs):
-        found.append(measured)
-        print(f"{len(found)} of {len(there)}: {measured.row['run']}", flush=True)
-    return found
+    return each(partial(_measured, how=how, folder=run.cache / "measured"), there, processes)
 
 
 def _measured(one: Experiment, how: Protocol, folder: Path) -> Measured:
-    """What a process of :func:`measure_all` does: look it up, or measure it and write it down."""
-    torch.set_num_threads(1)
+    """Look it up, or measure it and write it down."""
     path = folder / f"{key(one, how)}.json"
     if not path.is_file():
         files.write_text(path, json.dumps(asdict(measure(one, how))))
@@ -480,7 +456,17 @@ def key(one: Experiment, how: Protocol) -> str:
     """What a measurement depends on: run, data, protocol, the profile's sampling, the number of the computation."""
     sampling, data = one.profile.sampling.model_dump(mode="json"), [one.data(split).sha256 for split in SPLITS]
     whole = [VERSION, one.key.key, data, asdict(how), sampling]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    return files.json_sha256(whole)[:16]
+
+
+def kept(run: "Run", what: Sequence[Any], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """An array that is made once and outlives a run that is stopped; known by ``what`` it depends on and the number of
+    the computation."""
+    path = run.cache / f"{files.json_sha256([VERSION, *what])[:16]}.npy"
+    if not path.is_file():
+        files.write_whole(path, lambda temporary: np.save(temporary, make()))
+    found: NDArray[Any] = np.load(path, allow_pickle=False)
+    return found
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -494,12 +480,6 @@ def frames(run: "Run", experiments: Sequence[Experiment], how: Protocol, process
 
     Of a run whose network is not here, what came with the checkout is kept, provided that its :func:`key` is the same.
     A reader who opens the notebook gets the tables as they came.
-
-    Args:
-        run: the notebook's.
-        experiments: the runs to measure.
-        how: the protocol.
-        processes: how many are measured at once.
 
     Returns:
         ``measured``: :attr:`Measured.row` and the key by run; ``errors``: by run and split, a column a node;

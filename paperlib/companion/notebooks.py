@@ -7,7 +7,6 @@ another.  Digests are taken over the syntax tree without docstrings, so that a c
 """
 
 import ast
-import hashlib
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -20,24 +19,17 @@ from paperlib import files
 from paperlib.companion import documents, paths, profiles, provenance
 
 PACKAGE = Path(__file__).parents[1]
-TYPES: dict[str, Any] = {
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "str": str,
-    "list[int]": list[int],
-    "list[float]": list[float],
-    "list[str]": list[str],
-}
-"""Types that a parameter may be annotated with."""
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-LIMITS: dict[str, Any] = {
-    **{"int": Count, "float": Positive, "str": Name},
+TYPES: dict[str, Any] = {
+    **{"bool": bool, "int": Count, "float": Positive, "str": Name},
     **{"list[int]": list[Count], "list[float]": list[Positive], "list[str]": list[Name]},
+}
+"""Types that a parameter may be annotated with, and what it may be."""
+LIMITS: dict[str, Any] = {
     **dict.fromkeys(("seed", "image"), profiles.Seed),
     # From noise to data: where a range leaves out the peak of a weighting, what is said of it is not there to be seen.
     "logsnr_min": Annotated[float, Field(ge=-profiles.LARGEST_LOGSNR, le=-5)],
@@ -47,7 +39,7 @@ LIMITS: dict[str, Any] = {
     "points": Annotated[Count, Field(ge=2)],
     "samplers": profiles.Samplers,
 }
-"""What a parameter of this name may be, in whichever notebook; of any other name, what one of this type may be."""
+"""What a parameter of this name may be, in whichever notebook."""
 RISING = ("narrow", "wide"), ("early_steps", "train_steps")
 """Parameters of which the first must be below the second."""
 
@@ -59,14 +51,13 @@ def names() -> list[str]:
 
 def path(name: str) -> Path:
     """The file of a notebook; ValueError for a name that is none, naming those there are."""
-    if name not in names():
-        raise ValueError(f"unknown notebook {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
+    profiles.require_known("unknown notebook", name, names())
     return paths.root() / "notebooks" / f"{name}.ipynb"
 
 
 def fingerprint(directory: Path) -> str:
     """What a result amounts to: a digest of its output hashes, whatever its times and machine."""
-    return sha256(json.dumps(provenance.read(directory)["outputs"], sort_keys=True))
+    return files.json_sha256(provenance.read(directory)["outputs"])
 
 
 def cells(notebook: Path) -> list[tuple[str, str]]:
@@ -117,7 +108,7 @@ def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str]
 
     Raises:
         ValueError: naming every parameter that the notebook does not have, whose type is another or whose value is not
-            one of :data:`LIMITS`, and for text that is no assignment.
+            one of :data:`TYPES` and :data:`LIMITS`, and for text that is no assignment.
     """
     known, given, problems = declared(notebook), dict(given), []
     for assignment in assignments:
@@ -129,11 +120,14 @@ def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str]
         if name not in known:
             problems.append(f"there is no parameter {name!r}; it has {', '.join(known) or 'none'}.")
             continue
-        if _problems(TYPES[kind := known[name][0]], value):
-            problems.append(f"parameter {name!r} must be {kind}, got {value!r} ({type(value).__name__}).")
-        else:
-            found = _problems(LIMITS.get(name) or LIMITS.get(kind, Any), value)
-            problems += [f"parameter {name!r}: {documents.explain(one)}" for one in found]
+        kind, _ = known[name]
+        try:
+            TypeAdapter(LIMITS.get(name, TYPES[kind]), config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            if any(one["type"].endswith("_type") for one in error.errors()):
+                problems.append(f"parameter {name!r} must be {kind}, got {value!r} ({type(value).__name__}).")
+            else:
+                problems += [f"parameter {name!r}: {documents.explain(one)}" for one in error.errors()]
     values = {name: ast.literal_eval(default) for name, (_, default) in known.items()} | given
     if not problems:
         rising = [(low, high) for low, high in RISING if {low, high} <= known.keys() and values[low] >= values[high]]
@@ -141,15 +135,6 @@ def parameters(notebook: Path, given: dict[str, Any], assignments: Iterable[str]
     if problems:
         raise ValueError("\n".join(f"{notebook.name}: {problem}" for problem in problems))
     return values
-
-
-def _problems(kind: Any, value: Any) -> list[Any]:
-    """What pydantic has against a value of this kind."""
-    try:
-        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        return list(error.errors())
-    return []
 
 
 def _literal(text: str, annotation: str) -> Any:
@@ -165,7 +150,7 @@ def _literal(text: str, annotation: str) -> Any:
 
 def source_digest(notebook: Path) -> str:
     """SHA-256 of the sources and kinds of a notebook's cells; outputs and counts do not matter."""
-    return sha256(json.dumps(cells(notebook)))
+    return files.json_sha256(cells(notebook))
 
 
 def library_files(notebook: Path) -> list[Path]:
@@ -208,9 +193,9 @@ def _files(folder: Path, parts: list[str]) -> set[Path]:
     return {file for file in (*packages, folder.joinpath(*parts).with_suffix(".py")) if file.is_file()}
 
 
-def digest(files: Iterable[Path]) -> str:
+def digest(code: Iterable[Path]) -> str:
     """SHA-256 over the code of Python files, docstrings and comments left out."""
-    return sha256("".join(file.name + _code(file.read_text(encoding="utf-8")) for file in sorted(files)))
+    return files.json_sha256("".join(file.name + _code(file.read_text(encoding="utf-8")) for file in sorted(code)))
 
 
 @cache
@@ -231,8 +216,3 @@ def reads(files: Iterable[Path]) -> list[str]:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
                 found |= set(ast.literal_eval(node.value))
     return sorted(found)
-
-
-def sha256(text: str) -> str:
-    """SHA-256 of a text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()

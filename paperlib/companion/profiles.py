@@ -6,10 +6,9 @@ type, an impossible value, an unknown weighting is refused with file and line.
 """
 
 import dataclasses
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import MISSING, asdict, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -18,10 +17,9 @@ import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    GetPydanticSchema,
-    PlainSerializer,
     create_model,
     model_validator,
 )
@@ -69,30 +67,23 @@ class Choice(Section):
         return schedules.get(self.model_dump())
 
 
-def _makes_a_weighting(said: dict[str, Any]) -> dict[str, Any]:
-    try:
-        objectives.weighting(said)
-    except TypeError as error:  # which would not become the error of its line
-        raise ValueError(str(error)) from None
-    return said
+def _known(lookup: Callable[[Any], object]) -> AfterValidator:
+    """Accept what ``lookup`` takes; its error, which lists the choices, becomes that of the line."""
 
-
-WeightingChoice = Annotated[dict[str, Any], AfterValidator(_makes_a_weighting)]
-"""A weighting as :func:`paperlib.objectives.weighting` takes it."""
-
-
-def _known(lookup: Callable[[str], object]) -> AfterValidator:
-    """Accept a name that ``lookup`` knows; its error, which lists the choices, becomes that of the line."""
-
-    def check(name: str) -> str:
-        lookup(name)
-        return name
+    def check(said: Any) -> Any:
+        try:
+            lookup(said)
+        except TypeError as error:  # which would not become the error of its line
+            raise ValueError(str(error)) from None
+        return said
 
     return AfterValidator(check)
 
 
 _load = lru_cache(maxsize=4)(data.load)
 
+WeightingChoice = Annotated[dict[str, Any], _known(objectives.weighting)]
+"""A weighting as :func:`paperlib.objectives.weighting` takes it."""
 PredictionName = Annotated[str, _known(predictions.get)]
 Samplers = Annotated[list[Annotated[str, _known(sampling.get)]], Field(min_length=1)]
 
@@ -118,13 +109,18 @@ class Model(Section):
     @model_validator(mode="after")
     def _taken(self) -> "Model":
         known = models.option_names(self.name)
-        for option in self.options:
+        for option, value in self.options.items():
             if option not in known:
                 raise ValueError(f"{self.name} has no option {option!r}; its parameters are {', '.join(known)}.")
-        for option, value in self.options.items():  # so many blocks would be made one by one
+            # so many blocks would be made one by one
             if any(isinstance(n, int) and n > LARGEST_OPTION for n in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"option {option!r} must be at most {LARGEST_OPTION:,}, got {value}.")
         return self
+
+    def build(self, images: data.DataSet | data.ImageData, seed: int) -> models.ConditionedNetwork:
+        """A freshly initialised network for images of this shape, number of classes and σ_data."""
+        known: dict[str, Any] = {name: getattr(images, name) for name in ("image_shape", "num_classes", "sigma_data")}
+        return models.build(self.name, seed=seed, **known, **dict[str, Any](self.options))
 
 
 class Block(Section):
@@ -149,28 +145,19 @@ def _field(field: dataclasses.Field[Any]) -> Any:
     return Annotated[field.type, *([Field(strict=False)] if listed else []), AfterValidator(check)]
 
 
-_FIELDS = {  # a profile has several seeds
-    one.name: (_field(one), ... if one.default is MISSING else one.default)
-    for one in dataclasses.fields(TrainingConfig)
-    if one.name != "seed"
-}
-_Recipe = create_model("_Recipe", __base__=Section, **_FIELDS)  # type: ignore[call-overload]
-_Changes = create_model("_Changes", __base__=Section, **{name: (kind, None) for name, (kind, _) in _FIELDS.items()})  # type: ignore[call-overload]
+_FIELDS: Any = {one.name: (_field(one), None) for one in dataclasses.fields(TrainingConfig) if one.name != "seed"}
+_Some = create_model("_Some", __base__=Section, **_FIELDS)  # a profile has several seeds
+_Whole = create_model("_Whole", __base__=_Some, steps=_FIELDS["steps"][0])
 
+Changes = Annotated[
+    dict[str, Any], BeforeValidator(lambda stated: _Some.model_validate(stated).model_dump(exclude_unset=True))
+]
+"""Some fields of the library's :class:`TrainingConfig`, by its types and bounds."""
 Recipe = Annotated[
     TrainingConfig,
-    GetPydanticSchema(lambda _, handler: handler(_Recipe)),
-    AfterValidator(lambda stated: TrainingConfig(**stated.model_dump(exclude_unset=True))),
-    PlainSerializer(asdict),
+    BeforeValidator(lambda stated: TrainingConfig(**_Whole.model_validate(stated).model_dump(exclude_unset=True))),
 ]
-"""The library's :class:`TrainingConfig`: its fields, types and bounds, and no others."""
-Changes = Annotated[
-    dict[str, Any],
-    GetPydanticSchema(lambda _, handler: handler(_Changes)),
-    AfterValidator(lambda stated: stated.model_dump(exclude_unset=True)),
-    PlainSerializer(dict),
-]
-"""Some of these fields."""
+"""All that have no default, and no others than its fields."""
 
 
 class Training(Section):
@@ -193,15 +180,17 @@ class Training(Section):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ from one another, got {self.seeds}.")
         for block in self.ablation:
-            _require_known("ablation: no weighting", block.weightings, self.weightings)
-            _require_known("ablation: no schedule", block.schedules, self.schedules)
+            for label in block.weightings:
+                require_known("ablation: no weighting", label, self.weightings)
+            for label in block.schedules:
+                require_known("ablation: no schedule", label, self.schedules)
         return self
 
 
-def _require_known(what: str, labels: Iterable[str], known: Collection[str]) -> None:
-    for label in labels:
-        if label not in known:
-            raise ValueError(f"{what} {label!r}; choose one of {', '.join(known) or '(none)'}.")
+def require_known(what: str, name: str, known: Collection[str]) -> None:
+    """Refuse a name that is not known, with those that are."""
+    if name not in known:
+        raise ValueError(f"{what} {name!r}; choose one of {', '.join(known) or '(there are none)'}.")
 
 
 def _require_fit(recipe: TrainingConfig) -> None:
@@ -278,19 +267,17 @@ class Profile(Section):
     @model_validator(mode="after")
     def _pictures_fit(self) -> "Profile":
         if self.pictures:
-            _require_known("pictures: no weighting", [self.pictures.weighting], self.training.weightings)
+            require_known("pictures: no weighting", self.pictures.weighting, self.training.weightings)
             _require_fit(self.pictures_recipe)
         return self
 
     @model_validator(mode="after")
     def _networks_can_be_built(self) -> "Profile":
         """Without their numbers, which costs milliseconds at any size."""
-        images = data.DATASETS[self.data.name]
-        known: dict[str, Any] = {name: getattr(images, name) for name in ("image_shape", "num_classes", "sigma_data")}
         for model in (self.model, *([self.pictures.model] if self.pictures else [])):
             try:
                 with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # of tensors without elements
-                    network = models.build(model.name, seed=0, **known, **dict[str, Any](model.options))
+                    network = model.build(data.DATASETS[self.data.name], seed=0)
             except (TypeError, RuntimeError, ValueError, ZeroDivisionError) as error:
                 raise ValueError(f"model: {model.name} cannot be built with {model.options}: {error}") from None
             sizes = [parameter.numel() for parameter in network.parameters()]
@@ -323,19 +310,12 @@ class Profile(Section):
         return replace(self.training.recipe, **(self.pictures.recipe if self.pictures else {}))
 
     def notebook(self, name: str) -> dict[str, Value]:
-        """The parameters of a notebook, ``profile`` included.
-
-        Raises:
-            ValueError: for a notebook that the profile does not have, naming those it has.
-        """
+        """The parameters of a notebook, ``profile`` included; ValueError for one that the profile does not have."""
         return {"profile": self.name, **self.section(name).parameters}
 
     def section(self, name: str) -> Notebook:
         """Everything that the profile says of one notebook; ValueError for an unknown one."""
-        if name not in self.notebooks:
-            raise ValueError(
-                f"profile {self.name!r} has no notebook {name!r}; choose one of {', '.join(self.notebooks)}."
-            )
+        require_known(f"profile {self.name!r} has no notebook", name, self.notebooks)
         return self.notebooks[name]
 
     @property
@@ -350,15 +330,9 @@ def names() -> list[str]:
 
 
 def path(name: str) -> Path:
-    """The file of a profile.
-
-    Raises:
-        ValueError: for a name that is no profile, naming those there are.
-    """
-    file = paths.root() / "profiles" / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not file.is_file():
-        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(names()) or '(there are none)'}.")
-    return file
+    """The file of a profile; ValueError for a name that is none, naming those there are."""
+    require_known("unknown profile", name, names())
+    return paths.root() / "profiles" / f"{name}.yaml"
 
 
 def load(name: str) -> Profile:

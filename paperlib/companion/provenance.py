@@ -77,17 +77,19 @@ def read(directory: Path) -> dict[str, Any]:
     return documents.stated(directory / MANIFEST, Manifest, "a manifest").model_dump(exclude_unset=True)
 
 
+def manifests(results: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the finished results in the folder of a profile, by notebook."""
+    return {path.parent.name: read(path.parent) for path in sorted(results.glob(f"*/{MANIFEST}"))}
+
+
 def verify(directory: Path) -> list[str]:
     """What has changed under ``directory`` since its manifest was written, a sentence a file; empty if nothing."""
     stated, actual = read(directory)["outputs"], hashes(directory)
+    changed = sorted(name for name in stated.keys() & actual.keys() if stated[name] != actual[name])
     return [
         *(f"{directory / name}: missing" for name in sorted(stated.keys() - actual.keys())),
         *(f"{directory / name}: not in the manifest" for name in sorted(actual.keys() - stated.keys())),
-        *(
-            f"{directory / name}: changed (SHA-256 {actual[name][:12]}…, the manifest has {stated[name][:12]}…)"
-            for name in sorted(stated.keys() & actual.keys())
-            if stated[name] != actual[name]
-        ),
+        *(f"{directory / name}: changed (SHA-256 {actual[name][:12]}…, not {stated[name][:12]}…)" for name in changed),
     ]
 
 
@@ -118,10 +120,9 @@ def problems(directory: Path) -> list[str]:
 
 def surroundings() -> dict[str, Any]:
     """Commit, lock, versions and hardware of this process."""
-    lock = paths.root() / "requirements.lock"
     return {
         **revision(paths.root()),
-        "lock_sha256": sha256(lock) if lock.is_file() else None,
+        "lock_sha256": sha256(paths.lock()) if paths.lock().is_file() else None,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version for name in PACKAGES if (version := installed(name))},

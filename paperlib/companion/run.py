@@ -86,24 +86,22 @@ class Run:
             caption: what to see in it.
         """
         target = self.directory / "figures" / name
-        files.write_whole(target.with_name(name + ".svg"), partial(figure.savefig, metadata={"Date": None}))
-        files.write_whole(
-            target.with_name(name + ".png"), partial(figure.savefig, dpi=200, pil_kwargs={"optimize": True})
-        )
+        files.write_whole(f"{target}.svg", partial(figure.savefig, metadata={"Date": None}))
+        files.write_whole(f"{target}.png", partial(figure.savefig, dpi=200, pil_kwargs={"optimize": True}))
         if isinstance(data, dict):
             arrays: Any = {key: np.asarray(value) for key, value in data.items()}
-            files.write_whole(target.with_name(name + ".npz"), lambda path: np.savez_compressed(path, **arrays))
+            files.write_whole(f"{target}.npz", lambda path: np.savez_compressed(path, **arrays))
         elif data is not None:
-            files.write_text(target.with_name(name + ".csv"), data.to_csv(index=_named(data), float_format=DIGITS))
-        files.write_text(target.with_name(name + ".txt"), caption + "\n")
+            files.write_text(f"{target}.csv", data.to_csv(index=_named(data), float_format=DIGITS))
+        files.write_text(f"{target}.txt", caption + "\n")
         _show(figure, caption)
 
     def table(self, table: "pd.DataFrame", name: str, caption: str = "") -> None:
         """Write a table as ``tables/<name>.csv`` and ``.md``, the caption above the latter.  A named index is kept."""
         target = self.directory / "tables" / name
-        files.write_text(target.with_name(name + ".csv"), table.to_csv(index=_named(table), float_format=DIGITS))
+        files.write_text(f"{target}.csv", table.to_csv(index=_named(table), float_format=DIGITS))
         text = table.to_markdown(index=_named(table))
-        files.write_text(target.with_name(name + ".md"), f"{caption}\n\n{text}\n" if caption else f"{text}\n")
+        files.write_text(f"{target}.md", f"{caption}\n\n{text}\n" if caption else f"{text}\n")
 
     def claim(self, identifier: str) -> claims.Test:
         """The claim to test, one of ``claims.yaml``; its record is ``claims/<identifier>.json``.
@@ -149,8 +147,7 @@ def start(notebook: str, profile: str) -> Run:
 
     profiles.path(profile)  # which refuses an unknown one
     known = sorted({path.stem for path in (paths.root() / "notebooks").glob("[0-9]*")})
-    if notebook not in known:
-        raise ValueError(f"unknown notebook {notebook!r}; choose one of {', '.join(known) or '(there are none)'}.")
+    profiles.require_known("unknown notebook", notebook, known)
     directory = Path(os.environ.get(OUTPUT_VARIABLE, paths.interactive(profile, notebook)))
     with files.explained(directory):
         directory.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,7 @@ class NotebookFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run.
-
-    Args:
-        profile: the profile.
-        notebook: name of the notebook, without suffix.
-        values: all its parameters.
-        destination: the folder of the result.
-        threads: threads for torch and for the numeric libraries in the notebook.
-    """
+    """One notebook to run: at which profile, with which parameters, into which folder, with how many threads."""
 
     profile: profiles.Profile
     notebook: str
@@ -61,11 +54,6 @@ class Job:
     def path(self) -> Path:
         """The notebook's file."""
         return notebooks.path(self.notebook)
-
-    @property
-    def section(self) -> profiles.Notebook:
-        """What the profile says of the notebook."""
-        return self.profile.section(self.notebook)
 
     @property
     def failed(self) -> Path:
@@ -84,8 +72,8 @@ def plan(
 
     Args:
         profile: the profile.
-        notebook: name of the notebook.
-        threads: instead of those that the profile states.
+        notebook: name of the notebook, without suffix.
+        threads: of torch and of the numeric libraries in the notebook, instead of those that the profile states.
         assignments: parameters instead of the profile's, such as "points=101".
         destination: the folder of the result (``results/local``).
 
@@ -110,17 +98,13 @@ def _require_in_step(path: Path) -> None:
     """Refuse a notebook whose paired .py was edited, or the other way round: the edit would not run."""
     if not (text := path.with_suffix(".py")).is_file():
         return
-    one, other = (
-        [(cell.cell_type, cell.source.rstrip()) for cell in jupytext.read(file).cells] for file in (path, text)
-    )
-    if one != other:
-        number = next(
-            (n for n, both in enumerate(zip(one, other, strict=False), 1) if both[0] != both[1]), len(one) + 1
-        )
-        raise ValueError(
-            f"{path.name} and {text.name} differ, first in cell {number}; keep the one you edited with "
-            f"jupytext --sync {paths.shown(path)}"
-        )
+    sides = ([(cell.cell_type, cell.source.rstrip()) for cell in jupytext.read(file).cells] for file in (path, text))
+    for number, (one, other) in enumerate(zip_longest(*sides), 1):
+        if one != other:
+            raise ValueError(
+                f"{path.name} and {text.name} differ, first in cell {number}; keep the one you edited with "
+                f"jupytext --sync {paths.shown(path)}"
+            )
 
 
 def run(job: Job) -> Path:
@@ -150,21 +134,22 @@ def run(job: Job) -> Path:
 
 def _upstream(job: Job) -> dict[str, str]:
     """Fingerprints of the results that the notebook reads, by notebook."""
-    found = {name: paths.result(job.profile.name, name) for name in job.section.upstream}
-    for name, folder in found.items():
-        if folder is None:
+    found = {}
+    for name in job.profile.section(job.notebook).upstream:
+        if (folder := paths.result(job.profile.name, name)) is None:
             raise FileNotFoundError(
                 f"{job.notebook} reads the results of {name}, which has none; "
                 f"run: paperlib reproduce {job.profile.name} --only {name}"
             )
-    return {name: notebooks.fingerprint(folder) for name, folder in found.items() if folder}
+        found[name] = notebooks.fingerprint(folder)
+    return found
 
 
 @contextmanager
 def _workplace(job: Job) -> Iterator[Path]:
     """A folder beside the destination, held by this process; what one that was killed left there is put in order."""
     parent, name = job.destination.parent, job.destination.name
-    lock = paths.cache(job.profile.name, job.notebook) / f"{notebooks.sha256(str(job.destination))[:8]}.lock"
+    lock = paths.cache(job.profile.name, job.notebook) / f"{files.json_sha256(str(job.destination))[:8]}.lock"
     busy = f"{paths.shown(job.destination)} is being made by another process; wait for it, or name another --output."
     with files.held(lock, busy):
         files.restore(job.destination)
@@ -187,7 +172,7 @@ def _execute(job: Job, directory: Path, screen: Screen) -> NotebookNode:
             parameters=job.values,
             progress_bar=False,
             cwd=job.path.parent,
-            execution_timeout=job.section.cell_timeout,
+            execution_timeout=job.profile.section(job.notebook).cell_timeout,
             kernel_manager_class=_kernel(_environment(job, directory)),
             on_cell_start=screen.begin,
             on_cell_executed=screen.end,
@@ -255,7 +240,11 @@ def _facts(job: Job, upstream: dict[str, str], started: datetime, screen: Screen
         "parameters": job.values,
         "shared": job.profile.shared,
         "data": _data(job),
-        "seeds": _seeds(job),
+        "seeds": {
+            **{name: value for name, value in job.values.items() if "seed" in name},
+            "training": job.profile.training.seeds,
+            "sampling": job.profile.sampling.seed,
+        },
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(screen.elapsed, 1),
         "cell_seconds": screen.seconds,
@@ -276,8 +265,3 @@ def _data(job: Job) -> dict[str, Any] | None:
         return {split: job.profile.data.load(split).provenance() for split in ("train", "test")}
     except MissingDataError:
         return None
-
-
-def _seeds(job: Job) -> dict[str, Any]:
-    own = {name: value for name, value in job.values.items() if "seed" in name}
-    return {**own, "training": job.profile.training.seeds, "sampling": job.profile.sampling.seed}

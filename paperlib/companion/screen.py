@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, TextIO
 
 import psutil
@@ -43,9 +42,7 @@ class Screen:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
@@ -73,19 +70,18 @@ class Screen:
     def end(self, **_: Any) -> None:
         """The cell is over: what it left unfinished on its last line is shown."""
         self.seconds[self.cell] = round(time.monotonic() - self._cell_started, 3)
-        self.flush(wait=0.0)
+        self._show(self._pending)
+        self._pending = ""
 
     def write(self, text: str) -> None:
         """Text from the notebook: whole lines at once."""
-        *lines, self._pending = (self._pending + text).split("\n")
+        *lines, rest = (self._pending + text).split("\n")
         for line in lines:
             self._show(line)
+        self._pending = rest[rest.rstrip().rfind("\r") + 1 :]  # of a progress bar, which may run for hours, the last
 
-    def flush(self, wait: float | None = None) -> None:
-        """Show the line that is not at its end, such as a progress bar, every ``wait`` seconds (patience / 2)."""
-        if self._pending and time.monotonic() - self._spoke >= (self._patience / 2 if wait is None else wait):
-            self._show(self._pending)
-            self._pending = ""
+    def flush(self) -> None:
+        """Nothing: a line that is not at its end, such as a progress bar, is shown when silence has to be broken."""
 
     def _show(self, line: str) -> None:
         shown = [part.strip() for part in line.split("\r") if part.strip()]
@@ -104,5 +100,6 @@ class Screen:
                 running = clock(time.monotonic() - self._cell_started)
                 with suppress(BrokenPipeError):  # the next cell finds it out
                     self.say(f"cell {self.cell}/{self.cells}  {self.title} … running for {running}")
+                    self._show(self._pending)
             if self._over.wait(0.25):
                 return

@@ -4,7 +4,6 @@ Snakemake decides what has to run and in which order; the rules are in the ``Sna
 by a *stamp*, ``.cache/<profile>/<notebook>/done``, which holds the digest of its outputs.
 """
 
-import json
 import math
 import os
 import shlex
@@ -59,19 +58,15 @@ def dependencies(profile: profiles.Profile, notebook: str) -> dict[str, str]:
     return {
         "cells": notebooks.source_digest(path),
         "library": notebooks.digest(library),
-        "values": _digest({"parameters": profile.notebook(notebook), "shared": profile.shared}),
-        "claims": _digest({"claims": stated}),
-        "files": _digest({paths.shown(file): provenance.sha256(file) for file in [paths.lock(), *read]}),
+        "values": files.json_sha256({"parameters": profile.notebook(notebook), "shared": profile.shared}),
+        "claims": files.json_sha256(stated),
+        "files": files.json_sha256({paths.shown(file): provenance.sha256(file) for file in [paths.lock(), *read]}),
     }
 
 
 def training_dependencies(profile: profiles.Profile) -> dict[str, str]:
     """The same of a training job, which no notebook has a part in."""
-    return {"version": str(recipe.VERSION), "values": _digest(profile.shared)}
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return notebooks.sha256(json.dumps(values, sort_keys=True))
+    return {"version": str(recipe.VERSION), "values": files.json_sha256(profile.shared)}
 
 
 def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, strict: bool = False) -> int:
@@ -179,11 +174,6 @@ class Row:
     verdicts: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
 
-    @classmethod
-    def of(cls, notebook: str, folder: Path) -> "Row":
-        """That of a finished result."""
-        return cls(notebook, "done", folder, verdicts(folder), provenance.read(folder).get("seconds"))
-
     @property
     def failed(self) -> bool:
         """Whether the notebook or one of its claims failed."""
@@ -192,21 +182,16 @@ class Row:
 
 def overview(profile: profiles.Profile) -> list[Row]:
     """A row for every notebook of the profile, from what lies in the folders."""
-    return [_row(profile, name) for name in profile.notebooks]
-
-
-def _row(profile: profiles.Profile, name: str) -> Row:
-    if finished(profile.name, name):
-        return Row.of(name, paths.local(profile.name, name))
-    if (failed := paths.failed(profile.name, name)).is_dir():
-        return Row(name, "failed", failed, verdicts(failed))
-    return Row(name, "not run")
-
-
-def recorded(profile: profiles.Profile) -> list[Row]:
-    """A row for every notebook with a published result."""
-    found = {name: paths.published(profile.name, name) for name in profile.notebooks}
-    return [Row.of(name, folder) for name, folder in found.items() if (folder / paths.MANIFEST).is_file()]
+    rows = []
+    for name in profile.notebooks:
+        here, failed = paths.local(profile.name, name), paths.failed(profile.name, name)
+        if finished(profile.name, name):
+            rows.append(Row(name, "done", here, verdicts(here), provenance.read(here).get("seconds")))
+        elif failed.is_dir():
+            rows.append(Row(name, "failed", failed, verdicts(failed)))
+        else:
+            rows.append(Row(name, "not run"))
+    return rows
 
 
 def verdicts(directory: Path) -> dict[str, str]:

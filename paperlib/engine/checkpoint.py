@@ -13,7 +13,6 @@ them by a pickle, which can run anything when it is read; here it writes and rea
 hold the place of each part.  Nothing in a state is ever executed.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from paperlib.engine.parallel import ALONE, Group
-from paperlib.files import DamagedFileError, damaged, explained, file_sha256, flush, write_text
+from paperlib.files import DamagedFileError, damaged, explained, file_sha256, flush, json_sha256, write_text
 
 FORMAT = "paperlib training state 4"
 NAME = re.compile(r"step_(\d{9})")
@@ -57,7 +56,7 @@ def save_state(
         directory: where states lie.
         tensors: by name; whole, or the part of this process.
         values: what JSON holds; ``values["step"]`` is the number of steps done.
-        keep: states to keep, at least 1.
+        keep: states to keep; this one is, whatever is asked for.
         group: the processes.
 
     Raises:
@@ -65,8 +64,6 @@ def save_state(
     """
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}.")
     path = directory / f"step_{values['step']:09d}"
     part = directory / f".{path.name}.part"
     with explained(path), _plain_errors():
@@ -81,24 +78,19 @@ def save_state(
             files = {name: facts for written in shards for name, facts in written.items()}
             state = {"format": FORMAT, "torch": torch.__version__, "processes": group.size, "files": files}
             state["values"] = dict(values)
-            write_text(part / STATE, json.dumps(state | {"sha256": _hash(state)}, ensure_ascii=False))
+            write_text(part / STATE, json.dumps(state | {"sha256": json_sha256(state)}, ensure_ascii=False))
             flush(part)
             _remove([path])
             part.rename(path)
             flush(directory)
             others = [state for state in states(directory) if state != path]
-            _remove(others[: len(others) - keep + 1])
+            _remove(others[: max(0, len(others) - keep + 1)])
     group.wait()
     return path
 
 
 def _facts(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-
-
-def _hash(state: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in state.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(paths: list[Path]) -> None:
@@ -114,17 +106,17 @@ def _remove(paths: list[Path]) -> None:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def newest_state(directory: Path, group: Group = ALONE) -> Path | None:
-    """The newest whole state in a folder; damaged and foreign ones are removed, with a warning that names them."""
+def newest_state(directory: Path, group: Group = ALONE) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole state in a folder and its values; others are removed, with a warning that names them."""
     for path in reversed(group.broadcast(states(directory))):
-        problem = ""
+        values, problem = dict[str, Any](), ""
         try:
-            read_values(path, group.rank, group.size)
+            values = read_values(path, group.rank, group.size)
         except (DamagedFileError, FileNotFoundError) as error:
             problem = str(error)
         problems = [found for found in group.gather(problem) if found]
         if not problems:
-            return path
+            return path, values
         if group.is_first:
             _remove([path])
             warnings.warn(f"{problems[0]} Removed. Going back to the state before it.", stacklevel=2)
@@ -147,8 +139,8 @@ def read_values(path: Path, share: int = 0, shares: int = 1) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no state {path}; see the folder for those that there are.")
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        whole = state["format"] == FORMAT and state["sha256"] == _hash(state)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        whole = state.pop("sha256") == json_sha256(state) and state["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, "a training state") from error
     if not whole:
         raise damaged(path, f"a training state in the format {FORMAT!r}")

@@ -3,17 +3,8 @@
 :class:`ImageData` is a split in memory or in a mapped file.  Its values stay the integers that they were;
 :func:`scale` is the one place where they become real numbers, and :func:`to_uint8` its inverse.
 
-:func:`load` knows the data sets of the table :data:`DATASETS`:
-
-=====================================  ===============================================================================
-``digits``                             8×8, 17 levels of grey; they come with scikit-learn
-``cifar10``                            32×32, from parquet files, the binary version of its author, or the hub
-``cifar10-16``, ``cifar10-8``          its box means over 2×2 and 4×4 pixels
-``imagenet64`` … ``imagenet512``       halved and bicubic as for ADM, from parquet files or the hub
-``imagenet64-area`` …                  means over boxes
-``imagenet-sample``                    32×32, 1,000 pictures of ImageNet without their classes, from a parquet file
-=====================================  ===============================================================================
-
+:func:`load` knows the data sets of the table :data:`DATASETS`: scikit-learn's digits, CIFAR-10 and its box means at
+16×16 and 8×8, ImageNet at four sizes, cropped as for ADM, and a sample of 1,000 pictures of it without their classes.
 One's own are one more entry, a folder of pictures, parquet files, or arrays from anywhere (docs/howto/data.md shows
 one each); a package adds it for profiles and the command line too, see :mod:`paperlib.registry`.
 
@@ -299,20 +290,20 @@ class DataSet:
     """An entry of :data:`DATASETS`: how a data set is read, and what a network is built for without its files.
 
     Args:
-        read: ``read(split, root)`` makes the images; options of :func:`load` come by their names.
+        read: ``read(split, root)`` makes the images.
         image_shape: (C, H, W).
         num_classes: number of classes; 0 for images without labels.
         sigma_data: standard deviation of the scaled data, as networks and F-prediction are told; it holds, whatever
             the images that are read say of themselves.
     """
 
-    read: Callable[..., ImageData]
+    read: Callable[[Split, Path | str | None], ImageData]
     image_shape: tuple[int, int, int]
     num_classes: int
     sigma_data: float = 0.5
 
 
-def load(name: str, split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
+def load(name: str, split: Split, root: Path | str | None = None) -> ImageData:
     """A data set by name.
 
     Args:
@@ -320,7 +311,6 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
         split: "train" or "test", disjoint and always the same; ImageNet's test split is its validation set.
         root: folder of the files, for data sets that do not come with a package; when None,
             ``$PAPERLIB_DATA/cifar10`` or ``$PAPERLIB_DATA/imagenet`` if there is one, else the Hugging Face hub.
-        options: ``workers`` and ``progress`` of :func:`paperlib.engine.decode.decoded`.
 
     Raises:
         MissingDataError: when the files are not there; the message says what to fetch and where to put it.
@@ -329,7 +319,7 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
     known = DATASETS[name]
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    data = replace(known.read(split, root, **options), name=f"{name}/{split}", sigma_data=known.sigma_data)
+    data = replace(known.read(split, root), name=f"{name}/{split}", sigma_data=known.sigma_data)
     if (data.image_shape, data.num_classes) != (known.image_shape, known.num_classes):
         raise ValueError(
             f"{data.name} has images {data.image_shape} of {data.num_classes} classes, and its entry in DATASETS says "
@@ -338,7 +328,7 @@ def load(name: str, split: Split, root: Path | str | None = None, **options: Any
     return data
 
 
-def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> ImageData:
+def load_digits(split: Split, root: Path | str | None = None) -> ImageData:
     """Handwritten digits, 8×8, 17 levels of grey: the test set of Alpaydin & Kaynak (1998), as in scikit-learn.
 
     Nothing is downloaded.  ``root`` is not used.
@@ -366,7 +356,7 @@ def load_digits(split: Split, root: Path | str | None = None, **_: Any) -> Image
     return data
 
 
-def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32, **options: Any) -> ImageData:
+def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32) -> ImageData:
     """CIFAR-10 (A. Krizhevsky, 2009).  What copy it is, its ``caution`` says.
 
     A smaller ``size`` is a data set of its own: means over squares, rounded to 8 bits.
@@ -375,7 +365,7 @@ def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32
     if folder and (files := sorted(folder.rglob("*_batch*"))):
         data = _binary_cifar10(split, files)
     else:
-        data = load_collection(split, root, collection=CIFAR10, crop=Crop("none", 32), **options)
+        data = load_collection(split, root, collection=CIFAR10, crop=Crop("none", 32))
     unknown = (
         f"unknown variant of CIFAR-10 (hash {data.sha256[:12]}): make sure that its pixels are the original ones "
         f"before comparing with published figures"
@@ -414,11 +404,9 @@ def _binary_cifar10(split: Split, files: list[Path]) -> ImageData:
     )
 
 
-def load_collection(
-    split: Split, root: Path | str | None = None, *, collection: Collection, crop: Crop, **options: Any
-) -> ImageData:
+def load_collection(split: Split, root: Path | str | None = None, *, collection: Collection, crop: Crop) -> ImageData:
     """A split of a collection of parquet files, one's own too, with all that its source and its decoding say of it."""
-    found = decoded(find(collection, split, root), crop, **options)
+    found = decoded(find(collection, split, root), crop)
     cautions = []
     if len(found.labels) != collection.counts[split]:
         cautions.append(f"{len(found.labels):,} of the {collection.counts[split]:,} images of {collection.title}")
@@ -437,12 +425,12 @@ def load_collection(
     )
 
 
-def load_imagenet_sample(split: Split, root: Path | str | None = None, **options: Any) -> ImageData:
+def load_imagenet_sample(split: Split, root: Path | str | None = None) -> ImageData:
     """A thousand pictures of ImageNet, one of each class, at 32×32; every fifth is the test split.
 
     They come without classes: a class would name its only picture.
     """
-    data = load_collection("train", root, collection=IMAGENET_SAMPLE, crop=Crop("adm", 32), **options)
+    data = load_collection("train", root, collection=IMAGENET_SAMPLE, crop=Crop("adm", 32))
     few = "So few pictures show that everything runs, and memorisation; they show nothing about generalisation"
     chosen = (torch.arange(len(data)) % 5 == 4) == (split == "test")
     return replace(
@@ -454,9 +442,7 @@ def load_imagenet_sample(split: Split, root: Path | str | None = None, **options
     )
 
 
-def load_folder(
-    split: Split, root: Path | str | None = None, *, size: int, crop: str = "area", licence: str = "", **_: Any
-) -> ImageData:
+def load_folder(split: Split, root: Path | str | None = None, *, size: int, crop: str = "area") -> ImageData:
     """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
 
     They are decoded at every load, in the order of their names, and held in memory.
@@ -466,7 +452,6 @@ def load_folder(
         root: where it is.
         size: side of the squares that are made of the pictures.
         crop: how, one of :data:`paperlib.engine.decode.CROPS`.
-        licence: under which terms they may be used.
 
     Raises:
         MissingDataError: when there is no such folder, or no picture in it.
@@ -493,7 +478,6 @@ def load_folder(
         name=f"{folder.parent.name}/{split}",
         images=torch.stack(squares),
         labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
-        licence=licence,
         preprocessing=square.description,
         source=f"{len(paths):,} files of a folder",
         classes=len(classes),
@@ -526,10 +510,9 @@ DATASETS: Registry[DataSet] = Registry(
         "cifar10-8": DataSet(partial(load_cifar10, size=8), (3, 8, 8), 10),
         "imagenet-sample": DataSet(load_imagenet_sample, (3, 32, 32), 0),
         **{
-            f"imagenet{size}{suffix}": DataSet(
-                partial(load_collection, collection=IMAGENET, crop=Crop(crop, size)), (3, size, size), 1000
+            f"imagenet{size}": DataSet(
+                partial(load_collection, collection=IMAGENET, crop=Crop("adm", size)), (3, size, size), 1000
             )
-            for crop, suffix in (("adm", ""), ("area", "-area"))
             for size in (64, 128, 256, 512)
         },
     },

@@ -8,7 +8,7 @@ cache for one split in one crop::
     labels.npy    int64, shape (N,)
     index.json    what they are: key, shapes, hashes of the pixels and of the encoded pictures, versions of the decoders
 
-It is made under a temporary name and renamed when it is whole; processes that want the same one wait for the first.
+The index is written last, and without it nothing counts; processes that want the same one wait for the first.
 Everything streams: besides the mapped file, a few batches lie in memory, and no more than one parquet file.
 """
 
@@ -18,13 +18,12 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -42,7 +41,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from paperlib import DISTRIBUTION
-from paperlib.files import DamagedFileError, UnwritableError, explained, flush, held
+from paperlib.checks import require_positive
+from paperlib.files import DamagedFileError, UnwritableError, explained, flush, held, write_text
 
 Split = Literal["train", "test"]
 Item = TypeVar("Item")
@@ -244,12 +244,8 @@ class Source:
                 count += parquet.read_metadata(path).num_rows
             except pyarrow.ArrowException as error:
                 pointer = path.read_bytes()[:7] == b"version"
-                fault = (
-                    "is a pointer of git-lfs: run `git lfs pull` in its folder"
-                    if pointer
-                    else "is cut short or damaged"
-                )
-                raise MissingDataError(f"{path} {fault}, or fetch it again ({error}).") from error
+                fault = "a pointer of git-lfs: run `git lfs pull` in its folder" if pointer else "cut short or damaged"
+                raise MissingDataError(f"{path} is {fault}, or fetch it again ({error}).") from error
         return count
 
     def stream(self, batch_size: int) -> Iterator[tuple[list[dict[str, Any]], list[int]]]:
@@ -324,12 +320,11 @@ def find(collection: Collection, split: Split, root: Path | str | None = None) -
         raise ValueError(
             f"the {name} files lie in several folders, which may be copies: {', '.join(folders)}; keep one."
         )
-    shards = [re.search(r"-(\d+)-of-(\d+)", path.name) for path in files]
-    numbers = [(int(shard[1]), int(shard[2])) for shard in shards if shard]
-    expected = [(number, numbers[0][1]) for number in range(numbers[0][1])] if numbers else []
-    if numbers != expected or (numbers and len(files) > len(numbers)):
+    expected = (f"{name}-{number:05d}-of-{len(files):05d}" for number in range(len(files)))
+    whole = all(path.name.startswith(prefix) for path, prefix in zip(files, expected, strict=True))
+    if not whole and any("-of-" in path.name for path in files):
         raise MissingDataError(
-            f"{files[0].parent} must hold each of the {name} files once, as numbered in their names, and has "
+            f"{files[0].parent} must hold each of the {name} files once, numbered as {name}-00000-of-00003, and has "
             f"{', '.join(path.name for path in files)}. {collection.remedy}"
         )
     return Source(collection, split, tuple(files))
@@ -366,14 +361,13 @@ def pixels_sha256(shape: Iterable[int], pixels: Iterable[Any], labels: Any) -> s
     return digest.hexdigest()
 
 
-def decoded(source: Source, crop: Crop, *, workers: int | None = None, progress: bool | None = None) -> Decoded:
+def decoded(source: Source, crop: Crop, workers: int | None = None) -> Decoded:
     """The images of a source, from the cache, or decoded into it now.
 
     Args:
         source: where the pictures are.
         crop: how they become squares.
         workers: threads that decode; as many as there are processors when None.
-        progress: show a bar while decoding; on terminals only when None.
 
     Raises:
         MissingDataError: when they are not cached and the source cannot be read.
@@ -390,7 +384,12 @@ def decoded(source: Source, crop: Crop, *, workers: int | None = None, progress:
                 return read(folder, key)  # another process made it meanwhile
             except DamagedFileError as error:
                 warnings.warn(f"{error} It is made anew.", stacklevel=3)
-        _make(folder, key, source, crop, workers or os.cpu_count() or 1, progress)
+            shutil.rmtree(folder)
+        try:
+            _make(folder, key, source, crop, workers or os.cpu_count() or 1)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return read(folder, key)
 
 
@@ -407,15 +406,12 @@ def read(folder: Path, key: str) -> Decoded:
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         images, labels = np.load(path, mmap_mode="c"), np.load(folder / "labels.npy")
-        described = (index["format"], index["shape"], index["shape"][:1], index["labels_sha256"])
+        described = (index["format"], index["key"], index["shape"], index["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{folder} is not a whole folder of decoded images ({error}).") from error
-    found = (FORMAT, list(images.shape), list(labels.shape), hashlib.sha256(labels.tobytes()).hexdigest())
-    longer = path.stat().st_size != images.offset + images.nbytes
-    if found != described or longer or (images.dtype, labels.dtype) != (np.uint8, np.int64):
-        raise DamagedFileError(f"{folder} does not hold the images that its index describes.")
-    if index.get("key") != key:
-        raise DamagedFileError(f"{folder} was made from another source or in another way.")
+    found = (FORMAT, key, list(images.shape), hashlib.sha256(labels.tobytes()).hexdigest())
+    if found != described or (images.dtype, labels.dtype) != (np.uint8, np.int64):
+        raise DamagedFileError(f"{folder} does not hold the images that are wanted and that its index describes.")
     if images.nbytes <= HASHED or path.stat().st_mtime_ns != index.get("modified"):
         with path.open("rb") as file:  # past the mapping: what is read through it stays in memory
             file.seek(images.offset)
@@ -425,7 +421,7 @@ def read(folder: Path, key: str) -> Decoded:
     return Decoded(torch.from_numpy(images), torch.from_numpy(labels), index)
 
 
-def _make(folder: Path, key: str, source: Source, crop: Crop, workers: int, progress: bool | None) -> None:
+def _make(folder: Path, key: str, source: Source, crop: Crop, workers: int) -> None:
     collection, shape = source.collection, (source.count(), 3, crop.size, crop.size)
     if shape[0] > collection.counts[source.split]:
         raise ValueError(
@@ -434,50 +430,48 @@ def _make(folder: Path, key: str, source: Source, crop: Crop, workers: int, prog
         )
     numbers: list[int] = []
     enlarged, pixels, encoded = 0, hashlib.sha256(str(shape).encode()), hashlib.sha256()
-    hidden = None if progress is None else not progress  # None is "unless on a terminal"
-    bar = tqdm(total=shape[0], unit="image", desc=f"decoding {collection.title}", disable=hidden)
-    with _whole_folder(folder) as part, (part / "images.npy").open("wb") as file, bar:
-        if (free := shutil.disk_usage(part).free) < (size := math.prod(shape)):
+    folder.mkdir()
+    bar = tqdm(total=shape[0], unit="image", desc=f"decoding {collection.title}", disable=None)  # but on a terminal
+    with (folder / "images.npy").open("wb") as file, bar:
+        if (free := shutil.disk_usage(folder).free) < (size := math.prod(shape)):
             needed = f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
             raise UnwritableError(errno.ENOSPC, f"cannot write {folder}: {needed}. {HINT}")
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for batch in ordered(partial(_decode, crop=crop), source.stream(BATCH), workers):
             with explained(folder, HINT):
                 file.write(batch.pixels)
+                file.flush()
             pixels.update(batch.pixels)
             encoded.update(batch.encoded)
             numbers += batch.labels
             enlarged += batch.enlarged
             bar.update(len(batch.labels))
-        labels, last = np.array(numbers, np.int64), max(1, collection.classes) - 1
-        if len(labels) != shape[0]:
-            raise ValueError(f"{source.description} announces {shape[0]:,} images and has {len(labels):,}.")
-        if not len(labels) or not 0 <= labels.min() <= labels.max() <= last:
-            found = f"{labels.min()} to {labels.max()}" if len(labels) else "no images"
-            raise ValueError(f"{source.description}: labels must lie in 0 … {last}, found {found}.")
-        pixels.update(labels.tobytes())
-        with explained(folder, HINT):
-            file.flush()
-            np.save(part / "labels.npy", labels)
-            index = {
-                "format": FORMAT,
-                "key": key,
-                "shape": shape,
-                "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-                "modified": (part / "images.npy").stat().st_mtime_ns,
-                "sha256": pixels.hexdigest(),
-                "encoded_sha256": encoded.hexdigest(),
-                "enlarged": enlarged,
-                "source": source.description,
-                "preprocessing": crop.description,
-                # other versions may differ in the last bit of a JPEG
-                "versions": {
-                    "pillow": PIL.__version__,
-                    "libjpeg": str(PIL.features.version("jpg")),
-                    "numpy": np.__version__,
-                },
-            }
-            (part / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+    labels, last = np.array(numbers, np.int64), max(1, collection.classes) - 1
+    if len(labels) != shape[0]:
+        raise ValueError(f"{source.description} announces {shape[0]:,} images and has {len(labels):,}.")
+    if not len(labels) or not 0 <= labels.min() <= labels.max() <= last:
+        found = f"{labels.min()} to {labels.max()}" if len(labels) else "no images"
+        raise ValueError(f"{source.description}: labels must lie in 0 … {last}, found {found}.")
+    pixels.update(labels.tobytes())
+    with explained(folder, HINT):
+        np.save(folder / "labels.npy", labels)
+        for path in folder.iterdir():
+            flush(path)
+    index = {
+        "format": FORMAT,
+        "key": key,
+        "shape": shape,
+        "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "modified": (folder / "images.npy").stat().st_mtime_ns,
+        "sha256": pixels.hexdigest(),
+        "encoded_sha256": encoded.hexdigest(),
+        "enlarged": enlarged,
+        "source": source.description,
+        "preprocessing": crop.description,
+        # other versions may differ in the last bit of a JPEG
+        "versions": {"pillow": PIL.__version__, "libjpeg": str(PIL.features.version("jpg")), "numpy": np.__version__},
+    }
+    write_text(folder / "index.json", json.dumps(index, indent=1, ensure_ascii=False))
 
 
 class _Squares(NamedTuple):
@@ -508,26 +502,6 @@ def _decode(batch: tuple[list[dict[str, Any]], list[int]], crop: Crop) -> _Squar
     return _Squares(b"".join(squares), batch[1], b"".join(digests), enlarged)
 
 
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder, which takes the name of ``folder`` when the block ends well and goes when it fails.
-
-    The caller holds the lock: what lies under the temporary name is a remnant of a killed process.
-    """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        for path in part.iterdir():
-            flush(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-        flush(folder.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 # Threads -------------------------------------------------------------------------------------------------------------
 
 
@@ -545,14 +519,10 @@ def ordered(function: Callable[[Item], Result], items: Iterable[Item], workers: 
     Raises:
         ValueError: for a negative number of workers.
     """
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}.")
+    require_positive("workers", workers, or_zero=True)
     if workers == 0:
-        return map(function, items)
-    return _threaded(function, items, workers)
-
-
-def _threaded(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+        yield from map(function, items)
+        return
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="paperlib") as pool:
         try:

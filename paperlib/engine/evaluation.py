@@ -4,23 +4,20 @@ Images pass through a feature network batch by batch; their features lie in memo
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from paperlib.checks import require_finite_at, require_same_shape
 from paperlib.engine import sampling
 from paperlib.engine.data import ImageData, scale, to_uint8
-from paperlib.engine.features import FeatureNetwork, Inception, Seen
+from paperlib.engine.features import FeatureNetwork
 from paperlib.engine.metrics import SPLITS, Estimate, Moments, frechet_distance, inception_score, kid, precision_recall
 from paperlib.engine.randomness import noise, seeded
 from paperlib.engine.recipe import loss_scale
-from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import ConditionedNetwork
 from paperlib.objectives import WeightedLoss, low_discrepancy_time
 from paperlib.predictions import Prediction
@@ -43,22 +40,19 @@ class Drawing:
     """How samples are drawn.
 
     Attributes:
-        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`.
+        sampler: one of :data:`paperlib.engine.sampling.SAMPLERS`; with other options it is one more of them, such as
+            ``partial(heun, churn=40)``.
         levels: increasing log-SNR, from :func:`paperlib.engine.sampling.levels`.
         guidance: strength of classifier-free guidance, 1 for none.
-        interval: log-SNR between which there is guidance.
         seed: of the noise; a batch depends on it, on its own number and on ``batch_size`` alone.
         batch_size: images at once.
-        options: what else the sampler takes.
     """
 
     sampler: str
     levels: Tensor
     guidance: float = 1.0
-    interval: tuple[float, float] = sampling.EVERYWHERE
     seed: int = 0
     batch_size: int = 256
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def samples(self, network: ConditionedNetwork, prediction: Prediction, labels: Tensor) -> Iterator[Tensor]:
         """Samples, one for each label, in batches.
@@ -81,16 +75,8 @@ class Drawing:
         for number, label in enumerate(labels.to(device).split(self.batch_size)):
             generator = seeded(self.seed, "samples", number, device=device)
             z = torch.randn(len(label), *network.image_shape, generator=generator, device=device)
-            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance, self.interval)
-            yield sample(denoise, z, self.levels, generator=generator, **self.options)
-
-    @property
-    def title(self) -> str:
-        """The sampler with its options."""
-        named = [self.sampler, *(f"{name} {value}" for name, value in self.options.items())]
-        if self.interval != sampling.EVERYWHERE:
-            named.append(f"guidance at log-SNR {self.interval[0]:g} to {self.interval[1]:g}")
-        return ", ".join(named)
+            denoise = sampling.NetworkDenoiser(network, prediction, label, self.guidance)
+            yield sample(denoise, z, self.levels, generator=generator)
 
     @property
     def evaluations(self) -> int:
@@ -103,15 +89,15 @@ class Drawing:
             return z
 
         generator = torch.Generator().manual_seed(0)
-        sampling.get(self.sampler)(denoise, torch.zeros(1, 1), self.levels.cpu(), generator=generator, **self.options)
+        sampling.get(self.sampler)(denoise, torch.zeros(1, 1), self.levels.cpu(), generator=generator)
         return asked
 
 
 # What they are compared with -----------------------------------------------------------------------------------------
 
 
-def see(images: Iterable[Tensor], network: FeatureNetwork, levels: int) -> Seen:
-    """What a feature network makes of images, batch by batch; on the CPU.
+def see(images: Iterable[Tensor], network: FeatureNetwork, levels: int) -> Tensor:
+    """Features of images, batch by batch, shape (N, F), on the CPU.
 
     Args:
         images: batches; uint8 with ``levels`` values, or real numbers in [−1, 1], which are rounded to these as the
@@ -127,10 +113,8 @@ def see(images: Iterable[Tensor], network: FeatureNetwork, levels: int) -> Seen:
             f"the images have {levels} levels, {network.name} sees {network.levels}: a Fréchet distance would be that "
             f"of darkened images. Choose a feature network for these images."
         )
-    seen = [network.see(to_uint8(batch.cpu(), levels) if batch.is_floating_point() else batch) for batch in images]
-    features = torch.cat([part.features.cpu() for part in seen])
-    classes = [part.probabilities.cpu() for part in seen if part.probabilities is not None]
-    return Seen(features, torch.cat(classes) if classes else None)
+    batches = (to_uint8(batch.cpu(), levels) if batch.is_floating_point() else batch for batch in images)
+    return torch.cat([network(batch).cpu() for batch in batches])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,34 +140,8 @@ class Reference:
     @classmethod
     def of(cls, data: ImageData, network: FeatureNetwork) -> "Reference":
         """The reference that a data set is."""
-        features = see(data.images.split(BATCH), network, data.levels).features
+        features = see(data.images.split(BATCH), network, data.levels)
         return cls(network, data.name, data.sha256, Moments.of(features), _pairs(features), data.caution)
-
-    @classmethod
-    def stored(cls, path: Path | str, images: int, network: Inception) -> "Reference":
-        """A reference from an .npz file with ``mu`` and ``sigma``, as ADM, EDM and clean-fid publish them.
-
-        Such files do not say how their images were resized: ADM's and EDM's are of ``legacy_tensorflow``.
-
-        Args:
-            path: the file; nothing in it is executed.
-            images: how many images the statistics are of.
-            network: of the mode in which they were made.
-
-        Raises:
-            DamagedFileError: for a file without the two.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; download the statistics and name the file.")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                mean, covariance = (torch.from_numpy(arrays[key]).double() for key in ("mu", "sigma"))
-        except (ValueError, KeyError, OSError) as error:
-            raise DamagedFileError(
-                f"{path} is not a file of statistics, an .npz with mu (F,) and sigma (F, F): {error}."
-            ) from error
-        return cls(network, path.name, file_sha256(path), Moments(mean, covariance, images))
 
 
 def _pairs(features: Tensor) -> Tensor:
@@ -202,34 +160,24 @@ class Evaluation:
     """How far a set of samples is from a reference, and what must be said beside it: a row of a table.
 
     What cannot be told is NaN: distances between pairs where only moments of the reference are known, the score where
-    there are no classes or few samples.
+    it was not asked for or there are few samples.
 
     Attributes:
         frechet: Fréchet distance, by the name that ``distance`` has for it.
-        kid: kernel distance, unbiased.
-        kid_error: its standard error.
-        precision: share of samples inside the manifold of the reference.
-        recall: share of the reference inside the manifold of the samples.
-        score: the Inception Score in Inception's classes, the same formula in those of another network.
-        score_deviation: its standard deviation over the parts of the set.
-        samples: number of samples.
-        sampler: of the samples, with its options, or where they are from; empty for real images.  Of what was not drawn
-            here the next four say nothing.
-        evaluations: of the denoiser for each sample.
-        guidance: strength of classifier-free guidance.
-        sampling_seed: of the noise of the samples.
-        sampling_batch: samples drawn at once, on which with the seed the noise depends.
+        kid, kid_error: kernel distance, unbiased, and its standard error.
+        precision, recall: shares of the samples, and of the reference, inside the manifold of the other.
+        score, score_deviation: the Inception Score in Inception's classes, the same formula in those of another
+            network; mean and deviation over parts of the set.
+        samples: their number.
+        sampler: of the samples, or where they are from; empty for real images.
+        evaluations, guidance, sampling_seed, sampling_batch: how they were drawn, as in :class:`Drawing`; nothing is
+            said of those that were not drawn here.
         distance: what the Fréchet distance is called, "FID" in Inception's features alone.
-        reference: name and hash of the reference.
-        reference_images: number of images in it.
-        reference_sha256: its whole hash.
-        network: name of the feature network, which ends in its hash.
-        network_sha256: its whole hash.
-        features: their number.
+        reference, reference_images, reference_sha256: name of the reference, number of its images, and their hash.
+        network, network_sha256, features: name of the feature network, its hash, and how many features it has.
         resize: how images were resized for it.
         caution: what must be said of the data.
-        pair_samples: number of samples that distances between pairs are of.
-        pair_reference_images: number of images of the reference that they are of.
+        pair_samples, pair_reference_images: how many images of either set distances between pairs are of.
     """
 
     frechet: float
@@ -281,34 +229,37 @@ class Evaluation:
         )
 
 
-def compare(seen: Tensor | Seen, reference: Reference, drawing: Drawing | str | None = None) -> Evaluation:
+def compare(
+    features: Tensor, reference: Reference, drawing: Drawing | str | None = None, *, score: bool = False
+) -> Evaluation:
     """Compare samples with a reference.
 
     Args:
-        seen: what the feature network of the reference makes of the samples, or their features alone, shape (M, F).
+        features: of the samples, by the feature network of the reference, shape (M, F).
         reference: what they are compared with.
         drawing: how they were drawn, or where they are from if it was not here; None for real images.
+        score: whether to ask for the score too.
     """
-    features, classes = (seen, None) if isinstance(seen, Tensor) else seen
     pairs, distance, shares = _pairs(features), NOT_KNOWN, (math.nan, math.nan)
     if reference.pairs is not None:
         distance, shares = kid(reference.pairs, pairs), precision_recall(reference.pairs, pairs)
-    score = NOT_KNOWN if classes is None or len(classes) < SPLITS else inception_score(classes, SPLITS)
-    network, here = reference.network, drawing if isinstance(drawing, Drawing) else None
+    network, drawn = reference.network, drawing if isinstance(drawing, Drawing) else None
+    asked = score and len(features) >= SPLITS
+    classes = inception_score(network.probabilities(features).cpu()) if asked else NOT_KNOWN
     return Evaluation(
         frechet=frechet_distance(reference.moments, Moments.of(features)),
         kid=distance.value,
         kid_error=distance.error,
         precision=shares[0],
         recall=shares[1],
-        score=score.value,
-        score_deviation=score.error,
+        score=classes.value,
+        score_deviation=classes.error,
         samples=len(features),
-        sampler=drawing.title if isinstance(drawing, Drawing) else drawing or "",
-        evaluations=here.evaluations if here else 0,
-        guidance=here.guidance if here else 1.0,
-        sampling_seed=here.seed if here else 0,
-        sampling_batch=here.batch_size if here else 0,
+        sampler=drawing.sampler if isinstance(drawing, Drawing) else drawing or "",
+        evaluations=drawn.evaluations if drawn else 0,
+        guidance=drawn.guidance if drawn else 1.0,
+        sampling_seed=drawn.seed if drawn else 0,
+        sampling_batch=drawn.batch_size if drawn else 0,
         distance=network.distance,
         reference=f"{reference.data} {reference.sha256[:6]}",
         reference_images=reference.moments.count,
@@ -344,7 +295,7 @@ def floor(data: ImageData, reference: Reference, count: int, seed: int = 0) -> E
         )
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
     batches = (data.images[index] for index in chosen.split(BATCH))
-    return compare(see(batches, reference.network, data.levels), reference)
+    return compare(see(batches, reference.network, data.levels), reference, score=True)
 
 
 # Measurements of a network -------------------------------------------------------------------------------------------

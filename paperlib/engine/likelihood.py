@@ -20,9 +20,8 @@ which carries N(0, I) at λ_min to a density at λ_max (Song et al. 2021, Equati
 of integers by *dequantisation*, of which there are two kinds here, see :data:`Dequantisation`.
 
 Everything is in nats an example, in float64, until :func:`paperlib.elbo.bits_per_dim`.  What is drawn depends on the
-seed and the number of the example, and batches are cut from the whole set, so N processes give the answer of one.  A
-standard error is one over examples: how much another set of images of this size would differ, the noise of the draws
-included.  Results of two networks with the same seed are paired.
+seed and the number of the example.  A standard error is one over examples: how much another set of images of this size
+would differ, the noise of the draws included.  Results of two networks with the same seed are paired.
 """
 
 import math
@@ -46,7 +45,6 @@ from paperlib.checks import (
     require_within,
 )
 from paperlib.engine.data import ImageData, scale
-from paperlib.engine.parallel import ALONE, Group
 from paperlib.engine.randomness import noise, seed_of, seeded
 from paperlib.objectives import Network, WeightedLoss, low_discrepancy_time
 from paperlib.oracles import LOG_2PI
@@ -181,13 +179,13 @@ def image_elbo(
     seed: int = 0,
     batch_size: int = 256,
     dtype: torch.dtype = torch.float32,
-    group: Group = ALONE,
+    device: torch.device | str = "cpu",
 ) -> ImageElbo:
     """−ELBO of every image of a set.
 
     Args:
         network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where it is not conditional; in evaluation
-            mode, on the device of ``group``.
+            mode.
         prediction: what it predicts.
         data: the images, integers.
         schedule: how levels are drawn, any; its ends are those of the bound.
@@ -196,7 +194,7 @@ def image_elbo(
         seed: of levels and noise.
         batch_size: images at once.
         dtype: what the network is given.
-        group: the processes that share the work; each gets the whole answer.
+        device: where the network is.
 
     Raises:
         TypeError: for data that are not known to be integers, and a network that returns something else than a tensor.
@@ -205,9 +203,9 @@ def image_elbo(
     _require_integers(data)
     (low, high), dim = schedule.ends, data.images[0].numel()
     prior = _over_pixels(data, elbo.prior_kl(_values(data.levels)[:, None], low))
-    batch = partial(_batch, data, device=group.device, dtype=dtype, conditional=conditional)
+    batch = partial(_batch, data, device=device, dtype=dtype, conditional=conditional)
     loss = WeightedLoss(ELBO(), schedule, prediction)
-    return _bound(network, loss, batch, prior, reconstruction(data, high), dim, draws, seed, batch_size, group)
+    return _bound(network, loss, batch, prior, reconstruction(data, high), dim, draws, seed, batch_size)
 
 
 def real_elbo(
@@ -220,7 +218,7 @@ def real_elbo(
     draws: int = 8,
     seed: int = 0,
     batch_size: int = 256,
-    group: Group = ALONE,
+    device: torch.device | str = "cpu",
 ) -> ImageElbo:
     r"""A bound on −log p(x), a *density*, of data that are real numbers: latents, or anything else without a grid.
 
@@ -236,13 +234,13 @@ def real_elbo(
 
     def batch(examples: range) -> tuple[Tensor, dict[str, Any]]:
         part = slice(examples.start, examples.stop)
-        return x[part].to(group.device), {} if label is None else {"label": label[part].to(group.device)}
+        return x[part].to(device), {} if label is None else {"label": label[part].to(device)}
 
     (low, high), dim = schedule.ends, x[0].numel()
     decoder = torch.full((len(x),), 0.5 * dim * (LOG_2PI + 1 - high), dtype=torch.float64)
     loss = WeightedLoss(ELBO(), schedule, prediction)
     prior = elbo.prior_kl(x.cpu().double(), low)
-    return _bound(network, loss, batch, prior, decoder, dim, draws, seed, batch_size, group)
+    return _bound(network, loss, batch, prior, decoder, dim, draws, seed, batch_size)
 
 
 def _bound(
@@ -255,7 +253,6 @@ def _bound(
     draws: int,
     seed: int,
     batch_size: int,
-    group: Group,
 ) -> ImageElbo:
     """Estimate the diffusion term between two others (N,), of the examples that ``batch`` gives."""
     require_positive("draws", draws)
@@ -273,7 +270,7 @@ def _bound(
             rows.append(torch.stack([found.logsnr, found.eps_error, found.loss], 1))
         return torch.stack(rows, 2).double()
 
-    found = _shared(len(prior), evaluate, (3, draws), batch_size, group)
+    found = _in_batches(evaluate, len(prior), batch_size)
     logsnr, eps_error, loss = (found[:, index].contiguous() for index in range(3))
     terms = elbo.ElboTerms(prior, loss.mean(1), decoder)
     return ImageElbo(terms, logsnr, eps_error, loss, weighted.schedule.ends, dim)
@@ -443,7 +440,7 @@ def image_flow(
     batch_size: int = 256,
     tolerance: float = 1e-5,
     dtype: torch.dtype = torch.float32,
-    group: Group = ALONE,
+    device: torch.device | str = "cpu",
 ) -> ImageFlow:
     """−log P of every image of a set by the probability flow.
 
@@ -474,10 +471,10 @@ def image_flow(
     streams = {name: seed_of(seed, "likelihood", name) for name in ("dequantisation", "probe")}
 
     def drawn(name: str, draw: int, examples: range) -> Tensor:
-        return noise(streams[name], draw, examples, data.image_shape, device=group.device, dtype=torch.float64)
+        return noise(streams[name], draw, examples, data.image_shape, device=device, dtype=torch.float64)
 
     def evaluate(examples: range) -> Tensor:
-        x, conditioning = _batch(data, examples, group.device, torch.float64, conditional)
+        x, conditioning = _batch(data, examples, device, torch.float64, conditional)
         rows = []
         for draw in range(draws):
             z, nats = make(x, drawn("dequantisation", draw, examples), ends[1], data.levels)
@@ -488,7 +485,7 @@ def image_flow(
             rows.append(torch.stack([nats - found.log_prob, torch.full_like(nats, found.evaluations)], 1))
         return torch.stack(rows, 2)
 
-    nats, evaluations = _shared(len(data), evaluate, (2, draws), batch_size, group).unbind(1)
+    nats, evaluations = _in_batches(evaluate, len(data), batch_size).unbind(1)
     total = nats.mean(1) + (reconstruction(data, ends[1]) if dequantisation == "variational" else 0.0)
     return ImageFlow(total, dim, chosen, int(evaluations.max()))
 
@@ -511,25 +508,16 @@ def _variational(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> tupl
 # What they share -----------------------------------------------------------------------------------------------------
 
 
-def _shared(
-    size: int, evaluate: Callable[[range], Tensor], shape: tuple[int, ...], batch_size: int, group: Group
-) -> Tensor:
-    """``evaluate(examples)``, (B, *shape), of all examples, each batch by one of the processes; (N, *shape), float64.
-
-    Batches are cut from the whole set, so that an example is always in the same company.
-    """
+def _in_batches(evaluate: Callable[[range], Tensor], size: int, batch_size: int) -> Tensor:
+    """``evaluate(examples)``, (B, *), of all examples, (N, *), on the CPU."""
     require_positive("batch_size", batch_size)
-    values = torch.zeros(size, *shape, dtype=torch.float64, device=group.device)
     starts = range(0, size, batch_size)
     with torch.no_grad():
-        for start in starts[group.rank :: group.size]:
-            examples = range(start, min(start + batch_size, size))
-            values[start : examples.stop] = evaluate(examples)
-    return group.sum(values).cpu()
+        return torch.cat([evaluate(range(start, min(start + batch_size, size))).cpu() for start in starts])
 
 
 def _batch(
-    data: ImageData, examples: range, device: torch.device, dtype: torch.dtype, conditional: bool
+    data: ImageData, examples: range, device: torch.device | str, dtype: torch.dtype, conditional: bool
 ) -> tuple[Tensor, dict[str, Any]]:
     """Images, scaled, and what the network is told of them."""
     x = scale(data.images[examples.start : examples.stop].to(device), data.levels, dtype)

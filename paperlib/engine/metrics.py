@@ -21,6 +21,9 @@ SAMPLES_PER_FEATURE = 10
 TILE = 1000
 """Rows whose pairs with all others are looked at together, which bounds the memory."""
 
+BLOCKS = 10
+"""Random parts of a set, each of which is left out once for the standard error of a kernel distance."""
+
 SPLITS = 10
 """Parts of a set whose Inception Scores are averaged."""
 
@@ -109,37 +112,33 @@ class Estimate(NamedTuple):
     error: float
 
 
-def kid(real: Tensor, fake: Tensor, blocks: int = 10, generator: torch.Generator | None = None) -> Estimate:
+def kid(real: Tensor, fake: Tensor) -> Estimate:
     r"""Kernel Inception distance: the unbiased squared MMD with the kernel :math:`(f \cdot g / F + 1)^3`.
 
     (Bińkowski et al. 2018.)  Its mean is zero for two sets of one distribution, whatever their size, so a single value
     may be negative.  All pairs are used; the mean over random subsets that is usual elsewhere has the same expectation
     and a larger variance.  The error is the jackknife's standard error: the estimate is repeated without one of
-    ``blocks`` random blocks of either set at a time.
+    :data:`BLOCKS` random blocks of either set, always the same, at a time; each must hold two rows.
 
     Args:
         real: features, shape (N, F).
         fake: features, shape (M, F).
-        blocks: number of blocks, at least 2; each must hold at least 2 rows.
-        generator: source of the blocks; None always makes the same.
     """
-    if blocks < 2:
-        raise ValueError(f"blocks must be at least 2, got {blocks}.")
-    a, b = _pair(real, fake, least=2 * blocks)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    keep_a, keep_b = (_leave_out(len(rows), blocks, generator) for rows in (a, b))
+    a, b = _pair(real, fake, least=2 * BLOCKS)
+    generator = torch.Generator().manual_seed(0)
+    keep_a, keep_b = (_leave_out(len(rows), generator) for rows in (a, b))
     estimates = -2 * _kernel_sum(a, b, keep_a, keep_b) / (keep_a.sum(0) * keep_b.sum(0))
     for rows, keep in ((a, keep_a), (b, keep_b)):
         count, itself = keep.sum(0), _kernel(rows.square().sum(1), rows.shape[1]) @ keep
         estimates += (_kernel_sum(rows, rows, keep, keep) - itself) / (count * (count - 1))
-    spread = estimates[1:].var(correction=0) * (blocks - 1)
+    spread = estimates[1:].var(correction=0) * (BLOCKS - 1)
     return Estimate(estimates[0].item(), spread.sqrt().item())
 
 
-def _leave_out(rows: int, blocks: int, generator: torch.Generator) -> Tensor:
-    """Which rows to keep, 0 or 1, shape (rows, 1 + blocks): all of them, then all but one block at a time."""
-    keep = torch.ones(rows, 1 + blocks, dtype=torch.float64)
-    keep[torch.randperm(rows, generator=generator), 1 + torch.arange(rows) % blocks] = 0
+def _leave_out(rows: int, generator: torch.Generator) -> Tensor:
+    """Which rows to keep, 0 or 1, shape (rows, 1 + BLOCKS): all of them, then all but one block at a time."""
+    keep = torch.ones(rows, 1 + BLOCKS, dtype=torch.float64)
+    keep[torch.randperm(rows, generator=generator), 1 + torch.arange(rows) % BLOCKS] = 0
     return keep
 
 
@@ -201,7 +200,7 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 # Inception Score -----------------------------------------------------------------------------------------------------
 
 
-def inception_score(probabilities: Tensor, splits: int = SPLITS, seed: int = 0) -> Estimate:
+def inception_score(probabilities: Tensor, splits: int = SPLITS) -> Estimate:
     r""":math:`\exp E_x KL(p(y|x) \,\|\, p(y))`, mean and deviation over equal random parts.  (Salimans et al. 2016.)
 
     It is the Inception Score where the probabilities are Inception's; those of another classifier give a number that
@@ -210,13 +209,12 @@ def inception_score(probabilities: Tensor, splits: int = SPLITS, seed: int = 0) 
     Args:
         probabilities: of classes, shape (N, C), each row adding up to one.
         splits: number of parts, no more than rows.  Which row goes to which is random: images may come by class.
-        seed: of the parts.
     """
     require_positive("splits", splits)
     rows = _rows("probabilities", probabilities, least=splits)
     if not torch.allclose(rows.sum(1), rows.new_ones(()), atol=1e-3) or (rows < 0).any():
         raise ValueError("probabilities must be 0 or more and add up to 1 in every row; pass logits.softmax(1).")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     orders = torch.rand(-(-len(rows) // splits), splits, generator=generator, dtype=torch.float64).argsort(1)
     parts = [rows[orders.flatten()[: len(rows)] == part] for part in range(splits)]
     divergences = [torch.xlogy(p, p).sum(1).mean() - torch.xlogy(p.mean(0), p.mean(0)).sum() for p in parts]

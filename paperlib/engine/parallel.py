@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -82,21 +82,6 @@ ALONE = Group()
 """A single process on the CPU."""
 
 
-def launched() -> int:
-    """How many processes ``torchrun`` started; 1 without it.
-
-    Raises:
-        ValueError: for tasks of SLURM that do not know of one another, each of which would train the same.
-    """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    if tasks > 1 and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"SLURM started {tasks} tasks that do not know of one another: start one torchrun a machine (srun "
-            f"--ntasks-per-node=1 torchrun --nproc-per-node=N …), or train with the engine 'single'."
-        )
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def join() -> Group:
     """Find the other processes that ``torchrun`` started; done once, whatever is trained afterwards.
 
@@ -125,26 +110,40 @@ def join() -> Group:
     return Group(dist.get_rank(), dist.get_world_size(), device)
 
 
-class Single:
-    """A network in one process.
+class Engine:
+    """A network and what is called of it in training.
+
+    FSDP keeps parameters in float32; in mixed precision it gathers blocks in bfloat16 and adds gradients in float32.
+    It does not cast inputs, log-SNR would lose its digits: autocast does what there is to cast.
 
     Args:
-        network: what is trained, in place.
+        name: "single", "ddp" or "fsdp".
+        network: what is trained, in place; brought to the device of the group.
         group: the processes.
         precision: of the forward and backward pass.
 
     Attributes:
-        model: what is called in training, and takes care of the gradients.
+        model: what is called, and takes care of the gradients.
     """
 
-    name = "single"
+    def __init__(self, name: EngineName, network: ConditionedNetwork, group: Group, precision: Precision) -> None:
+        self.name, self.group, self.precision = name, group, precision
+        self.model: nn.Module = network if name == "fsdp" else network.to(group.device)  # a sharded one goes in blocks
+        if name == "ddp":
+            from torch.nn.parallel import DistributedDataParallel
 
-    def __init__(self, network: ConditionedNetwork, group: Group, precision: Precision) -> None:
-        self.network, self.group, self.precision = network, group, precision
-        self.model: nn.Module = self._wrapped()
+            ids = [group.device] if group.device.type == "cuda" else None
+            self.model = DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
+        elif name == "fsdp":
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    def _wrapped(self) -> nn.Module:
-        return self.network
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view", UserWarning)  # nobody does
+            mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+            policy = mixed if precision == "bf16" else MixedPrecisionPolicy()
+            mesh = init_device_mesh(group.device.type, (group.size,))
+            for unit in (*network.sharding_units(), network):
+                fully_shard(unit, mesh=mesh, mp_policy=policy)
 
     def predict(self, z: Tensor, logsnr: Tensor, label: Tensor | None) -> Tensor:
         """The prediction, in the type of ``z``, so that the loss is computed in it."""
@@ -154,11 +153,13 @@ class Single:
 
     def accumulating(self, last: bool) -> AbstractContextManager[object]:
         """Around forward and backward pass of a micro-batch: processes exchange gradients at the last one alone."""
-        return nullcontext()
+        if self.name == "fsdp":
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        return self.model.no_sync() if self.name == "ddp" and not last else nullcontext()  # type: ignore[operator]
 
     def clip(self, limit: float) -> Tensor:
         """Clip the gradient to a norm, over all parameters and processes; returns the norm before, a scalar."""
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -171,65 +172,28 @@ class Single:
         return found
 
 
-class Replicated(Single):
-    """A network of which every process holds a copy."""
-
-    name = "ddp"
-
-    def _wrapped(self) -> nn.Module:
-        from torch.nn.parallel import DistributedDataParallel
-
-        ids = [self.group.device] if self.group.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, device_ids=ids, gradient_as_bucket_view=True)
-
-    def accumulating(self, last: bool) -> AbstractContextManager[object]:
-        return nullcontext() if last else self.model.no_sync()  # type: ignore[operator]
-
-
-class Sharded(Single):
-    """A network that the processes share.
-
-    Parameters stay float32; in mixed precision blocks are gathered in bfloat16 and gradients added in float32.  Inputs
-    are not cast, log-SNR would lose its digits: autocast does what there is to cast.
-    """
-
-    name = "fsdp"
-
-    def _wrapped(self) -> nn.Module:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view", UserWarning)  # changed by nobody
-        mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        policy = mixed if self.precision == "bf16" else MixedPrecisionPolicy()
-        mesh = init_device_mesh(self.group.device.type, (self.group.size,))
-        for unit in (*self.network.sharding_units(), self.network):
-            fully_shard(unit, mesh=mesh, mp_policy=policy)
-        return self.network
-
-    def accumulating(self, last: bool) -> AbstractContextManager[object]:
-        self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        return nullcontext()
-
-
-ENGINES: dict[str, type[Single]] = {engine.name: engine for engine in (Single, Replicated, Sharded)}
-
-
-def choose(engine: EngineName, device: torch.device) -> tuple[type[Single], Group]:
-    """The engine of that name, and the processes that it has.
+def choose(engine: EngineName, device: torch.device) -> tuple[EngineName, Group]:
+    """The name of the engine, and the processes that it has.
 
     Args:
         engine: "auto" is "ddp" for several processes that ``torchrun`` started, else "single".
         device: of the network; several processes take their own instead.
 
     Raises:
-        ValueError: for an unknown name, and for several processes where ``torchrun`` started none.
+        ValueError: for an unknown name; for several processes where ``torchrun`` started none; and for tasks of SLURM
+            that do not know of one another, each of which would train the same.
     """
+    if engine not in get_args(EngineName):
+        raise ValueError(f"unknown engine {engine!r}; choose one of {', '.join(get_args(EngineName))}.")
     if engine == "auto":
-        engine = "ddp" if launched() > 1 else "single"
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; choose one of auto, {', '.join(ENGINES)}.")
-    return ENGINES[engine], Group(device=device) if engine == "single" else join()
+        tasks, processes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "WORLD_SIZE"))
+        if tasks > 1 and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                f"SLURM started {tasks} tasks that do not know of one another: start one torchrun a machine (srun "
+                f"--ntasks-per-node=1 torchrun --nproc-per-node=N …), or train with the engine 'single'."
+            )
+        engine = "ddp" if processes > 1 else "single"
+    return engine, Group(device=device) if engine == "single" else join()
 
 
 def require_equal(network: nn.Module, group: Group) -> None:

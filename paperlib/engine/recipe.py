@@ -6,9 +6,7 @@ field renames no run.  The *course* of a run is the same without the number of s
 shorter one of its course stopped.
 """
 
-import hashlib
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from paperlib import models
 from paperlib.checks import NotNegative, NotNegativeInt, Positive, PositiveInt, require_parameters
 from paperlib.engine.data import ImageData
+from paperlib.files import json_sha256
 from paperlib.models import ConditionedNetwork
 from paperlib.models.weights import tensors_sha256
 from paperlib.objectives import WeightedLoss
@@ -130,23 +129,16 @@ def loss_scale(loss: WeightedLoss, dimensions: int) -> float:
 
 @dataclass(frozen=True)
 class RunKey:
-    """What a run is known by, two hashes in hex.
-
-    Attributes:
-        key: of everything: two runs of the same key are the same run.
-        course: of everything but the number of steps.
-    """
+    """What a run is known by, two hashes in hex: of everything, and of everything but the number of steps."""
 
     key: str
     course: str
 
 
 def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, config: TrainingConfig) -> RunKey:
-    """The key of a run from what it is given, before it begins.
+    """The key of a run from what it is given, before it begins; :data:`HOUSEKEEPING` and processes are no part of it.
 
     A network on the meta device stands for the one that :func:`models.build` makes elsewhere.
-
-    Number of processes, micro-batches, states and lines of the log are not part of it: a run may go on with others.
 
     Raises:
         ValueError: when a part cannot be told from another by plain values.
@@ -159,7 +151,7 @@ def run_key(network: ConditionedNetwork, loss: WeightedLoss, data: ImageData, co
         "data": {"sha256": data.sha256, "levels": data.levels},
         "training": {name: value for name, value in training.items() if name not in (*HOUSEKEEPING, "steps")},
     }
-    return RunKey(_hash([course, config.steps]), _hash(course))
+    return RunKey(json_sha256([course, config.steps]), json_sha256(course))
 
 
 def describe(
@@ -173,10 +165,6 @@ def describe(
         "data": {name: value for name, value in data.provenance().items() if value not in ("", None)},
         "training": {name: value for name, value in asdict(config).items() if name not in HOUSEKEEPING},
     }
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _stated(value: Any, whole: bool = True) -> Any:
@@ -240,7 +228,7 @@ def _code(classes: set[type]) -> dict[str, Any]:
     for kind in classes:
         if kind.__module__.split(".")[0] not in ("paperlib", "torch"):
             try:
-                found[kind.__qualname__] = getattr(kind, "version", None) or _hash(inspect.getsource(kind))
+                found[kind.__qualname__] = getattr(kind, "version", None) or json_sha256(inspect.getsource(kind))
             except (OSError, TypeError) as error:
                 raise ValueError(
                     f"the source of {kind.__qualname__} cannot be read, so a run with it could not be told from one "

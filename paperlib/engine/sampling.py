@@ -28,7 +28,7 @@ from torch import Tensor
 from paperlib.checks import require_finite, require_finite_at, require_same_shape
 from paperlib.objectives import Network
 from paperlib.predictions import Prediction
-from paperlib.process import alpha, expand, sigma
+from paperlib.process import alpha, sigma
 from paperlib.registry import Registry
 from paperlib.schedules import NoiseSchedule
 
@@ -37,9 +37,6 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 Callback = Callable[[int, Tensor, Tensor, Tensor], None]
 """Called once a level with its number, logsnr (), z and x̂ (B, *), for pictures and traces."""
-
-EVERYWHERE = (-math.inf, math.inf)
-"""All levels of log-SNR."""
 
 
 # Denoiser and levels -------------------------------------------------------------------------------------------------
@@ -50,51 +47,40 @@ class NetworkDenoiser:
     r"""The denoiser that a network is, with classifier-free guidance.
 
     :math:`\hat x = \hat x_{null} + g\,(\hat x_{label} - \hat x_{null})`  (Section 5, guidance; Ho & Salimans 2022.)
-    Guidance may be left to an interval of levels: at high noise it takes away variety, at low noise it does nothing
-    (Kynkäänniemi et al. 2024).
 
     Args:
         network: ``network(z, logsnr, label=…)``, or ``network(z, logsnr)`` where no label is given.
         prediction: what the network predicts.
         label: classes, int64 (B,), or None for the null class.
         guidance: g; 1 is no guidance and costs one evaluation of the network, else each level costs two.
-        interval: lowest and highest log-SNR with guidance, −2 log σ_hi and −2 log σ_lo in the terms of EDM; outside it
-            g is 1.
 
     Raises:
         TypeError: when called, for a network that returns something else than a tensor.
-        ValueError: when guidance is not finite or is asked for without a label, or the interval is reversed; when
-            called, for a label or an output that does not fit the batch: nothing is broadcast.
+        ValueError: when guidance is not finite or is asked for without a label; when called, for a label or an output
+            that does not fit the batch: nothing is broadcast.
     """
 
     network: Network
     prediction: Prediction
     label: Tensor | None = None
     guidance: float = 1.0
-    interval: tuple[float, float] = EVERYWHERE
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance must be a finite number, 1 for none; got {self.guidance}.")
         if self.guidance != 1 and self.label is None:
             raise ValueError(f"guidance {self.guidance} needs labels to guide to; pass label, or guidance=1.")
-        if not self.interval[0] <= self.interval[1]:
-            raise ValueError(f"interval must be (lowest, highest) log-SNR, got {self.interval}.")
 
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
-        guided = (logsnr >= self.interval[0]) & (logsnr <= self.interval[1])
-        guidance = expand(torch.where(guided, self.guidance, 1.0).to(z), z) if guided.any() else None
-        return self.prediction.to_x(self._output(z, logsnr, guidance), z, logsnr)
+        return self.prediction.to_x(self._output(z, logsnr), z, logsnr)
 
     def at(self, level: float, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂ where all examples are at one ``level``, which ``logsnr`` (B,) repeats: the same for less work."""
-        guided = self.interval[0] <= level <= self.interval[1]
-        output = self._output(z, logsnr, self.guidance if guided else None)
         of_output, of_z = _x_coefficients(self.prediction, level)
-        return torch.add(of_z * z, output, alpha=of_output)
+        return torch.add(of_z * z, self._output(z, logsnr), alpha=of_output)
 
-    def _output(self, z: Tensor, logsnr: Tensor, guidance: Tensor | float | None) -> Tensor:
+    def _output(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """The network's output; x̂ is linear in it, so with guidance either may be extrapolated."""
         if self.label is None:
             output = self.network(z, logsnr)
@@ -103,11 +89,11 @@ class NetworkDenoiser:
         else:
             raise ValueError(f"label must have shape ({len(z)},), one an example, got {tuple(self.label.shape)}.")
         require_same_shape("output", output, "z", z)
-        if guidance is None or self.guidance == 1:
+        if self.guidance == 1:
             return output
         null = self.network(z, logsnr)
         require_same_shape("output without a label", null, "z", z)
-        return torch.lerp(null, output, guidance)  # the output itself where guidance is 1
+        return torch.lerp(null, output, self.guidance)
 
 
 @lru_cache(maxsize=10_000)
@@ -237,7 +223,7 @@ def heun(
     callback: Callback | None = None,
     churn: float = 0.0,
     churn_noise: float = 1.0,
-    churn_range: tuple[float, float] = EVERYWHERE,
+    churn_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> Tensor:
     r"""EDM's sampler: Heun's method, two evaluations a step, with fresh noise where ``churn`` > 0.
 

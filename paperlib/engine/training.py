@@ -47,7 +47,7 @@ from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoint
 from paperlib.engine.data import Batch, ImageData, batch_indices, batches, scale
 from paperlib.engine.interruption import StopSignals, TrainingInterrupted
-from paperlib.engine.parallel import EngineName, Group, Single, choose, require_equal
+from paperlib.engine.parallel import Engine, EngineName, Group, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout
 from paperlib.engine.recipe import RunKey, TrainingConfig, describe, loss_scale, run_key
 from paperlib.files import BusyError, damaged, file_sha256, held, write_text
@@ -128,7 +128,7 @@ class Trainer:
                 f"the network takes {network.image_shape} images of {network.num_classes} classes, "
                 f"{data.name} has {data.image_shape} of {data.num_classes}."
             )
-        make, group = choose(engine, next(network.parameters()).device)
+        name, group = choose(engine, next(network.parameters()).device)
         self.micro_batch = config.micro_batch(group.size)
         share = self.micro_batch * config.accumulate
         require_equal(network, group)
@@ -137,8 +137,7 @@ class Trainer:
             images, labels = data.images.to(group.device), data.labels.to(group.device)
             data = replace(data, images=images, labels=labels, digest=data.sha256)
         self.data, self.examples = data, range(group.rank * share, (group.rank + 1) * share)  # of the global batch
-        placed = network if make.name == "fsdp" else network.to(group.device)  # a sharded one moves block by block
-        self.engine: Single = make(placed, group, config.precision)
+        self.engine = Engine(name, network, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
         if self.adaptive is not None:  # what it learned elsewhere is no part of the run
             self.adaptive.load_state_dict(replace(self.adaptive).state_dict())
@@ -385,15 +384,13 @@ def _held(directory: Path, group: Group) -> Iterator[None]:
 
 def _begin(trainer: Trainer, directory: Path, key: RunKey) -> None:
     """Go on from the newest whole state of this course, and have the log end where it does; else begin."""
-    group = trainer.group
-    path = checkpoint.newest_state(directory / STATES, group)
-    values = group.broadcast(checkpoint.read_values(path) if path and group.is_first else None)
-    course, step = (values["course"], values["step"]) if values else ("", 0)
+    group, found = trainer.group, checkpoint.newest_state(directory / STATES, trainer.group)
+    course, step = (found[1]["course"], found[1]["step"]) if found else ("", 0)
     goes_on = course == key.course and step <= trainer.config.steps
     if group.is_first:
         _set_aside(directory, course, goes_on)
-    if path and values and goes_on:
-        trainer.restore(path, values)
+    if found and goes_on:
+        trainer.restore(*found)
     if group.is_first:
         (directory / FAILURE).unlink(missing_ok=True)
         _write_log(trainer, directory)

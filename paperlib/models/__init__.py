@@ -7,7 +7,7 @@ docs/howto/network.md has one.  A package does so for every process, see :mod:`p
 
 from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.mlp import MLP
-from paperlib.models.presets import MODELS, PRESETS, Preset, build, option_names, register, resolve
+from paperlib.models.presets import MODELS, PRESETS, build, option_names, register
 from paperlib.models.unet import UNet
 from paperlib.models.uvit import UViT
 from paperlib.models.weights import load
@@ -17,12 +17,10 @@ __all__ = [
     "MODELS",
     "PRESETS",
     "ConditionedNetwork",
-    "Preset",
     "UNet",
     "UViT",
     "build",
     "load",
     "option_names",
     "register",
-    "resolve",
 ]

@@ -158,10 +158,5 @@ def zero_initialised(module: Module) -> Module:
 
 def scale_shift(normalised: Tensor, modulation: Tensor) -> Tensor:
     """``normalised`` (B, C, *) times 1 + scale plus shift; ``modulation`` (B, 2 C) holds both."""
-    scale, shift = modulation.chunk(2, dim=1)
-    return normalised * (1 + expand_channels(scale, normalised)) + expand_channels(shift, normalised)
-
-
-def expand_channels(value: Tensor, like: Tensor) -> Tensor:
-    """(B, C) to (B, C, 1, …), so that it multiplies ``like`` (B, C, *)."""
-    return value.reshape(*value.shape, *[1] * (like.ndim - 2))
+    scale, shift = modulation.reshape(*modulation.shape, *[1] * (normalised.ndim - 2)).chunk(2, dim=1)
+    return normalised * (1 + scale) + shift

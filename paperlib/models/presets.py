@@ -1,12 +1,11 @@
 """Networks with a name: the models, published architectures and small ones for a CPU.
 
-A preset says which model it is, what it was made for, and, where there is one, the published number of parameters.
-What differs from the published network is said beside each; the tests print the counts side by side.
+A preset is a model with options.  What differs from the published network is said beside each; the tests print the
+numbers of parameters side by side.
 """
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,42 +16,14 @@ from paperlib.models.unet import UNet
 from paperlib.models.uvit import UViT
 from paperlib.registry import Registry
 
-
-@dataclass(frozen=True)
-class Preset:
-    """Options under a name.
-
-    Args:
-        model: the name of a class in :data:`MODELS`.
-        options: what it is built with.
-        image_shape: (C, H, W) of the data that it was made for.
-        num_classes: number of their classes.
-        published: parameters of the published network that it follows; None where it is our own.
-    """
-
-    model: str
-    options: Mapping[str, Any]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    published: int | None = None
-
-
-def _preset(
-    model: str, image_shape: tuple[int, int, int], num_classes: int, published: int | None = None, **options: Any
-) -> Preset:
-    return Preset(model, options, image_shape, num_classes, published)
-
-
-CIFAR = (3, 32, 32), 10
-
-PRESETS: dict[str, Preset] = {
+PRESETS = {
     # Of the size of DDPM++ (Song et al. 2021), with which EDM trained (Karras et al. 2022: 55.7 million parameters).
     # In structure it is IDDPM's network for CIFAR-10 (Nichol & Dhariwal 2021: 128 channels times 1, 2, 2, 2, three
     # blocks, 64-channel heads) with ADM's blocks that halve and double, where IDDPM has plain convolutions, and
     # attention at 16 × 16 and in the middle alone, as in DDPM++.  DDPM++ has 256 channels everywhere, four blocks, a
     # single head, shifts without scales, and a factor 1/√2 at every sum.  Dropout is EDM's.
-    "adm_cifar10": _preset(
-        *("unet", *CIFAR, 55_700_000),
+    "adm_cifar10": partial(
+        UNet,
         channels=128,
         multipliers=(1, 2, 2, 2),
         blocks=3,
@@ -62,8 +33,8 @@ PRESETS: dict[str, Preset] = {
     ),
     # ADM at 64 × 64 (Dhariwal & Nichol 2021, Table 11, 296 million parameters).  Ours does not predict variances, so
     # that its last convolution has half the channels, and knows the null class.
-    "adm_imagenet64": _preset(
-        *("unet", (3, 64, 64), 1000, 296_000_000),
+    "adm_imagenet64": partial(
+        UNet,
         channels=192,
         multipliers=(1, 2, 3, 4),
         blocks=3,
@@ -71,11 +42,11 @@ PRESETS: dict[str, Preset] = {
         head_channels=64,
         dropout=0.1,
     ),
-    "unet_cifar_small": _preset("unet", *CIFAR, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(8,)),
+    "unet_cifar_small": partial(UNet, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(8,)),
     # Simple diffusion's U-ViT, the transformer at 16 × 16; what of it is ours is said in paperlib/models/uvit.py.
     **{
-        f"uvit_imagenet{size}": _preset(
-            *("uvit", (3, size, size), 1000, 2_000_000_000),
+        f"uvit_imagenet{size}": partial(
+            UViT,
             channels=128,
             multipliers=(1, 2, 4, 16),
             blocks=2,
@@ -88,13 +59,11 @@ PRESETS: dict[str, Preset] = {
         )
         for size, patch in ((128, 1), (256, 2), (512, 4))
     },
-    "vit_cifar_small": _preset("uvit", *CIFAR, channels=128, transformer_blocks=5, patch=4, condition_width=64),
+    "vit_cifar_small": partial(UViT, channels=128, transformer_blocks=5, patch=4, condition_width=64),
 }
 """Presets by name."""
 
-MODELS: Registry[Any] = Registry(
-    "model", (ConditionedNetwork, Preset), {"mlp": MLP, "unet": UNet, "uvit": UViT, **PRESETS}
-)
+MODELS: Registry[Any] = Registry("model", ConditionedNetwork, {"mlp": MLP, "unet": UNet, "uvit": UViT, **PRESETS})
 """Everything that :func:`build` knows, by name: classes of networks, and presets.  ``register`` adds one."""
 
 register = MODELS.register
@@ -124,24 +93,17 @@ def build(
         ValueError: for an unknown name; the message lists the choices.
         TypeError: for an option that the network does not take.
     """
-    model, options = resolve(name, options)
+    model = MODELS[name]
+    if isinstance(model, partial):
+        options, model = {**model.keywords, **options}, model.func
+        name = next((known for known, entry in MODELS.items() if entry is model), name)
     shape: dict[str, Any] = {"image_shape": image_shape, "num_classes": num_classes, "sigma_data": sigma_data}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        network = MODELS[model](**shape, **options)
-    network.config, network.initial_seed = {"name": model, **shape, **options}, seed
+        network = model(**shape, **options)
+    network.config, network.initial_seed = {"name": name, **shape, **options}, seed
     return network
-
-
-def resolve(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model behind a name, and all options: those of the preset, and over them ``options``.
-
-    Raises:
-        ValueError: for an unknown name; the message lists the choices.
-    """
-    known = MODELS[name]
-    return (known.model, {**known.options, **options}) if isinstance(known, Preset) else (name, dict(options))
 
 
 def option_names(name: str) -> list[str]:
@@ -150,5 +112,5 @@ def option_names(name: str) -> list[str]:
     Raises:
         ValueError: for an unknown name; the message lists the choices.
     """
-    taken = inspect.signature(MODELS[resolve(name, {})[0]]).parameters
+    taken = inspect.signature(MODELS[name]).parameters
     return [option for option in taken if option not in ("image_shape", "num_classes", "sigma_data")]

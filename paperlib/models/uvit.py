@@ -127,12 +127,18 @@ class UViT(ConditionedNetwork):
     ) -> None:
         super().__init__(image_shape, num_classes, sigma_data, condition_width)
         self.patch, self.folding = patch, folding
-        height, width = require_foldable(image_shape, patch, len(multipliers), folding)
+        height, breadth = require_foldable(image_shape, patch, len(multipliers), folding)
         widths = [channels * multiplier for multiplier in multipliers]
         folded = image_shape[0] * patch**2
         self.inward = nn.Conv2d(folded, widths[0], 3, padding=1)
-        self.down, self.up = self._levels(widths, blocks, condition_width)
-        self.positions = nn.Parameter(0.02 * torch.randn(height * width, widths[-1]))
+        down, up = list[nn.Module](), list[nn.Module]()  # which mirrors it
+        for width, lower in pairwise(widths):
+            down += [ResidualBlock(width, width, condition_width) for _ in range(blocks)]
+            down.append(Transition(width, lower, "down"))
+            back = [ResidualBlock(2 * width, width, condition_width) for _ in range(blocks)]
+            up = [Transition(lower, width, "up"), *back, *up]
+        self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
+        self.positions = nn.Parameter(0.02 * torch.randn(height * breadth, widths[-1]))
         block = partial(TransformerBlock, widths[-1], head_channels, condition_width, dropout=dropout)
         self.transformer = nn.ModuleList(block() for _ in range(transformer_blocks))
         self.outward = nn.Sequential(
@@ -162,14 +168,3 @@ class UViT(ConditionedNetwork):
         for block in self.transformer:
             tokens = block(tokens, condition)
         return tokens.mT.reshape(h.shape)
-
-    @staticmethod
-    def _levels(widths: list[int], blocks: int, condition_width: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-        """The levels of convolutions on the way down, and their mirror on the way up."""
-        down, up = list[nn.Module](), list[nn.Module]()
-        for width, lower in pairwise(widths):
-            down += [ResidualBlock(width, width, condition_width) for _ in range(blocks)]
-            down.append(Transition(width, lower, "down"))
-            back = [ResidualBlock(2 * width, width, condition_width) for _ in range(blocks)]
-            up = [Transition(lower, width, "up"), *back, *up]
-        return nn.ModuleList(down), nn.ModuleList(up)

@@ -8,6 +8,7 @@ Nothing in a file is ever executed.  What a run needs to go on is kept by :mod:`
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from paperlib import predictions
-from paperlib.files import damaged, write_bytes, write_text
+from paperlib.files import damaged, json_sha256, write_bytes, write_text
 from paperlib.models.conditioning import ConditionedNetwork
 from paperlib.models.presets import build
 from paperlib.predictions import Prediction
@@ -65,7 +66,7 @@ def save_weights(
 def card_sha256(card: Mapping[str, Any]) -> str:
     """Hash of a card but for this entry of its own."""
     content = {name: value for name, value in card.items() if name != "card_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_sha256(content)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -101,16 +102,9 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
         DamagedFileError: when the file is truncated or corrupt, or not one that :func:`save_weights` wrote.
         ValueError: when the weights do not fit the network; the message names the first that does not.
     """
-    from safetensors.torch import load_file
-
-    card, tensors = read_card(path), load_file(path)
-    if tensors_sha256(tensors) != card.get("weights_sha256"):
-        raise damaged(path, "the weights that its card describes (their hash differs)")
-    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
-    _require_fit(path, found, wanted)
-    with torch.no_grad():
-        for name, parameter in network.state_dict().items():
-            parameter.copy_(_share(tensors[name], parameter))
+    card, tensors = _read(path)
+    _require_fit(path, tensors, network)
+    _fill(network, tensors)
     return card
 
 
@@ -124,16 +118,13 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         DamagedFileError: when it is not a whole file that :func:`save_weights` wrote.
         ValueError: when the card does not describe a network of paperlib's, or not the one in the file.
     """
-    from safetensors import safe_open
-
-    card = read_card(path)
-    with safe_open(path, framework="pt") as file:  # its header alone
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    card, tensors = _read(path)
     try:
         config, described = dict(card["network"]), dict(card["loss"]["prediction"])
         config["image_shape"] = tuple(config["image_shape"])
-        largest = max(len(shapes), *config["image_shape"], *(side for shape in shapes.values() for side in shape))
-        if any(number > largest for number in _whole_numbers(list(config.values()))):
+        largest = max(len(tensors), *config["image_shape"], *(side for t in tensors.values() for side in t.shape))
+        options = (value if isinstance(value, list | tuple) else [value] for value in config.values())
+        if any(isinstance(number, int) and number > largest for number in chain(*options)):
             raise ValueError(f"{config} is larger than what is in the file")
         kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
         prediction = kinds[described.pop("name")](**described)
@@ -145,20 +136,23 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
             f"({type(error).__name__}: {error}); it was not trained by paperlib, or with a network of your own: build "
             f"that yourself and call load_weights."
         ) from error
-    _require_fit(path, shapes, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-    load_weights(path, network.to_empty(device="cpu"))
+    _require_fit(path, tensors, network)
+    _fill(network.to_empty(device="cpu"), tensors)
     return network.eval(), prediction
 
 
-def _whole_numbers(values: list[Any]) -> Iterator[int]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _whole_numbers(list(value))
-        elif isinstance(value, int):
-            yield value
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The card and the tensors of a whole file."""
+    from safetensors.torch import load_file
+
+    card, tensors = read_card(path), load_file(path)
+    if tensors_sha256(tensors) != card.get("weights_sha256"):
+        raise damaged(path, "the weights that its card describes (their hash differs)")
+    return card, tensors
 
 
-def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _require_fit(path: str | Path, tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    found, wanted = ({name: tuple(t.shape) for name, t in held.items()} for held in (tensors, network.state_dict()))
     for name in sorted(found.keys() | wanted.keys()):
         shapes = [sizes.get(name, "nothing") for sizes in (found, wanted)]
         if shapes[0] != shapes[1]:
@@ -166,6 +160,12 @@ def _require_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted:
                 f"{path} does not fit the network: {name} is {shapes[0]} in the file, {shapes[1]} in the network. "
                 f"Build the network with the options in the file's card (weights.read_card)."
             )
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            parameter.copy_(_share(tensors[name], parameter))
 
 
 def _share(tensor: Tensor, like: Any) -> Tensor:

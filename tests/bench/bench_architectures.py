@@ -21,9 +21,9 @@ RATES = (1e-3, 2e-3)
 TAKEN = "transformer in a U-Net, patches of 2"
 OPTIONS = {
     TAKEN: ("uvit", profiles.load("cifar10-cpu").model.options),
-    "transformer, patches of 4": ("uvit", presets.PRESETS["vit_cifar_small"].options),
+    "transformer, patches of 4": ("uvit", presets.PRESETS["vit_cifar_small"].keywords),
     "U-Net, patches of 2": ("unet", OURS | {"channels": 64}),
-    "U-Net, pixels": ("unet", presets.PRESETS["unet_cifar_small"].options),
+    "U-Net, pixels": ("unet", presets.PRESETS["unet_cifar_small"].keywords),
 }
 
 

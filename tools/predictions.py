@@ -1,0 +1,197 @@
+"""What came of the predictions about photographs: the tables of docs/preregistration.md, part of ``make readme``.
+
+Every number is computed from published tables of the notebooks 07, 08 and 09, a row a run.  A prediction whose runs
+are not there has the verdict "not run".
+"""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from paperlib import files
+from paperlib.companion import paths
+from paperlib.companion.claims import Verdict
+from tools.readme import filled
+
+sys.path.append(str(paths.root() / "notebooks"))
+from over_seeds import Ratio, all_of, paired_ratio, verdict
+
+LEVEL = "λ (nats)"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The tables of a profile, a row a run, each None where there is none.
+
+    Attributes:
+        distances: to the test split in the classifier's features, by weighting, seed and sampler.
+        kernel: the same in those of EfficientNet-Lite0.
+        errors: E‖ε̂ − ε‖² by weighting, seed and level.
+        bits: −ELBO by weighting and seed, a column a level at which decoding starts.
+    """
+
+    distances: pd.DataFrame
+    errors: pd.DataFrame
+    kernel: pd.DataFrame | None = None
+    bits: pd.DataFrame | None = None
+
+    @classmethod
+    def published(cls, profile: str) -> "Runs | None":
+        """Those of the published results; None where they are not of three seeds, or were not made."""
+        of_samples = "08_sample_and_evaluate/tables/every_run"
+        distances, kernel = _table(profile, of_samples), _table(profile, f"{of_samples}_efficientnet")
+        errors = _table(profile, "07_train/tables/errors_by_level")
+        if distances is None or errors is None or distances.seed.nunique() < 3:
+            return None
+        to_test = distances[distances.reference.str.contains("test")]
+        return cls(to_test, errors, kernel, _table(profile, "09_likelihood/tables/bits_by_stop"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are all four."""
+        return self.kernel is not None and self.bits is not None
+
+    def distance(self, weighting: str, sampler: str = "heun") -> pd.Series:
+        """Fréchet distances of a weighting by seed."""
+        return self.distances.query("weighting == @weighting and sampler == @sampler").set_index("seed").frechet
+
+    def ratio(self, weighting: str, other: str) -> Ratio:
+        """Of Heun's distances, within a seed."""
+        return paired_ratio(self.distance(weighting), self.distance(other))
+
+    def error(self, weighting: str) -> pd.Series:
+        """The mean over seeds by level."""
+        return self.errors[self.errors.weighting == weighting].groupby(LEVEL).error.mean()
+
+    def smaller(self, weighting: str, other: str, low: float, high: float) -> float:
+        """At which share of the levels between two the error of a weighting is smaller than that of another."""
+        both = pd.concat([self.error(weighting), self.error(other)], axis=1).loc[low:high]
+        return float((both.iloc[:, 0] < both.iloc[:, 1]).mean())
+
+
+Judged = tuple[str, bool | None, str]
+"""A prediction, whether it held, and on what evidence; None where it was not run."""
+
+
+def photographs(runs: Runs) -> list[Judged]:
+    """S1 to S7."""
+    assert runs.kernel is not None
+    assert runs.bits is not None
+    weightings = list(dict.fromkeys(runs.distances.weighting))
+    others = [name for name in weightings if name != "sigmoid"]
+    parity = runs.ratio("edm_monotonic", "edm")
+    behind = runs.ratio("elbo", "sigmoid")
+    worst = [
+        rows.set_index("weighting")[column].idxmax() == "elbo"
+        for table, column in ((runs.distances, "frechet"), (runs.kernel, "kid"))
+        for _, rows in table.groupby(["sampler", "seed"])
+    ]
+    bits = runs.bits.set_index(["seed", "weighting"])
+    leads = {stop: bits[stop].xs("sigmoid", level=1) - bits[stop].xs("elbo", level=1) for stop in ("4", "14")}
+    fewest = bits["14"].unstack().idxmin(axis=1).eq("elbo")
+    below, above = runs.smaller("sigmoid", "elbo", -np.inf, -1e-9), runs.smaller("elbo", "sigmoid", 8 + 1e-9, np.inf)
+    ahead = {name: runs.ratio(name, "sigmoid") for name in others}
+    lowest = min(ahead, key=lambda name: ahead[name].value)
+    spread = {name: float(np.log(runs.distance(name)).std()) for name in weightings}
+    widest = max(spread, key=lambda name: spread[name])
+    both = runs.distances.merge(runs.kernel, on=["weighting", "seed", "sampler"], suffixes=("", "_other"))
+    both = both[both.sampler == "heun"]
+    rank = float(both.frechet.corr(both.kid_other, method="spearman"))
+    return [
+        ("S1", verdict(parity, 0.9, 1.1) is Verdict.HELD, f"EDM-monotonic / EDM: {parity}"),
+        (
+            "S2",
+            all(worst) and bool((runs.distance("elbo") >= 1.2 * runs.distance("sigmoid")).all()),
+            f"largest in {sum(worst)} of {len(worst)} comparisons; ELBO / sigmoid, Heun: {behind}",
+        ),
+        (
+            "S3",
+            bool(fewest.all() and (leads["4"] < 0.1 * leads["14"]).all()),
+            f"fewest bits from 14 in {fewest.sum()} of {len(fewest)} seeds; lead over the sigmoid "
+            f"{leads['14'].mean():.3f} bits, from 4 {leads['4'].mean():+.4f}",
+        ),
+        (
+            "S4",
+            below >= 0.8 and above >= 0.8,
+            f"sigmoid's error smaller at {below:.0%} of levels below 0, larger at {above:.0%} above 8",
+        ),
+        (
+            "S5",
+            all(verdict(found, low=0.95) is not Verdict.NOT_HELD for found in ahead.values()),
+            f"lowest: {lowest} / sigmoid {ahead[lowest]}",
+        ),
+        ("S6", max(spread.values()) < 0.05, f"largest standard deviation {spread[widest]:.3f}, of {widest}"),
+        ("S7", rank > 0.7, f"rank correlation {rank:.2f} over {len(both)} networks"),
+    ]
+
+
+SHIFTED = {"sigmoid": "sigmoid_shifted", "edm_monotonic": "edm_monotonic_shifted"}
+"""Each weighting, and what it is called when it is shifted."""
+
+
+def resolution(small: Runs, large: Runs | None) -> list[Judged]:
+    """R1 to R5, of 8 pixels and of 32."""
+    ratios = [{name: runs.ratio(moved, name) for name, moved in SHIFTED.items()} for runs in (small, large) if runs]
+    shares = [
+        (runs.smaller(name, moved, -np.inf, -1e-9), runs.smaller(moved, name, 4, 10))
+        for runs in (small, large)
+        if runs
+        for name, moved in SHIFTED.items()
+    ]
+    larger = [
+        bool((small.distance(moved) / small.distance(name) > large.distance(moved) / large.distance(name)).all())
+        for name, moved in SHIFTED.items()
+        if large
+    ]
+    first, second = ratios[0].values()
+    third = all_of(verdict(found, high=1.2) for found in ratios[1].values()) is Verdict.HELD if large else None
+    of_large = ", ".join(f"{name} {found}" for name, found in ratios[-1].items()) if large else ""
+    return [
+        ("R1", verdict(first, low=1.1) is Verdict.HELD, f"sigmoid, shifted / not, 8 pixels: {_said(first)}"),
+        ("R2", verdict(second, low=1.1) is Verdict.HELD, f"EDM-monotonic, the same: {_said(second)}"),
+        ("R3", third, of_large),
+        ("R4", all(larger) if large else None, ""),
+        (
+            "R5",
+            all(share >= 0.8 for pair in shares for share in pair),
+            f"{'8 and 32' if large else '8'} pixels: larger at {min(pair[0] for pair in shares):.0%} of levels below 0 "
+            f"or more, smaller at {min(pair[1] for pair in shares):.0%} from 4 to 10 or more",
+        ),
+    ]
+
+
+def _said(ratio: Ratio) -> str:
+    """A ratio, and whether the shifted network is surely the nearer one, as the paper's rule has it above 64 pixels."""
+    return f"{ratio}" + (", below one, as the rule would have it" if ratio.high < 1 else "")
+
+
+def _table(profile: str, name: str) -> pd.DataFrame | None:
+    """A published table, None where there is none."""
+    path = paths.published(profile) / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def fill(text: str) -> str:
+    """docs/preregistration.md with every part made anew."""
+    photos, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
+    return filled(
+        text,
+        {
+            "photographs": lambda: _table_of(photographs(photos) if photos and photos.complete else []),
+            "resolution": lambda: _table_of(resolution(small, large) if small else []),
+        },
+    )
+
+
+def _table_of(rows: list[Judged]) -> str:
+    said = {True: "held", False: "failed", None: "not run"}
+    cells = [(name, said[held], why) for name, held, why in rows]
+    return tabulate(cells, ["", "", "found"], tablefmt="github") if rows else "Not run."
+
+
+if __name__ == "__main__":
+    page = paths.root() / "docs" / "preregistration.md"
+    files.write_text(page, fill(page.read_text(encoding="utf-8")))
