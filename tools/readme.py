@@ -1,4 +1,4 @@
-"""The parts of README.md that are made from results: ``make readme``, or ``python -m tools.readme``.
+"""The parts of README.md and docs/preregistration.md that are made from results: ``make readme``.
 
 A part stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``.  Numbers there come from ``results/`` and carry
 their provenance; the tests check that they are the ones that the committed results give.
@@ -6,9 +6,7 @@ their provenance; the tests check that they are the ones that the committed resu
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -17,7 +15,9 @@ from tabulate import tabulate
 from paperlib import files
 from paperlib.companion import paths, profiles, provenance, workflow
 from paperlib.companion.claims import factor
+from tools.predictions import published
 
+PAGES = ("README.md", "docs/preregistration.md")
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -107,23 +107,34 @@ def source(profile: profiles.Profile) -> str:
     return f"Profile `{profile.name}`: commit {commits}, {machines}, no GPU, {total / 60:.0f} minutes in all."
 
 
+def photographs(profile: profiles.Profile) -> str:
+    """What came of the predictions about CIFAR-10 over seeds."""
+    return _came("photographs")
+
+
+def resolution(profile: profiles.Profile) -> str:
+    """What came of the predictions about the shift by resolution."""
+    return _came("resolution")
+
+
+def _came(name: str) -> str:
+    said = {True: "held", False: "failed", None: "not run"}
+    cells = [(prediction, said[held], why) for prediction, held, why in published()[name]]
+    return tabulate(cells, ["", "", "found"], tablefmt="github") if cells else "Not run."
+
+
 PARTS: dict[str, Callable[[profiles.Profile], str]] = {
-    part.__name__: part for part in (picture, findings, paper, predictions, notebooks, source)
+    part.__name__: part for part in (picture, findings, paper, predictions, notebooks, source, photographs, resolution)
 }
 
 
 def fill(text: str, profile: profiles.Profile) -> str:
-    """README.md with every part made anew from the results of a profile."""
-    return filled(text, {name: partial(part, profile) for name, part in PARTS.items()})
-
-
-def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """``text`` with every part made anew; ValueError for a part that nobody knows how to make."""
+    """A page with every part made anew from results; ValueError for a part that nobody knows how to make."""
 
     def part(match: re.Match[str]) -> str:
-        if match[2] not in parts:
-            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(parts)}.")
-        return f"{match[1]}{parts[match[2]]()}\n{match[3]}"
+        if match[2] not in PARTS:
+            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(PARTS)}.")
+        return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
 
     return PART.sub(part, text)
 
@@ -135,10 +146,11 @@ def _csv(profile: str, name: str) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Fill README.md of this checkout from the results of the profile tiny."""
-    path: Path = paths.root() / "README.md"
-    files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
-    print(f"{path.name} filled from results/tiny", file=sys.stderr)
+    """Fill the pages of this checkout, README.md from the results of the profile tiny."""
+    for page in PAGES:
+        path = paths.root() / page
+        files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
+    print(f"{' and '.join(PAGES)} filled from results", file=sys.stderr)
 
 
 if __name__ == "__main__":
