@@ -1,4 +1,4 @@
-"""What came of the predictions about photographs: the tables of docs/preregistration.md, part of ``make readme``.
+"""What came of the predictions about photographs, for docs/preregistration.md and README.md (:mod:`tools.readme`).
 
 Every number is computed from published tables of the notebooks 07, 08 and 09, a row a run.  A prediction whose runs
 are not there has the verdict "not run".
@@ -9,12 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
-from paperlib import files
 from paperlib.companion import paths
 from paperlib.companion.claims import Verdict
-from tools.readme import filled
 
 sys.path.append(str(paths.root() / "notebooks"))
 from over_seeds import Ratio, all_of, paired_ratio, verdict
@@ -174,24 +171,10 @@ def _table(profile: str, name: str) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def fill(text: str) -> str:
-    """docs/preregistration.md with every part made anew."""
+def published() -> dict[str, list[Judged]]:
+    """Each set of predictions by its name, judged by what is published; of one that was not run nothing."""
     photos, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
-    return filled(
-        text,
-        {
-            "photographs": lambda: _table_of(photographs(photos) if photos and photos.complete else []),
-            "resolution": lambda: _table_of(resolution(small, large) if small else []),
-        },
-    )
-
-
-def _table_of(rows: list[Judged]) -> str:
-    said = {True: "held", False: "failed", None: "not run"}
-    cells = [(name, said[held], why) for name, held, why in rows]
-    return tabulate(cells, ["", "", "found"], tablefmt="github") if rows else "Not run."
-
-
-if __name__ == "__main__":
-    page = paths.root() / "docs" / "preregistration.md"
-    files.write_text(page, fill(page.read_text(encoding="utf-8")))
+    return {
+        "photographs": photographs(photos) if photos and photos.complete else [],
+        "resolution": resolution(small, large) if small else [],
+    }
