@@ -214,9 +214,9 @@ def test_of_further_seeds_the_weights_stay_behind(ran: Path, monkeypatch: pytest
 
     logs = ["sigmoid-seed0/log.jsonl", "sigmoid-seed1/log.jsonl"]
     assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors", "sigmoid-seed1/weights.safetensors"])
-    monkeypatch.setitem(publish.WEIGHTS, "small", "*-seed0")
+    monkeypatch.setitem(publish.WEIGHTS, "small", ("sigmoid-seed0",))
     assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors"])
-    monkeypatch.setitem(publish.WEIGHTS, "small", "")
+    monkeypatch.setitem(publish.WEIGHTS, "small", ())
     assert published() == logs
 
 
