@@ -5,7 +5,7 @@ are not there has the verdict "not run".
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -169,6 +169,12 @@ def _table(profile: str, name: str) -> pd.DataFrame | None:
     """A published table, None where there is none."""
     path = paths.published(profile) / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None
+
+
+def by_judge(runs: Runs) -> tuple[Ratio, Ratio]:
+    """EDM's distance over the sigmoid's by Heun, in the classifier's features and in EfficientNet's; post hoc."""
+    assert runs.kernel is not None
+    return runs.ratio("edm", "sigmoid"), replace(runs, distances=runs.kernel).ratio("edm", "sigmoid")
 
 
 def published() -> dict[str, list[Judged]]:
