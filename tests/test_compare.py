@@ -263,6 +263,22 @@ def test_a_packed_picture_is_the_same_to_the_eye(colours: int) -> None:
     assert (Image.open(io.BytesIO(small)).mode == "P") == (colours == 3)
 
 
+def test_a_colour_of_the_legend_alone_stays_what_it_is() -> None:
+    """A line that another covers is seen in the legend alone: a hundred and fifty pixels in a million."""
+    shade, blue, orange = np.linspace(0, 1, 700)[:, None], np.array([0, 114, 178]), np.array([230, 159, 0])
+    pixels = np.full((700, 1400, 3), 255.0)
+    for column, colour in ((200, blue), (500, orange), (800, np.zeros(3))):
+        pixels[:, column : column + 60] = (255 * shade + colour * (1 - shade))[:, None]  # as antialiasing does
+    pixels[20:25, 20:50] = vermilion = np.array([213, 94, 0])
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
+    small = Image.open(io.BytesIO(pictures.packed(stream.getvalue())))
+    assert small.mode == "P"
+    assert (
+        np.abs(np.asarray(small.convert("RGB"), dtype=int)[20:25, 20:50] - vermilion).max() <= pictures.SEEN["largest"]
+    )
+
+
 # This checkout -------------------------------------------------------------------------------------------------------
 
 LARGEST = {
