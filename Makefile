@@ -74,7 +74,6 @@ readme: $(READY) ## fill README.md and docs/preregistration.md from results, doc
 	$(BIN)/python -m tools.equations
 	$(BIN)/python -m tools.costs
 	$(BIN)/python -m tools.readme
-	$(BIN)/python -m tools.predictions
 
 clean: ## remove caches, results made here and the site; published results and the packages in .venv stay
 	rm -rf .cache .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

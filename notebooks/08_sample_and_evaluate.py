@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -312,6 +314,7 @@ assert len(axes) == len(samplers)
 # %% tags=["nbval-ignore-output"]
 few_train, few_test = few
 table = pd.DataFrame()
+judges = [(judge, references[test.name], None, against_test)]  # with what it compares, how many, and what it found
 for other in further:
     reference = evaluation.Reference.of(few_test, other)
     real = evaluation.floor(few_train, reference, settings.sampling.count)
@@ -320,8 +323,9 @@ for other in further:
         | {"weighting": one.weighting, "sampler": sampler, "seed": one.seed}
         for one, sampler in product(runs, samplers)
     ]
-    run.table(pd.DataFrame(rows), "every_run_efficientnet", caption="A row a trained network and sampler.")
-    table = by_weighting(pd.DataFrame(rows))
+    judges.append((other, reference, efficientnet_images, pd.DataFrame(rows)))
+    run.table(judges[-1][-1], "every_run_efficientnet", caption="A row a trained network and sampler.")
+    table = by_weighting(judges[-1][-1])
     run.table(
         table.round(4).reset_index(),
         "weighting_by_sampler_efficientnet",
@@ -333,6 +337,34 @@ for other in further:
     print(f"floor in {other.name}: Fréchet {real.frechet:.3f}, KID {real.kid:.4f}")
     assert table.notna().all(axis=None)
 table.style.format("{:.4f}")
+
+# %% [markdown]
+# ### The network of the sheets
+#
+# Where a profile has a larger network for its pictures, one run of one seed: is it nearer to the data than networks of
+# the same weighting in the grid, by more than those differ among themselves?
+
+# %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
+rows = []
+for (network, reference, count, of_grid), sampler in product(judges, samplers if settings.pictures else []):
+    found = evaluation.compare(features_of(network, shown[0], sampler, count=count), reference)
+    of_its_kind = of_grid[(of_grid.weighting == shown[0].weighting) & (of_grid.sampler == sampler)]
+    row = {"features": network.name, "sampler": sampler}
+    for measure in ("frechet", "kid", "precision", "recall"):
+        mean, half = over_seeds.mean_interval(of_its_kind[measure], confidence)
+        row |= {measure: found.row()[measure], f"{measure}, grid": mean, f"± {measure}, grid": half}
+    rows.append(row)
+of_pictures = pd.DataFrame(rows).dropna(axis="columns", how="all")
+if rows:
+    run.table(
+        of_pictures.round(4),
+        "pictures_against_grid",
+        caption=f"{shown[0].name}, {shown[0].config.steps:,} steps of {shown[0].config.batch_size} images, beside the "
+        f"networks of the grid with the same weighting ({runs[0].config.steps:,} steps of "
+        f"{runs[0].config.batch_size}); {repeats}. Fréchet and kernel distance to the test split (not FID). {beside}",
+    )
+assert len(of_pictures) == len(rows)
+of_pictures
 
 # %% [markdown]
 # ### With guidance
@@ -366,7 +398,7 @@ run.table(
     f"FID){share}; {repeats}. {beside}",
 )
 assert guided.notna().all(axis=None)
-guided.style.format("{:.3f}")
+guided.style.format("{:.3f}").format_index("{:g}")
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-ignore-output"]
 sheets = {strength: samples_of(of_first[0], samplers[-1], strength)[chosen] for strength in strengths}

@@ -54,7 +54,7 @@ def information(
         generator: source of images and noise.
     """
     levels, widths = panel_nodes(edges, order)
-    pilot = max(2, draws // (40 * len(levels)))
+    pilot = max(8, draws // (40 * len(levels)))  # of two, a standard deviation says nothing
     spread = torch.stack([_pair_errors(oracle, level, pilot, generator).std() for level in levels]) * widths
     share = 0.9 * spread / spread.sum() + 0.1 / len(levels)
     pairs = [_whole_passes(0.475 * draws * each, len(oracle.images)) for each in share.tolist()]

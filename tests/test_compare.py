@@ -214,9 +214,9 @@ def test_of_further_seeds_the_weights_stay_behind(ran: Path, monkeypatch: pytest
 
     logs = ["sigmoid-seed0/log.jsonl", "sigmoid-seed1/log.jsonl"]
     assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors", "sigmoid-seed1/weights.safetensors"])
-    monkeypatch.setitem(publish.WEIGHTS, "small", "*-seed0")
+    monkeypatch.setitem(publish.WEIGHTS, "small", ("sigmoid-seed0",))
     assert published() == sorted([*logs, "sigmoid-seed0/weights.safetensors"])
-    monkeypatch.setitem(publish.WEIGHTS, "small", "")
+    monkeypatch.setitem(publish.WEIGHTS, "small", ())
     assert published() == logs
 
 
@@ -261,6 +261,22 @@ def test_a_packed_picture_is_the_same_to_the_eye(colours: int) -> None:
     assert len(small) < len(stream.getvalue())
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(small)).convert("RGB")), shades)
     assert (Image.open(io.BytesIO(small)).mode == "P") == (colours == 3)
+
+
+def test_a_colour_of_the_legend_alone_stays_what_it_is() -> None:
+    """A line that another covers is seen in the legend alone: a hundred and fifty pixels in a million."""
+    shade, blue, orange = np.linspace(0, 1, 700)[:, None], np.array([0, 114, 178]), np.array([230, 159, 0])
+    pixels = np.full((700, 1400, 3), 255.0)
+    for column, colour in ((200, blue), (500, orange), (800, np.zeros(3))):
+        pixels[:, column : column + 60] = (255 * shade + colour * (1 - shade))[:, None]  # as antialiasing does
+    pixels[20:25, 20:50] = vermilion = np.array([213, 94, 0])
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
+    small = Image.open(io.BytesIO(pictures.packed(stream.getvalue())))
+    assert small.mode == "P"
+    assert (
+        np.abs(np.asarray(small.convert("RGB"), dtype=int)[20:25, 20:50] - vermilion).max() <= pictures.SEEN["largest"]
+    )
 
 
 # This checkout -------------------------------------------------------------------------------------------------------

@@ -199,12 +199,16 @@ def test_more_steps_go_on_in_the_same_folder_and_another_recipe_has_one_of_its_o
 # README --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_says_what_the_committed_results_say(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_say_what_the_committed_results_say(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
-    text = (repository / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"<!-- begin: (\w+) -->", text)) == set(readme.PARTS)
-    assert text == readme.fill(text, profiles.load("tiny")), "run: make readme"
-    assert readme.fill(text.replace(" PASS", " FAIL"), profiles.load("tiny")) == text, "a typed number does not stay"
+    parts = set[str]()
+    for page, typed in zip(readme.PAGES, ((" PASS", " FAIL"), ("| R2 | ", "| R2 | typed")), strict=True):
+        text = (repository / page).read_text(encoding="utf-8")
+        parts |= {*re.findall(r"<!-- begin: (\w+) -->", text)}
+        assert text == readme.fill(text, profiles.load("tiny")), "run: make readme"
+        assert text.replace(*typed) != text
+        assert readme.fill(text.replace(*typed), profiles.load("tiny")) == text, "what is typed does not stay"
+    assert parts == set(readme.PARTS)
 
 
 def test_the_readme_is_short(repository: Path) -> None:

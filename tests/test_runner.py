@@ -21,6 +21,7 @@ import jupytext
 import nbformat
 import psutil
 import pytest
+import yaml
 from helpers import REPOSITORY, NotebookWriter, listing, record
 
 from paperlib import files
@@ -596,6 +597,16 @@ def test_parameters_are_checked_before_anything_runs(workplace: Path) -> None:
     file = workplace / "profiles" / "small.yaml"
     file.write_text(file.read_text().replace("points: 3", "pionts: 3"))
     with pytest.raises(ValueError, match=r"01_first\.ipynb: there is no parameter 'pionts'; it has profile, points"):
+        workflow.reproduce(profiles.load("small"), cores=1)
+    assert not (workplace / "results").exists()
+
+
+def test_data_are_looked_for_before_anything_runs(workplace: Path) -> None:
+    file = workplace / "profiles" / "small.yaml"
+    stated = yaml.safe_load(file.read_text())
+    stated["data"] = {"name": "cifar10", "root": str(workplace / "nowhere")}
+    file.write_text(yaml.safe_dump(stated))
+    with pytest.raises(data.MissingDataError, match="nowhere"):
         workflow.reproduce(profiles.load("small"), cores=1)
     assert not (workplace / "results").exists()
 

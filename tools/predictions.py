@@ -1,20 +1,17 @@
-"""What came of the predictions about photographs: the tables of docs/preregistration.md, part of ``make readme``.
+"""What came of the predictions about photographs, for docs/preregistration.md and README.md (:mod:`tools.readme`).
 
 Every number is computed from published tables of the notebooks 07, 08 and 09, a row a run.  A prediction whose runs
 are not there has the verdict "not run".
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
-from tabulate import tabulate
 
-from paperlib import files
 from paperlib.companion import paths
 from paperlib.companion.claims import Verdict
-from tools.readme import filled
 
 sys.path.append(str(paths.root() / "notebooks"))
 from over_seeds import Ratio, all_of, paired_ratio, verdict
@@ -48,6 +45,11 @@ class Runs:
             return None
         to_test = distances[distances.reference.str.contains("test")]
         return cls(to_test, errors, kernel, _table(profile, "09_likelihood/tables/bits_by_stop"))
+
+    def of_seeds(self, *seeds: int) -> "Runs":
+        """Those of some seeds alone."""
+        tables = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Runs(**{name: table[table.seed.isin(seeds)] for name, table in tables.items() if table is not None})
 
     @property
     def complete(self) -> bool:
@@ -174,24 +176,21 @@ def _table(profile: str, name: str) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def fill(text: str) -> str:
-    """docs/preregistration.md with every part made anew."""
+def by_judge(runs: Runs) -> tuple[Ratio, Ratio]:
+    """EDM's distance over the sigmoid's by Heun, in the classifier's features and in EfficientNet's; post hoc."""
+    assert runs.kernel is not None
+    return runs.ratio("edm", "sigmoid"), replace(runs, distances=runs.kernel).ratio("edm", "sigmoid")
+
+
+def published() -> dict[str, list[Judged]]:
+    """Each set of predictions by its name, judged by what is published; of one that was not run nothing.
+
+    Those about photographs twice: by all seeds, and, as was promised, by the two that nobody had seen.
+    """
     photos, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
-    return filled(
-        text,
-        {
-            "photographs": lambda: _table_of(photographs(photos) if photos and photos.complete else []),
-            "resolution": lambda: _table_of(resolution(small, large) if small else []),
-        },
-    )
-
-
-def _table_of(rows: list[Judged]) -> str:
-    said = {True: "held", False: "failed", None: "not run"}
-    cells = [(name, said[held], why) for name, held, why in rows]
-    return tabulate(cells, ["", "", "found"], tablefmt="github") if rows else "Not run."
-
-
-if __name__ == "__main__":
-    page = paths.root() / "docs" / "preregistration.md"
-    files.write_text(page, fill(page.read_text(encoding="utf-8")))
+    whole = photos if photos and photos.complete else None
+    return {
+        "photographs": photographs(whole) if whole else [],
+        "photographs, seeds 1 and 2": photographs(whole.of_seeds(1, 2)) if whole else [],
+        "resolution": resolution(small, large) if small else [],
+    }

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import tempfile
-from fnmatch import fnmatch
 from pathlib import Path
 
 from paperlib import files
@@ -19,9 +18,13 @@ from tools import pictures
 
 READABLE = 50_000
 """Bytes of a table as Markdown beyond which it is left out."""
-WEIGHTS = {"cifar10-cpu": "*-seed0", "resolution8": "", "resolution32": ""}
-"""The runs of a profile whose weights are published, a pattern; all of them where it says nothing.  Of the others the
-card and the log are."""
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "cifar10-cpu": ("sigmoid-seed0", "elbo-seed0"),
+    "resolution8": (),
+    "resolution32": (),
+}
+"""The runs of a profile whose weights are published; all of them where it says nothing.  Of the others the card and the
+log are."""
 
 
 def publish(profile: profiles.Profile) -> Path:
@@ -49,7 +52,7 @@ def publish(profile: profiles.Profile) -> Path:
         for row in rows:
             assert row.folder is not None
             home = notebooks.parameters(notebooks.path(row.notebook), {}).get("profile")
-            _light(row.folder, folder / row.notebook, home != profile.name, WEIGHTS.get(profile.name, "*"))
+            _light(row.folder, folder / row.notebook, home != profile.name, WEIGHTS.get(profile.name))
         crate.write(folder)
         if (target / compare.INTERVALS).is_file():
             shutil.copy(target / compare.INTERVALS, folder)
@@ -66,12 +69,12 @@ def _problems(row: workflow.Row) -> list[str]:
     return [*failed, *dirty, *provenance.problems(row.folder)]
 
 
-def _light(result: Path, target: Path, executed: bool, weighted: str) -> None:
+def _light(result: Path, target: Path, executed: bool, weighted: tuple[str, ...] | None) -> None:
     """Copy what is published of a result; ``executed``: its notebook too; ``weighted``: the runs with their weights."""
     left_out = shutil.ignore_patterns("*.svg", *([] if executed else ["*.ipynb"]))
     shutil.copytree(result, target, ignore=left_out)
     for path in target.glob("runs/*/*.safetensors"):
-        if not fnmatch(path.parent.name, weighted):
+        if weighted is not None and path.parent.name not in weighted:
             path.unlink()
     for path in target.rglob("*.md"):
         if path.stat().st_size > READABLE:

@@ -1,4 +1,4 @@
-"""The parts of README.md that are made from results: ``make readme``, or ``python -m tools.readme``.
+"""The parts of README.md and docs/preregistration.md that are made from results: ``make readme``.
 
 A part stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``.  Numbers there come from ``results/`` and carry
 their provenance; the tests check that they are the ones that the committed results give.
@@ -6,18 +6,18 @@ their provenance; the tests check that they are the ones that the committed resu
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
 from paperlib import files
-from paperlib.companion import paths, profiles, provenance, workflow
+from paperlib.companion import figures, paths, profiles, provenance, workflow
 from paperlib.companion.claims import factor
+from tools.predictions import Ratio, Runs, by_judge, published
 
+PAGES = ("README.md", "docs/preregistration.md")
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -32,32 +32,40 @@ def picture(profile: profiles.Profile) -> str:
 
 
 def findings(profile: profiles.Profile) -> str:
-    """What the ablation on digits found, and five networks on CIFAR-10."""
+    """What the ablation on digits found, and the networks on CIFAR-10."""
     evidence = _csv("digits", "tables/predictions_and_verdicts").set_index("prediction").evidence
-    runs = _csv("digits", "tables/every_run").query("prediction == 'v' and schedule == 'adaptive'")
+    ablated = _csv("digits", "tables/every_run")
+    runs = ablated.query("prediction == 'v' and schedule == 'adaptive'")
     distance = runs.groupby("weighting").frechet_heun_test.mean().sort_values()
     stops = _csv("digits", "figures/bits_by_stop").set_index("weighting")
     whole = stops["10"].sort_values()
     bits = _csv("cifar10-cpu", "tables/bits_by_weighting").set_index("weighting").test.sort_values()
     photos = _csv("cifar10-cpu", "tables/weighting_by_sampler").query("sampler == 'heun'")
     worst_first = photos.set_index("weighting").frechet.sort_values(ascending=False)
+    every = _csv("cifar10-cpu", "tables/bits_by_stop")
+    best = every.groupby("weighting").mean().drop(columns=["seed", "own"]).idxmin().map(figures.label)
+    came, (own, known) = published()["photographs"], _judged()
+    failed = ", ".join(name for name, held, _ in came if not held)
     level = _csv("digits", "figures/correlation_by_level").set_index("λ (nats)").iloc[:, 1]
     nearly_clean = f"{level.iloc[-1]:+.2f}".replace("-", "−")
-    steps = evidence.P3.partition(";")[0]
     return (
         "Distances are Fréchet distances in a small classifier's features, no FID; bits are −ELBO a dimension; of "
-        "both less is better. Brackets: 95 % over five seeds.\n\n"
-        f"* **A tie.** Distances, {evidence.P1}: the monotone one, a likelihood of noisy data, is on a par.\n"
+        f"both less is better. Brackets: 95 % over {ablated.seed.nunique()} seeds, "
+        f"{every.seed.nunique()} on CIFAR-10.\n\n"
+        f"* **A tie.** Distances, {evidence.P1}; CIFAR-10 {came[0][2].partition(': ')[2]}: the monotone one, a "
+        "likelihood of noisy data, is on a par.\n"
         "* **What likelihood says.** Trained with w = 1, the likelihood itself, networks take the fewest bits decoded "
-        f"near the clean end (digits {whole['elbo']:.2f}, next {whole.iloc[1]:.2f}; CIFAR-10, one seed, "
-        f"{bits['elbo']:.2f}, next {bits.iloc[1]:.2f}) and make the worst samples (distances {distance['elbo']:.1f}, "
-        f"best {distance.iloc[0]:.1f}; {worst_first['elbo']:.1f}, best {worst_first.iloc[-1]:.1f}). From λ = 6, "
-        f"a tighter bound, the digits' network is number {stops['6'].rank()['elbo']:.0f} of {len(stops)}: which codes "
-        "best depends on where decoding starts.\n"
+        f"near the clean end (digits {whole['elbo']:.2f}, next {whole.iloc[1]:.2f}; CIFAR-10 {bits['elbo']:.2f}, "
+        f"next {bits.iloc[1]:.2f}) and make the worst samples (distances {distance['elbo']:.1f}, "
+        f"best {distance.iloc[0]:.1f}; {worst_first['elbo']:.1f}, best {worst_first.iloc[-1]:.1f}). Which codes best "
+        f"depends on where decoding starts: from λ = 6 the digits' is number {stops['6'].rank()['elbo']:.0f} of "
+        f"{len(stops)}; on CIFAR-10 {best['4']} is first from 4, {best['8']} from 8, {best['12']} from 12.\n"
+        f"* **Who judges.** CIFAR-10, EDM / sigmoid: {own}, in EfficientNet's features {known} (post hoc). "
+        f"{len(came) - failed.count('S')} of {len(came)} [predictions](docs/preregistration.md) held"
+        f"{', not ' * bool(failed)}{failed}.\n"
         f"* **Which levels samples need.** Among {len(runs)} networks that differ in weighting alone, less error at "
         f"λ = {level.idxmax():.1f} goes with smaller distances (rank correlation {level.max():+.2f}), less error at "
         f"λ = {level.index[-1]:.0f}, nearly clean, with larger ones ({nearly_clean}).\n"
-        f"* **A learned schedule.** {steps[0].upper()}{steps[1:]}.\n"
         "* **Drawing is not weighing.** With w held, levels drawn ∝ E, the error, not ∝ wE, multiply the distance (by "
         f"Heun, by DDPM): {evidence.L2}."
     )
@@ -107,25 +115,52 @@ def source(profile: profiles.Profile) -> str:
     return f"Profile `{profile.name}`: commit {commits}, {machines}, no GPU, {total / 60:.0f} minutes in all."
 
 
+def photographs(profile: profiles.Profile) -> str:
+    """What came of the predictions about CIFAR-10 over seeds, and what was looked at afterwards."""
+    own, known = _judged()
+    return (
+        f"{_came('photographs', 'photographs, seeds 1 and 2')}\n\nPost hoc: EDM / sigmoid, Fréchet distance by Heun: "
+        f"{own} in the classifier's features, {known} in those of EfficientNet-Lite0. The two kinds of features agree "
+        "on the ELBO alone."
+    )
+
+
+def resolution(profile: profiles.Profile) -> str:
+    """What came of the predictions about the shift by resolution."""
+    return _came("resolution")
+
+
+def _came(*names: str) -> str:
+    """A table of predictions: verdict and evidence by each way of looking, of which all but the first are named."""
+    said, judged = {True: "held", False: "failed", None: "not run"}, published()
+    cells = [
+        [same[0][0], *(word for _, held, why in same for word in (said[held], why))]
+        for same in zip(*(judged[name] for name in names), strict=True)
+    ]
+    heads = [head for name in names[1:] for head in ("", name.partition(", ")[2])]
+    return tabulate(cells, ["", "", "found", *heads], tablefmt="github") if cells else "Not run."
+
+
 PARTS: dict[str, Callable[[profiles.Profile], str]] = {
-    part.__name__: part for part in (picture, findings, paper, predictions, notebooks, source)
+    part.__name__: part for part in (picture, findings, paper, predictions, notebooks, source, photographs, resolution)
 }
 
 
 def fill(text: str, profile: profiles.Profile) -> str:
-    """README.md with every part made anew from the results of a profile."""
-    return filled(text, {name: partial(part, profile) for name, part in PARTS.items()})
-
-
-def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """``text`` with every part made anew; ValueError for a part that nobody knows how to make."""
+    """A page with every part made anew from results; ValueError for a part that nobody knows how to make."""
 
     def part(match: re.Match[str]) -> str:
-        if match[2] not in parts:
-            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(parts)}.")
-        return f"{match[1]}{parts[match[2]]()}\n{match[3]}"
+        if match[2] not in PARTS:
+            raise ValueError(f"the page asks for a part {match[2]!r}; there are {', '.join(PARTS)}.")
+        return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
 
     return PART.sub(part, text)
+
+
+def _judged() -> tuple[Ratio, Ratio]:
+    runs = Runs.published("cifar10-cpu")
+    assert runs is not None
+    return by_judge(runs)
 
 
 def _csv(profile: str, name: str) -> pd.DataFrame:
@@ -135,10 +170,11 @@ def _csv(profile: str, name: str) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Fill README.md of this checkout from the results of the profile tiny."""
-    path: Path = paths.root() / "README.md"
-    files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
-    print(f"{path.name} filled from results/tiny", file=sys.stderr)
+    """Fill the pages of this checkout, README.md from the results of the profile tiny."""
+    for page in PAGES:
+        path = paths.root() / page
+        files.write_text(path, fill(path.read_text(encoding="utf-8"), profiles.load("tiny")))
+    print(f"{' and '.join(PAGES)} filled from results", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
 
     Raises:
         ValueError: before anything runs, for a notebook or parameter that does not fit.
+        MissingDataError: likewise, for data that are not there.
         BusyError: when the same profile is being reproduced by another process.
     """
     from paperlib.companion import compare, crate, runner  # slow to import, and the Snakefile needs neither
@@ -93,6 +94,7 @@ def reproduce(profile: profiles.Profile, cores: int, only: str | None = None, st
     names = list(profile.notebooks) if only is None else [only]
     for name in names:
         profile.section(name)
+    profile.data.load("test")
     busy = f"profile {profile.name!r} is being reproduced by another process; wait for it."
     if provenance.revision(paths.root())["commit"] is None:
         print(f"manifests will name no commit: {provenance.UNKNOWN_COMMIT}", file=sys.stderr)

