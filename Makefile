@@ -46,7 +46,7 @@ quick: $(READY) ## the tests that take less than two minutes together
 lab: $(READY) ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(READY) ## benchmarks against other libraries, results/bench (half an hour, on a machine at rest; ONLY=… for some)
+bench: $(READY) ## benchmarks against other libraries, results/bench (an hour and a half, machine at rest; ONLY=… for some)
 	$(BIN)/python tests/bench/run.py $(ONLY)
 
 gpu: ## on a machine with a GPU: PIECE=a tests and measures, PIECE=b trains; what comes back in OUT=… (docs/gpu.md)

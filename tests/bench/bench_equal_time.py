@@ -63,7 +63,9 @@ class Run:
         """One step, ``left`` being the share of the time that is left."""
         index = data.batch_indices(self.seed, self.step, BATCH, len(self.images))
         x, label = data.scale(self.images.images[index], self.images.levels), self.images.labels[index]
-        loss = LOSS(self.network, x, generator=torch.Generator().manual_seed(1_000_000 * self.seed + self.step), label=label).mean()
+        loss = LOSS(
+            self.network, x, generator=torch.Generator().manual_seed(1_000_000 * self.seed + self.step), label=label
+        ).mean()
         self.optimiser.zero_grad(set_to_none=True)
         (loss / self.scale).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
