@@ -272,8 +272,10 @@ def test_a_colour_of_the_legend_alone_stays_what_it_is() -> None:
     pixels[20:25, 20:50] = vermilion = np.array([213, 94, 0])
     stream = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
-    small = Image.open(io.BytesIO(pictures.packed(stream.getvalue())))
+    packed = pictures.packed(stream.getvalue())
+    small = Image.open(io.BytesIO(packed))
     assert small.mode == "P"
+    assert pictures.packed(packed) == packed, "errors do not add up"
     assert (
         np.abs(np.asarray(small.convert("RGB"), dtype=int)[20:25, 20:50] - vermilion).max() <= pictures.SEEN["largest"]
     )

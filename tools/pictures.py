@@ -20,8 +20,11 @@ SEEN = {"mean": 1.5, "largest": 24}
 
 
 def packed(data: bytes) -> bytes:
-    """The picture with as few colours as will do; never larger than it was."""
-    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    """The picture with as few colours as will do; never larger than it was, and as it is if it was packed already."""
+    picture = Image.open(io.BytesIO(data))
+    if picture.mode == "P":
+        return data
+    whole = picture.convert("RGB")
     tried = (
         whole.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for colours in (64, 128, 256)
     )
