@@ -64,6 +64,11 @@ class Runs:
         """Of Heun's distances, within a seed."""
         return paired_ratio(self.distance(weighting), self.distance(other))
 
+    def of_efficientnet(self) -> "Runs":
+        """The same with the distances in the features of EfficientNet-Lite0."""
+        assert self.kernel is not None
+        return replace(self, distances=self.kernel)
+
     def error(self, weighting: str) -> pd.Series:
         """The mean over seeds by level."""
         return self.errors[self.errors.weighting == weighting].groupby(LEVEL).error.mean()
@@ -174,23 +179,3 @@ def _table(profile: str, name: str) -> pd.DataFrame | None:
     """A published table, None where there is none."""
     path = paths.published(profile) / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None
-
-
-def by_judge(runs: Runs) -> tuple[Ratio, Ratio]:
-    """EDM's distance over the sigmoid's by Heun, in the classifier's features and in EfficientNet's; post hoc."""
-    assert runs.kernel is not None
-    return runs.ratio("edm", "sigmoid"), replace(runs, distances=runs.kernel).ratio("edm", "sigmoid")
-
-
-def published() -> dict[str, list[Judged]]:
-    """Each set of predictions by its name, judged by what is published; of one that was not run nothing.
-
-    Those about photographs twice: by all seeds, and, as was promised, by the two that nobody had seen.
-    """
-    photos, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
-    whole = photos if photos and photos.complete else None
-    return {
-        "photographs": photographs(whole) if whole else [],
-        "photographs, seeds 1 and 2": photographs(whole.of_seeds(1, 2)) if whole else [],
-        "resolution": resolution(small, large) if small else [],
-    }

@@ -15,7 +15,8 @@ from tabulate import tabulate
 from paperlib import files
 from paperlib.companion import figures, paths, profiles, provenance, workflow
 from paperlib.companion.claims import factor
-from tools.predictions import Ratio, Runs, by_judge, published
+from tools import predictions as judged
+from tools.predictions import Judged, Runs
 
 PAGES = ("README.md", "docs/preregistration.md")
 PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,8 +45,11 @@ def findings(profile: profiles.Profile) -> str:
     worst_first = photos.set_index("weighting").frechet.sort_values(ascending=False)
     every = _csv("cifar10-cpu", "tables/bits_by_stop")
     best = every.groupby("weighting").mean().drop(columns=["seed", "own"]).idxmin().map(figures.label)
-    came, (own, known) = published()["photographs"], _judged()
-    failed = ", ".join(name for name, held, _ in came if not held)
+    photographed = Runs.published("cifar10-cpu")
+    assert photographed is not None
+    came = judged.photographs(photographed)
+    failed = [name for name, held, _ in came if not held]
+    own, known = (found.ratio("edm", "sigmoid") for found in (photographed, photographed.of_efficientnet()))
     level = _csv("digits", "figures/correlation_by_level").set_index("λ (nats)").iloc[:, 1]
     nearly_clean = f"{level.iloc[-1]:+.2f}".replace("-", "−")
     return (
@@ -61,8 +65,8 @@ def findings(profile: profiles.Profile) -> str:
         f"depends on where decoding starts: from λ = 6 the digits' is number {stops['6'].rank()['elbo']:.0f} of "
         f"{len(stops)}; on CIFAR-10 {best['4']} is first from 4, {best['8']} from 8, {best['12']} from 12.\n"
         f"* **Who judges.** CIFAR-10, EDM / sigmoid: {own}, in EfficientNet's features {known} (post hoc). "
-        f"{len(came) - failed.count('S')} of {len(came)} [predictions](docs/preregistration.md) held"
-        f"{', not ' * bool(failed)}{failed}.\n"
+        f"{len(came) - len(failed)} of {len(came)} [predictions](docs/preregistration.md) held"
+        f"{', not ' * bool(failed)}{', '.join(failed)}.\n"
         f"* **Which levels samples need.** Among {len(runs)} networks that differ in weighting alone, less error at "
         f"λ = {level.idxmax():.1f} goes with smaller distances (rank correlation {level.max():+.2f}), less error at "
         f"λ = {level.index[-1]:.0f}, nearly clean, with larger ones ({nearly_clean}).\n"
@@ -116,29 +120,31 @@ def source(profile: profiles.Profile) -> str:
 
 
 def photographs(profile: profiles.Profile) -> str:
-    """What came of the predictions about CIFAR-10 over seeds, and what was looked at afterwards."""
-    own, known = _judged()
+    """What came of the predictions about CIFAR-10, by all seeds and by those that nobody had seen, and a post hoc."""
+    runs = Runs.published("cifar10-cpu")
+    if runs is None or not runs.complete:
+        return "Not run."
+    own, known = (found.ratio("edm", "sigmoid") for found in (runs, runs.of_efficientnet()))
     return (
-        f"{_came('photographs', 'photographs, seeds 1 and 2')}\n\nPost hoc: EDM / sigmoid, Fréchet distance by Heun: "
-        f"{own} in the classifier's features, {known} in those of EfficientNet-Lite0. The two kinds of features agree "
-        "on the ELBO alone."
+        f"{_came(judged.photographs(runs), judged.photographs(runs.of_seeds(1, 2)))}\n\n"
+        f"Post hoc: EDM / sigmoid, Fréchet distance by Heun: {own} in the classifier's features, {known} in those of "
+        "EfficientNet-Lite0."
     )
 
 
 def resolution(profile: profiles.Profile) -> str:
     """What came of the predictions about the shift by resolution."""
-    return _came("resolution")
+    small, large = map(Runs.published, ("resolution8", "resolution32"))
+    return _came(judged.resolution(small, large)) if small else "Not run."
 
 
-def _came(*names: str) -> str:
-    """A table of predictions: verdict and evidence by each way of looking, of which all but the first are named."""
-    said, judged = {True: "held", False: "failed", None: "not run"}, published()
-    cells = [
-        [same[0][0], *(word for _, held, why in same for word in (said[held], why))]
-        for same in zip(*(judged[name] for name in names), strict=True)
-    ]
-    heads = [head for name in names[1:] for head in ("", name.partition(", ")[2])]
-    return tabulate(cells, ["", "", "found", *heads], tablefmt="github") if cells else "Not run."
+def _came(rows: list[Judged], unseen: list[Judged] | None = None) -> str:
+    """A table of predictions, verdicts and evidence, beside them those of the seeds 1 and 2 alone."""
+    said = {True: "held", False: "failed", None: "not run"}
+    cells = [[name, said[held], why] for name, held, why in rows]
+    for cell, (_, held, why) in zip(cells, unseen or [], strict=False):
+        cell += [said[held], why]
+    return tabulate(cells, ["", "", "found", *["", "seeds 1 and 2"] * bool(unseen)], tablefmt="github")
 
 
 PARTS: dict[str, Callable[[profiles.Profile], str]] = {
@@ -155,12 +161,6 @@ def fill(text: str, profile: profiles.Profile) -> str:
         return f"{match[1]}{PARTS[match[2]](profile)}\n{match[3]}"
 
     return PART.sub(part, text)
-
-
-def _judged() -> tuple[Ratio, Ratio]:
-    runs = Runs.published("cifar10-cpu")
-    assert runs is not None
-    return by_judge(runs)
 
 
 def _csv(profile: str, name: str) -> pd.DataFrame:

@@ -47,7 +47,7 @@ class FeatureNetwork(nn.Module):
     channels: ClassVar[tuple[int, ...]] = (3,)
     sizes: ClassVar[tuple[int, ...]] = ()
     resize: str
-    batch: ClassVar[int]
+    batch: int
     workers: ClassVar[int] = 0
 
     @property
@@ -287,7 +287,7 @@ class EfficientNetLite0(FeatureNetwork):
     title = "EfficientNet-Lite0"
     sha256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     resize = "bicubic with antialiasing to 224×224, clamped to 0 … 255, not rounded"
-    batch = 8  # with channels last three times as fast on a CPU as 64 with channels first
+    batch = 64
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         try:
@@ -302,6 +302,8 @@ class EfficientNetLite0(FeatureNetwork):
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            self.batch = 8  # with channels last three times as fast as 64 with channels first
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resized, (v − 127)/128, as the network was trained; float32 (B, 3, 224, 224)."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from paperlib import objectives, predictions, schedules, weightings
 from paperlib.engine import data
+from paperlib.engine.randomness import seeded
 from paperlib.engine.recipe import loss_scale
 from paperlib.models import ConditionedNetwork
 
@@ -63,9 +64,7 @@ class Run:
         """One step, ``left`` being the share of the time that is left."""
         index = data.batch_indices(self.seed, self.step, BATCH, len(self.images))
         x, label = data.scale(self.images.images[index], self.images.levels), self.images.labels[index]
-        loss = LOSS(
-            self.network, x, generator=torch.Generator().manual_seed(1_000_000 * self.seed + self.step), label=label
-        ).mean()
+        loss = LOSS(self.network, x, generator=seeded(self.seed, "race", self.step), label=label).mean()
         self.optimiser.zero_grad(set_to_none=True)
         (loss / self.scale).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
