@@ -371,7 +371,7 @@ of_pictures
 #
 # Classifier-free guidance (Ho & Salimans 2022) takes the difference that knowing the class makes more than once,
 # $\hat\epsilon(z;\varnothing)+g\,(\hat\epsilon(z;c)-\hat\epsilon(z;\varnothing))$, at twice the cost. The networks were
-# trained for it: of some images they were not told the class. Samples then show their class more plainly and differ
+# trained for it: of some images they were not told the class. Samples then show their class more plainly and may differ
 # less among themselves; whether they are nearer to the data on the whole, a distance says. It is shown for the networks
 # of the first weighting, with the same noise, $g=1$ being none.
 
