@@ -135,3 +135,24 @@ def test_predictions_about_the_shift() -> None:
     missed = verdicts(predictions.resolution(shifted(1.09), shifted(1.21)))
     assert missed == {"R1": False, "R2": False, "R3": False, "R4": False, "R5": True}
     assert verdicts(predictions.resolution(shifted(1.3), shifted(1.1, turn=-0.5)))["R5"] is False
+    one_seed = scaled(shifted(1.1), "weighting == 'edm_monotonic_shifted' and seed == 1", 1.2)
+    assert [name for name, held in verdicts(predictions.resolution(shifted(1.3), one_seed)).items() if not held] == [
+        "R3",
+        "R4",
+    ]
+
+
+def test_predictions_about_the_longer_run() -> None:
+    """Both hold where both distances are far enough below; each fails alone, by a share or by the interval."""
+
+    def found(classifier: float, efficientnet: float, half: float = 1.0) -> dict[str, bool | None]:
+        rows = [("digits classifier 0a1b2c", "ddpm", 1.0), ("EfficientNet-Lite0", "ddpm", 1.0)]
+        rows += [("digits classifier 0a1b2c", "heun", classifier), ("EfficientNet-Lite0", "heun", efficientnet)]
+        table = pd.DataFrame(rows, columns=["features", "sampler", "frechet"])
+        return verdicts(predictions.longer_run(table.assign(**{"frechet, grid": 10.0, "± frechet, grid": half})))
+
+    assert found(5.0, 8.0) == {"T1": True, "T2": True}
+    assert found(5.1, 8.0) == {"T1": False, "T2": True}
+    assert found(5.0, 8.1) == {"T1": True, "T2": False}
+    assert found(5.0, 8.0, half=2.5) == {"T1": True, "T2": False}
+    assert verdicts(predictions.longer_run(None)) == {"T1": None, "T2": None}

@@ -39,12 +39,12 @@ class Runs:
     def published(cls, profile: str) -> "Runs | None":
         """Those of the published results; None where they are not of three seeds, or were not made."""
         of_samples = "08_sample_and_evaluate/tables/every_run"
-        distances, kernel = _table(profile, of_samples), _table(profile, f"{of_samples}_efficientnet")
-        errors = _table(profile, "07_train/tables/errors_by_level")
+        distances, kernel = table(profile, of_samples), table(profile, f"{of_samples}_efficientnet")
+        errors = table(profile, "07_train/tables/errors_by_level")
         if distances is None or errors is None or distances.seed.nunique() < 3:
             return None
         to_test = distances[distances.reference.str.contains("test")]
-        return cls(to_test, errors, kernel, _table(profile, "09_likelihood/tables/bits_by_stop"))
+        return cls(to_test, errors, kernel, table(profile, "09_likelihood/tables/bits_by_stop"))
 
     def of_seeds(self, *seeds: int) -> "Runs":
         """Those of some seeds alone."""
@@ -135,37 +135,61 @@ def photographs(runs: Runs) -> list[Judged]:
     ]
 
 
+LONGER_RUN = (("T1", "classifier", 0.5), ("T2", "EfficientNet", 0.8))
+"""Name, features, and the largest part of the grid's distance that was expected."""
+
+
+def longer_run(table: pd.DataFrame | None) -> list[Judged]:
+    """T1 and T2, from notebook 08's table of the network for the sheets beside the grid; None where it was not run."""
+    if table is None:
+        return [(name, None, "") for name, _, _ in LONGER_RUN]
+    judged: list[Judged] = []
+    for name, features, share in LONGER_RUN:
+        (row,) = table[table.features.str.contains(features) & (table.sampler == "heun")].to_dict("records")
+        found, mean, half = row["frechet"], row["frechet, grid"], row["± frechet, grid"]
+        said = f"{row['features']}: {found:.2f}, the grid {mean:.2f} ± {half:.2f}, {found / mean:.2f} times"
+        judged.append((name, bool(found <= share * mean and found < mean - half), said))
+    return judged
+
+
 SHIFTED = {"sigmoid": "sigmoid_shifted", "edm_monotonic": "edm_monotonic_shifted"}
 """Each weighting, and what it is called when it is shifted."""
 
 
 def resolution(small: Runs, large: Runs | None) -> list[Judged]:
-    """R1 to R5, of 8 pixels and of 32."""
-    ratios = [{name: runs.ratio(moved, name) for name, moved in SHIFTED.items()} for runs in (small, large) if runs]
+    """R1 to R5, of 8 pixels and of 32; R3 and R4 are not run while there is no large one."""
+    both = {8: small} if large is None else {8: small, 32: large}
+    ratios = {size: [runs.ratio(moved, name) for name, moved in SHIFTED.items()] for size, runs in both.items()}
+    by_seed = {
+        size: pd.DataFrame({name: runs.distance(moved) / runs.distance(name) for name, moved in SHIFTED.items()})
+        for size, runs in both.items()
+    }
+    third: list[Judged] = [("R3", None, ""), ("R4", None, "")]
+    if large is not None:
+        close = all_of(verdict(found, high=1.2) for found in ratios[32]) is Verdict.HELD
+        larger = by_seed[8] > by_seed[32]
+        first, second = ratios[32]
+        count = larger.sum()
+        third = [
+            ("R3", close, f"32 pixels: sigmoid {_said(first)}; EDM-monotonic {_said(second)}"),
+            ("R4", bool(larger.all(axis=None)), f"seeds of {len(larger)}: {count.iloc[0]}; {count.iloc[1]}"),
+        ]
     shares = [
         (runs.smaller(name, moved, -np.inf, -1e-9), runs.smaller(moved, name, 4, 10))
-        for runs in (small, large)
-        if runs
+        for runs in both.values()
         for name, moved in SHIFTED.items()
     ]
-    larger = [
-        bool((small.distance(moved) / small.distance(name) > large.distance(moved) / large.distance(name)).all())
-        for name, moved in SHIFTED.items()
-        if large
-    ]
-    first, second = ratios[0].values()
-    third = all_of(verdict(found, high=1.2) for found in ratios[1].values()) is Verdict.HELD if large else None
-    of_large = ", ".join(f"{name} {found}" for name, found in ratios[-1].items()) if large else ""
+    least = [f"{min(share):.0%}" for share in zip(*shares, strict=True)]
+    first, second = ratios[8]
     return [
         ("R1", verdict(first, low=1.1) is Verdict.HELD, f"sigmoid, shifted / not, 8 pixels: {_said(first)}"),
         ("R2", verdict(second, low=1.1) is Verdict.HELD, f"EDM-monotonic, the same: {_said(second)}"),
-        ("R3", third, of_large),
-        ("R4", all(larger) if large else None, ""),
+        *third,
         (
             "R5",
             all(share >= 0.8 for pair in shares for share in pair),
-            f"{'8 and 32' if large else '8'} pixels: larger at {min(pair[0] for pair in shares):.0%} of levels below 0 "
-            f"or more, smaller at {min(pair[1] for pair in shares):.0%} from 4 to 10 or more",
+            f"{' and '.join(map(str, both))} pixels: larger at {least[0]} of levels below 0 or more, smaller at "
+            f"{least[1]} from 4 to 10 or more",
         ),
     ]
 
@@ -175,7 +199,7 @@ def _said(ratio: Ratio) -> str:
     return f"{ratio}" + (", below one, as the rule would have it" if ratio.high < 1 else "")
 
 
-def _table(profile: str, name: str) -> pd.DataFrame | None:
+def table(profile: str, name: str) -> pd.DataFrame | None:
     """A published table, None where there is none."""
     path = paths.published(profile) / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None

@@ -132,6 +132,11 @@ def photographs(profile: profiles.Profile) -> str:
     )
 
 
+def longer_run(profile: profiles.Profile) -> str:
+    """What came of the predictions about the network for the sheets of CIFAR-10."""
+    return _came(judged.longer_run(judged.table("cifar10-cpu", "08_sample_and_evaluate/tables/pictures_against_grid")))
+
+
 def resolution(profile: profiles.Profile) -> str:
     """What came of the predictions about the shift by resolution."""
     small, large = map(Runs.published, ("resolution8", "resolution32"))
@@ -148,7 +153,8 @@ def _came(rows: list[Judged], unseen: list[Judged] | None = None) -> str:
 
 
 PARTS: dict[str, Callable[[profiles.Profile], str]] = {
-    part.__name__: part for part in (picture, findings, paper, predictions, notebooks, source, photographs, resolution)
+    part.__name__: part
+    for part in (picture, findings, paper, predictions, notebooks, source, photographs, longer_run, resolution)
 }
 
 
