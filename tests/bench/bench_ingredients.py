@@ -3,10 +3,11 @@
 The harness is that of ``bench_equal_time.py`` at one thread and one learning rate, 2e-3, which all contestants chose
 there.  Our U-Net gets azula's block (one layer norm, modulated, before two convolutions, and a gate), and stands beside
 azula's own; the transformer that the profile ``cifar10-cpu`` trains gets a third level, so that it works on 4 × 4
-positions, and with it gates in place of last layers of zeros, or bfloat16.  Reported is the ratio of losses to the
+positions, and with it gates in place of last layers of zeros, bfloat16, EDM's preconditioning in place of
+v-prediction (the same loss), or the initialisation of DiT in place of torch's.  Reported is the ratio of losses to the
 network named, the geometric mean over seeds, with Student's interval.
 
-``BENCH_MINUTES`` (default 2) is how long each trains, ``BENCH_SEEDS`` (default 3) how often; three quarters of an hour.
+``BENCH_MINUTES`` (default 2) is how long each trains, ``BENCH_SEEDS`` (default 3) how often; an hour.
 """
 
 import os
@@ -21,7 +22,7 @@ from bench_equal_time import BATCH, race
 from contestants import CIFAR, CONTESTANTS, OURS
 from torch import Tensor, nn
 
-from paperlib import models
+from paperlib import models, predictions
 from paperlib.companion import profiles
 from paperlib.models import ConditionedNetwork, unet, uvit
 from paperlib.models.conditioning import exactly, scale_shift
@@ -105,6 +106,27 @@ def in_bfloat16(network: ConditionedNetwork) -> ConditionedNetwork:
     return network
 
 
+def preconditioned(network: ConditionedNetwork) -> ConditionedNetwork:
+    """The same, its output being F of EDM (Karras et al. 2022), turned into v for the loss."""
+    plain = network.forward
+
+    def forward(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
+        return predictions.F.convert(plain(z, logsnr, label), z, logsnr, to=predictions.V)
+
+    network.forward = forward  # type: ignore[method-assign]
+    return network
+
+
+def xavier(network: ConditionedNetwork) -> ConditionedNetwork:
+    """The same with matrices drawn as Glorot & Bengio (2010), no biases, as DiT; what begins at zero still does."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.any():
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
 THIRD = {"multipliers": (1, 1, 2)}
 VARIANTS: dict[str, tuple[str, Callable[[], ConditionedNetwork]]] = {
     "U-Net": ("", ours),
@@ -114,6 +136,8 @@ VARIANTS: dict[str, tuple[str, Callable[[], ConditionedNetwork]]] = {
     "a third level": ("transformer", lambda: transformer(**THIRD)),
     "a third level, gates": ("transformer", lambda: transformer(GatedTransformer, Gated, **THIRD)),
     "a third level, bfloat16": ("transformer", lambda: in_bfloat16(transformer(**THIRD))),
+    "a third level, F-prediction": ("a third level", lambda: preconditioned(transformer(**THIRD))),
+    "a third level, Xavier": ("a third level", lambda: xavier(transformer(**THIRD))),
 }
 """Each with the name of the network that it is compared with."""
 
