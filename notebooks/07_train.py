@@ -270,7 +270,7 @@ right.yaxis.set_major_formatter("{x:g}")
 right.yaxis.set_minor_locator(NullLocator())
 for ax in (left, right):
     figures.logsnr_axis(ax, low, high)
-right.legend(ncols=2)
+fig.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=len(labels))
 run.figure(
     fig,
     "error_by_level",

@@ -274,6 +274,17 @@ def test_bfloat16_changes_the_prediction_by_two_per_cent_at_most(case: str, how:
     assert 0 < error < 0.02
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_on_a_cpu_attention_is_rounded_once_in_whatever_type_it_comes(mixed: bool) -> None:
+    """Also under autocast, which would round what it is given and what it makes of it."""
+    query, key, value = torch.randn(3, 4, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    exact = ((query @ key.mT / 8**0.5).softmax(-1) @ value.bfloat16().float()).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        attended = conditioning.attend(query, key, value.bfloat16())
+    assert attended.dtype == torch.bfloat16
+    torch.testing.assert_close(attended, exact, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["mlp", "unet", "uvit, wavelets"])
 def test_a_network_compiles_to_a_single_graph(case: str) -> None:

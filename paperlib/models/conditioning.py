@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from paperlib.checks import at_least_float32, require_floating, require_positive
 from paperlib.process import expand, input_scale
@@ -147,6 +148,18 @@ def exactly(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)`` in the type of the module's parameters, also inside automatic mixed precision."""
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         return module(x.to(next(module.parameters()).dtype))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention (B, heads, N, channels of a head), fused, in the type of ``value``.
+
+    A CPU computes it in float32 even where that type is bfloat16, for which torch's fused kernel takes several times as
+    long there.
+    """
+    width = at_least_float32(value.dtype) if value.device.type == "cpu" else value.dtype
+    with nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False):
+        attended = scaled_dot_product_attention(query.to(width), key.to(width), value.to(width))
+    return attended.to(value.dtype)
 
 
 def zero_initialised(module: Module) -> Module:

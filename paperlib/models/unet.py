@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, scaled_dot_product_attention
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate
 
 from paperlib.checks import require_positive
-from paperlib.models.conditioning import ConditionedNetwork, exactly, scale_shift, zero_initialised
+from paperlib.models.conditioning import ConditionedNetwork, attend, exactly, scale_shift, zero_initialised
 from paperlib.models.folding import fold, require_foldable, unfold
 
 Resample = Literal["up", "down"] | None
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         """``x`` (B, C, H, W), and so the result."""
         tokens = self.norm(x).flatten(2).mT
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attend(q, k, v).transpose(1, 2).flatten(2)
         return x + self.out(attended).mT.reshape(x.shape)
 
 

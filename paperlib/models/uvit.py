@@ -22,9 +22,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from paperlib.models.conditioning import ConditionedNetwork, exactly, zero_initialised
+from paperlib.models.conditioning import ConditionedNetwork, attend, exactly, zero_initialised
 from paperlib.models.folding import Folding, fold, require_foldable, unfold
 from paperlib.models.unet import ResidualBlock, group_norm, resample
 
@@ -65,9 +64,7 @@ class TransformerBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = scaled_dot_product_attention(
-            exactly(self.norm_query, q).to(v.dtype), exactly(self.norm_key, k).to(v.dtype), v
-        )
+        attended = attend(exactly(self.norm_query, q), exactly(self.norm_key, k), v)
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
