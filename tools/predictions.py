@@ -156,10 +156,15 @@ SHIFTED = {"sigmoid": "sigmoid_shifted", "edm_monotonic": "edm_monotonic_shifted
 """Each weighting, and what it is called when it is shifted."""
 
 
+def shifts(runs: Runs) -> list[Ratio]:
+    """Of Heun's distances, shifted over not shifted, of each weighting."""
+    return [runs.ratio(moved, name) for name, moved in SHIFTED.items()]
+
+
 def resolution(small: Runs, large: Runs | None) -> list[Judged]:
     """R1 to R5, of 8 pixels and of 32; R3 and R4 are not run while there is no large one."""
     both = {8: small} if large is None else {8: small, 32: large}
-    ratios = {size: [runs.ratio(moved, name) for name, moved in SHIFTED.items()] for size, runs in both.items()}
+    ratios = {size: shifts(runs) for size, runs in both.items()}
     by_seed = {
         size: pd.DataFrame({name: runs.distance(moved) / runs.distance(name) for name, moved in SHIFTED.items()})
         for size, runs in both.items()
@@ -172,7 +177,11 @@ def resolution(small: Runs, large: Runs | None) -> list[Judged]:
         count = larger.sum()
         third = [
             ("R3", close, f"32 pixels: sigmoid {_said(first)}; EDM-monotonic {_said(second)}"),
-            ("R4", bool(larger.all(axis=None)), f"seeds of {len(larger)}: {count.iloc[0]}; {count.iloc[1]}"),
+            (
+                "R4",
+                bool(larger.all(axis=None)),
+                f"larger at 8 in {count.iloc[0]} and {count.iloc[1]} of {len(larger)} seeds",
+            ),
         ]
     shares = [
         (runs.smaller(name, moved, -np.inf, -1e-9), runs.smaller(moved, name, 4, 10))

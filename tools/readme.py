@@ -38,18 +38,20 @@ def findings(profile: profiles.Profile) -> str:
     ablated = _csv("digits", "tables/every_run")
     runs = ablated.query("prediction == 'v' and schedule == 'adaptive'")
     distance = runs.groupby("weighting").frechet_heun_test.mean().sort_values()
-    stops = _csv("digits", "figures/bits_by_stop").set_index("weighting")
-    whole = stops["10"].sort_values()
+    whole = _csv("digits", "figures/bits_by_stop").set_index("weighting")["10"].sort_values()
     bits = _csv("cifar10-cpu", "tables/bits_by_weighting").set_index("weighting").test.sort_values()
     photos = _csv("cifar10-cpu", "tables/weighting_by_sampler").query("sampler == 'heun'")
     worst_first = photos.set_index("weighting").frechet.sort_values(ascending=False)
     every = _csv("cifar10-cpu", "tables/bits_by_stop")
     best = every.groupby("weighting").mean().drop(columns=["seed", "own"]).idxmin().map(figures.label)
-    photographed = Runs.published("cifar10-cpu")
+    photographed, small, large = map(Runs.published, ("cifar10-cpu", "resolution8", "resolution32"))
     assert photographed is not None
-    came = judged.photographs(photographed)
-    failed = [name for name, held, _ in came if not held]
+    assert small is not None
+    assert large is not None
+    came = judged.photographs(photographed) + judged.resolution(small, large)
+    failed = sorted(name for name, held, _ in came if not held)
     own, known = (found.ratio("edm", "sigmoid") for found in (photographed, photographed.of_efficientnet()))
+    shift, shift_known = (found.ratio("sigmoid_shifted", "sigmoid") for found in (large, large.of_efficientnet()))
     level = _csv("digits", "figures/correlation_by_level").set_index("λ (nats)").iloc[:, 1]
     nearly_clean = f"{level.iloc[-1]:+.2f}".replace("-", "−")
     return (
@@ -62,11 +64,12 @@ def findings(profile: profiles.Profile) -> str:
         f"near the clean end (digits {whole['elbo']:.2f}, next {whole.iloc[1]:.2f}; CIFAR-10 {bits['elbo']:.2f}, "
         f"next {bits.iloc[1]:.2f}) and make the worst samples (distances {distance['elbo']:.1f}, "
         f"best {distance.iloc[0]:.1f}; {worst_first['elbo']:.1f}, best {worst_first.iloc[-1]:.1f}). Which codes best "
-        f"depends on where decoding starts: from λ = 6 the digits' is number {stops['6'].rank()['elbo']:.0f} of "
-        f"{len(stops)}; on CIFAR-10 {best['4']} is first from 4, {best['8']} from 8, {best['12']} from 12.\n"
-        f"* **Who judges.** CIFAR-10, EDM / sigmoid: {own}, in EfficientNet's features {known} (post hoc). "
-        f"{len(came) - len(failed)} of {len(came)} [predictions](docs/preregistration.md) held"
-        f"{', not ' * bool(failed)}{', '.join(failed)}.\n"
+        f"depends on where decoding starts: on CIFAR-10 {best['4']} is first from 4, {best['8']} from 8, {best['12']} "
+        "from 12.\n"
+        f"* **Who judges.** CIFAR-10, EDM / sigmoid: {own}, in EfficientNet's features {known} (post hoc). The sigmoid "
+        f"shifted by the paper's 2 log(64/d) / not: {shift}, in EfficientNet's {shift_known} (post hoc); at 8 pixels "
+        f"{small.ratio('sigmoid_shifted', 'sigmoid')}. {len(came) - len(failed)} of {len(came)} "
+        f"[predictions](docs/preregistration.md) held{', not ' * bool(failed)}{', '.join(failed)}.\n"
         f"* **Which levels samples need.** Among {len(runs)} networks that differ in weighting alone, less error at "
         f"λ = {level.idxmax():.1f} goes with smaller distances (rank correlation {level.max():+.2f}), less error at "
         f"λ = {level.index[-1]:.0f}, nearly clean, with larger ones ({nearly_clean}).\n"
@@ -140,7 +143,18 @@ def longer_run(profile: profiles.Profile) -> str:
 def resolution(profile: profiles.Profile) -> str:
     """What came of the predictions about the shift by resolution."""
     small, large = map(Runs.published, ("resolution8", "resolution32"))
-    return _came(judged.resolution(small, large)) if small else "Not run."
+    if small is None:
+        return "Not run."
+    page = _came(judged.resolution(small, large))
+    for size, runs in ((8, small), (32, large)):
+        if runs is not None and runs.kernel is not None:
+            first, second = judged.shifts(runs.of_efficientnet())
+            count = runs.kernel.samples.max()
+            page += (
+                f"\n\nPost hoc, {size} pixels in the features of EfficientNet-Lite0, {count:,} samples: sigmoid {first}, "
+                f"EDM-monotonic {second}."
+            )
+    return page
 
 
 def _came(rows: list[Judged], unseen: list[Judged] | None = None) -> str:
