@@ -151,8 +151,8 @@ def resolution(profile: profiles.Profile) -> str:
             first, second = judged.shifts(runs.of_efficientnet())
             count = runs.kernel.samples.max()
             page += (
-                f"\n\nPost hoc, {size} pixels in the features of EfficientNet-Lite0, {count:,} samples: sigmoid {first}, "
-                f"EDM-monotonic {second}."
+                f"\n\nPost hoc, {size} pixels in the features of EfficientNet-Lite0, {count:,} samples: sigmoid "
+                f"{first}, EDM-monotonic {second}."
             )
     return page
 
