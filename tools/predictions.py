@@ -1,7 +1,6 @@
 """What came of the predictions about photographs, for docs/preregistration.md and README.md (:mod:`tools.readme`).
 
-Every number is computed from published tables of the notebooks 07, 08 and 09, a row a run.  A prediction whose runs
-are not there has the verdict "not run".
+Every number is computed from published tables of the notebooks 07, 08 and 09, a row a run.
 """
 
 import sys
@@ -21,40 +20,35 @@ LEVEL = "λ (nats)"
 
 @dataclass(frozen=True)
 class Runs:
-    """The tables of a profile, a row a run, each None where there is none.
+    """The tables of a profile, a row a run.
 
     Attributes:
         distances: to the test split in the classifier's features, by weighting, seed and sampler.
-        kernel: the same in those of EfficientNet-Lite0.
+        efficientnet: the same in those of EfficientNet-Lite0.
         errors: E‖ε̂ − ε‖² by weighting, seed and level.
-        bits: −ELBO by weighting and seed, a column a level at which decoding starts.
+        bits: −ELBO by weighting and seed, a column a level at which decoding starts; None where they were not counted.
     """
 
     distances: pd.DataFrame
+    efficientnet: pd.DataFrame
     errors: pd.DataFrame
-    kernel: pd.DataFrame | None = None
     bits: pd.DataFrame | None = None
 
     @classmethod
-    def published(cls, profile: str) -> "Runs | None":
-        """Those of the published results; None where they are not of three seeds, or were not made."""
+    def published(cls, profile: str) -> "Runs":
+        """Those of the published results of a profile."""
         of_samples = "08_sample_and_evaluate/tables/every_run"
-        distances, kernel = table(profile, of_samples), table(profile, f"{of_samples}_efficientnet")
-        errors = table(profile, "07_train/tables/errors_by_level")
-        if distances is None or errors is None or distances.seed.nunique() < 3:
-            return None
+        distances, efficientnet, errors = (
+            pd.read_csv(paths.published(profile) / f"{name}.csv")
+            for name in (of_samples, f"{of_samples}_efficientnet", "07_train/tables/errors_by_level")
+        )
         to_test = distances[distances.reference.str.contains("test")]
-        return cls(to_test, errors, kernel, table(profile, "09_likelihood/tables/bits_by_stop"))
+        return cls(to_test, efficientnet, errors, table(profile, "09_likelihood/tables/bits_by_stop"))
 
     def of_seeds(self, *seeds: int) -> "Runs":
         """Those of some seeds alone."""
         tables = {each.name: getattr(self, each.name) for each in fields(self)}
         return Runs(**{name: table[table.seed.isin(seeds)] for name, table in tables.items() if table is not None})
-
-    @property
-    def complete(self) -> bool:
-        """Whether there are all four."""
-        return self.kernel is not None and self.bits is not None
 
     def distance(self, weighting: str, sampler: str = "heun") -> pd.Series:
         """Fréchet distances of a weighting by seed."""
@@ -66,8 +60,7 @@ class Runs:
 
     def of_efficientnet(self) -> "Runs":
         """The same with the distances in the features of EfficientNet-Lite0."""
-        assert self.kernel is not None
-        return replace(self, distances=self.kernel)
+        return replace(self, distances=self.efficientnet)
 
     def error(self, weighting: str) -> pd.Series:
         """The mean over seeds by level."""
@@ -85,7 +78,6 @@ Judged = tuple[str, bool | None, str]
 
 def photographs(runs: Runs) -> list[Judged]:
     """S1 to S7."""
-    assert runs.kernel is not None
     assert runs.bits is not None
     weightings = list(dict.fromkeys(runs.distances.weighting))
     others = [name for name in weightings if name != "sigmoid"]
@@ -93,7 +85,7 @@ def photographs(runs: Runs) -> list[Judged]:
     behind = runs.ratio("elbo", "sigmoid")
     worst = [
         rows.set_index("weighting")[column].idxmax() == "elbo"
-        for table, column in ((runs.distances, "frechet"), (runs.kernel, "kid"))
+        for table, column in ((runs.distances, "frechet"), (runs.efficientnet, "kid"))
         for _, rows in table.groupby(["sampler", "seed"])
     ]
     bits = runs.bits.set_index(["seed", "weighting"])
@@ -104,7 +96,7 @@ def photographs(runs: Runs) -> list[Judged]:
     lowest = min(ahead, key=lambda name: ahead[name].value)
     spread = {name: float(np.log(runs.distance(name)).std()) for name in weightings}
     widest = max(spread, key=lambda name: spread[name])
-    both = runs.distances.merge(runs.kernel, on=["weighting", "seed", "sampler"], suffixes=("", "_other"))
+    both = runs.distances.merge(runs.efficientnet, on=["weighting", "seed", "sampler"], suffixes=("", "_other"))
     both = both[both.sampler == "heun"]
     rank = float(both.frechet.corr(both.kid_other, method="spearman"))
     return [
@@ -161,44 +153,37 @@ def shifts(runs: Runs) -> list[Ratio]:
     return [runs.ratio(moved, name) for name, moved in SHIFTED.items()]
 
 
-def resolution(small: Runs, large: Runs | None) -> list[Judged]:
-    """R1 to R5, of 8 pixels and of 32; R3 and R4 are not run while there is no large one."""
-    both = {8: small} if large is None else {8: small, 32: large}
-    ratios = {size: shifts(runs) for size, runs in both.items()}
-    by_seed = {
-        size: pd.DataFrame({name: runs.distance(moved) / runs.distance(name) for name, moved in SHIFTED.items()})
-        for size, runs in both.items()
-    }
-    third: list[Judged] = [("R3", None, ""), ("R4", None, "")]
-    if large is not None:
-        close = all_of(verdict(found, high=1.2) for found in ratios[32]) is Verdict.HELD
-        larger = by_seed[8] > by_seed[32]
-        first, second = ratios[32]
-        count = larger.sum()
-        third = [
-            ("R3", close, f"32 pixels: sigmoid {_said(first)}; EDM-monotonic {_said(second)}"),
-            (
-                "R4",
-                bool(larger.all(axis=None)),
-                f"larger at 8 in {count.iloc[0]} and {count.iloc[1]} of {len(larger)} seeds",
-            ),
-        ]
+def resolution(small: Runs, large: Runs) -> list[Judged]:
+    """R1 to R5, of 8 pixels and of 32."""
+    (first, second), of_large = shifts(small), shifts(large)
+    by_seed = [
+        pd.DataFrame({name: runs.distance(moved) / runs.distance(name) for name, moved in SHIFTED.items()})
+        for runs in (small, large)
+    ]
+    larger = by_seed[0] > by_seed[1]
     shares = [
         (runs.smaller(name, moved, -np.inf, -1e-9), runs.smaller(moved, name, 4, 10))
-        for runs in both.values()
+        for runs in (small, large)
         for name, moved in SHIFTED.items()
     ]
-    least = [f"{min(share):.0%}" for share in zip(*shares, strict=True)]
-    first, second = ratios[8]
+    least = [min(share) for share in zip(*shares, strict=True)]
     return [
         ("R1", verdict(first, low=1.1) is Verdict.HELD, f"sigmoid, shifted / not, 8 pixels: {_said(first)}"),
         ("R2", verdict(second, low=1.1) is Verdict.HELD, f"EDM-monotonic, the same: {_said(second)}"),
-        *third,
+        (
+            "R3",
+            all_of(verdict(found, high=1.2) for found in of_large) is Verdict.HELD,
+            f"32 pixels: sigmoid {_said(of_large[0])}; EDM-monotonic {_said(of_large[1])}",
+        ),
+        (
+            "R4",
+            bool(larger.all(axis=None)),
+            f"larger at 8 in {' and '.join(map(str, larger.sum()))} of {len(larger)} seeds",
+        ),
         (
             "R5",
-            all(share >= 0.8 for pair in shares for share in pair),
-            f"{' and '.join(map(str, both))} pixels: larger at {least[0]} of levels below 0 or more, smaller at "
-            f"{least[1]} from 4 to 10 or more",
+            min(least) >= 0.8,
+            f"larger at {least[0]:.0%} of levels below 0 or more, smaller at {least[1]:.0%} from 4 to 10 or more",
         ),
     ]
 
