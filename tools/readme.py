@@ -142,8 +142,8 @@ def resolution(profile: profiles.Profile) -> str:
     for size, runs in ((8, small), (32, large)):
         first, second = judged.shifts(runs.of_efficientnet())
         page += (
-            f"\n\nPost hoc, {size} pixels in EfficientNet-Lite0's features, {runs.efficientnet.samples.max():,} samples: "
-            f"sigmoid {first}, EDM-monotonic {second}."
+            f"\n\nPost hoc, {size} pixels in EfficientNet-Lite0's features, {runs.efficientnet.samples.max():,} "
+            f"samples: sigmoid {first}, EDM-monotonic {second}."
         )
     return page
 
