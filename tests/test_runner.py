@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -639,7 +640,12 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
         f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)",
     )
     command = [sys.executable, "-m", "paperlib", *words]
-    process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    heard = partial(
+        signal.signal, number, signal.SIG_DFL
+    )  # Ctrl-C is ignored by what a script starts with &, tests too
+    process = subprocess.Popen(
+        command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     deadline = time.monotonic() + 90
     while not (started.is_file() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
