@@ -642,7 +642,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
     command = [sys.executable, "-m", "paperlib", *words]
     heard = partial(
         signal.signal, number, signal.SIG_DFL
-    )  # Ctrl-C is ignored by what a script starts with &, tests too
+    )  # what a script starts with & ignores Ctrl-C
     process = subprocess.Popen(
         command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )
