@@ -640,9 +640,7 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
         f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(600)",
     )
     command = [sys.executable, "-m", "paperlib", *words]
-    heard = partial(
-        signal.signal, number, signal.SIG_DFL
-    )  # what a script starts with & ignores Ctrl-C
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # what a script starts with & ignores Ctrl-C
     process = subprocess.Popen(
         command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )
