@@ -43,7 +43,7 @@ class Runs:
             for name in (of_samples, f"{of_samples}_efficientnet", "07_train/tables/errors_by_level")
         )
         to_test = distances[distances.reference.str.contains("test")]
-        return cls(to_test, efficientnet, errors, table(profile, "09_likelihood/tables/bits_by_stop"))
+        return cls(to_test, efficientnet, errors, published_table(profile, "09_likelihood/tables/bits_by_stop"))
 
     def of_seeds(self, *seeds: int) -> "Runs":
         """Those of some seeds alone."""
@@ -193,7 +193,7 @@ def _said(ratio: Ratio) -> str:
     return f"{ratio}" + (", below one, as the rule would have it" if ratio.high < 1 else "")
 
 
-def table(profile: str, name: str) -> pd.DataFrame | None:
+def published_table(profile: str, name: str) -> pd.DataFrame | None:
     """A published table, None where there is none."""
     path = paths.published(profile) / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None

@@ -132,7 +132,8 @@ def photographs(profile: profiles.Profile) -> str:
 
 def longer_run(profile: profiles.Profile) -> str:
     """What came of the predictions about the network for the sheets of CIFAR-10."""
-    return _came(judged.longer_run(judged.table("cifar10-cpu", "08_sample_and_evaluate/tables/pictures_against_grid")))
+    table = judged.published_table("cifar10-cpu", "08_sample_and_evaluate/tables/pictures_against_grid")
+    return _came(judged.longer_run(table))
 
 
 def resolution(profile: profiles.Profile) -> str:

@@ -14,7 +14,7 @@ Nothing here is a buffer, so that a network made on the meta device is whole onc
 
 import math
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -144,9 +144,14 @@ class ConditionedNetwork(nn.Module, ABC):
             raise ValueError(f"logsnr must have one level an example, shape ({len(z)},), got {tuple(logsnr.shape)}.")
 
 
+def _as_it_is(x: Tensor) -> AbstractContextManager[object]:
+    """Where nothing is cast by automatic mixed precision on the device of ``x``; the meta device has none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def exactly(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)`` in the type of the module's parameters, also inside automatic mixed precision."""
-    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+    with _as_it_is(x):
         return module(x.to(next(module.parameters()).dtype))
 
 
@@ -157,7 +162,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     long there.
     """
     width = at_least_float32(value.dtype) if value.device.type == "cpu" else value.dtype
-    with nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False):
+    with _as_it_is(value):
         attended = scaled_dot_product_attention(query.to(width), key.to(width), value.to(width))
     return attended.to(value.dtype)
 
