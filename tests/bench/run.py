@@ -19,11 +19,11 @@ from paperlib import files
 from paperlib.companion import paths, provenance
 
 HERE = Path(__file__).parent
-COLUMNS = ["name", "value", "unit", "target", "met", "peers"]
+COLUMNS = ["name", "value", "unit", "target", "met", "peers", "commit"]
 
 
-def measure(path: Path) -> list[dict[str, Any]]:
-    """The rows of one benchmark."""
+def measure(path: Path, commit: str) -> list[dict[str, Any]]:
+    """The rows of one benchmark, with what they are rows of."""
     threads = re.search(r"^THREADS = (\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     here = {"PYTHONPATH": str(HERE.parents[1])}  # where tools are
     environment = {**os.environ, **here, "OMP_NUM_THREADS": threads[1] if threads else "2"}
@@ -31,15 +31,17 @@ def measure(path: Path) -> list[dict[str, Any]]:
         output = Path(folder) / "rows.json"
         print(f"— {path.stem}", flush=True)
         subprocess.run([sys.executable, path, "--json", output], env=environment, check=True)
-        return [{**row, "file": path.name} for row in json.loads(output.read_text(encoding="utf-8"))]
+        return [
+            {**row, "file": path.name, "commit": commit[:7]} for row in json.loads(output.read_text(encoding="utf-8"))
+        ]
 
 
 def table(rows: list[dict[str, Any]], where: dict[str, Any]) -> str:
-    """The rows as Markdown, with the machine they were measured on."""
+    """The rows as Markdown, with the machine that the last of them were measured on."""
     lines = [[_cell(row[column]) for column in COLUMNS] for row in rows]
     missed = sum(row["met"] is False for row in rows)
     machine = f"{where['cpu']}, {where['cores']} cores, no GPU, torch {where['packages']['torch']}"
-    heading = f"Measured on {machine}, commit {where['commit'][:7]}; {missed} targets missed."
+    heading = f"Measured on {machine}, at the commit beside each row; {missed} targets missed."
     return f"{heading}\n\n{tabulate(lines, COLUMNS, tablefmt='github', disable_numparse=True)}\n"
 
 
@@ -63,9 +65,9 @@ def main(names: list[str]) -> None:
     earlier = folder / "bench.json"
     known = json.loads(earlier.read_text(encoding="utf-8")) if names and earlier.is_file() else []
     rows = {path.name: [row for row in known if row["file"] == path.name] for path in found}
-    rows |= {path.name: measure(path) for path in chosen}
-    every = [row for path in found for row in rows[path.name]]
     where = provenance.surroundings()
+    rows |= {path.name: measure(path, where["commit"]) for path in chosen}
+    every = [row for path in found for row in rows[path.name]]
     files.write_text(folder / "bench.json", json.dumps(every, indent=1, ensure_ascii=False) + "\n")
     files.write_text(folder / "bench.md", table(every, where))
     files.write_text(folder / provenance.MANIFEST, json.dumps(where, indent=1, ensure_ascii=False) + "\n")
