@@ -263,7 +263,7 @@ for label in labels:
     right.fill_between(band["λ (nats)"], band["min"], band["max"], color=figures.colour(label), alpha=0.2, lw=0)
     right.plot(band["λ (nats)"], band["mean"], label=figures.label(label), **figures.line(label))
 left.set(ylabel="error of ε̂ per pixel", title="test error", ylim=(0, None))
-right.set(ylabel="error over the mean of all weightings", title="the same, compared", yscale="log")
+right.set(ylabel="error over mean of weightings", title="the same, compared", yscale="log")
 right.axhline(1, color="0.5", lw=0.8)
 right.yaxis.set_major_locator(FixedLocator([0.2, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10]))
 right.yaxis.set_major_formatter("{x:g}")
