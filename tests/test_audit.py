@@ -715,7 +715,7 @@ def test_a_network_on_images(capsys: pytest.CaptureFixture[str], tmp_path: Path,
     assert "two standard errors" in (tmp_path / "a.html").read_text()
     network, prediction = weights.load(file)
     images = data.load("digits", "test")
-    some = replace(images, images=images.images[:32], labels=images.labels[:32], digest=None)
+    some = replace(images, images=images.images[:32], labels=images.labels[:32])
     found = audit(network, data=images, prediction=prediction, images=32, draws=8, logsnr_min=-10, logsnr_max=10)
     same = image_elbo(network, prediction, some, LinearLogSNR(-10, 10), draws=8)
     assert found.bounds[10.0].value == same.bits.value

@@ -1,7 +1,10 @@
 """Images: the data sets and their splits, scaling and its inverse, what is said of them, refusals."""
 
+import io
 import json
 import math
+import struct
+import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import COLLECTION, encode, noise, real_images, write_shards
+from PIL import Image
 
 from paperlib.engine import data
 from paperlib.engine.decode import Crop
@@ -108,7 +112,12 @@ def test_the_hash_changes_with_every_part_of_the_data() -> None:
     ("change", "error", "message"),
     [
         ({"images": torch.zeros(4, 1, 8, 8)}, TypeError, "to_uint8"),
-        ({"labels": torch.zeros(4)}, TypeError, "labels int64"),
+        (
+            {"images": np.zeros((4, 1, 8, 8), np.uint8)},
+            TypeError,
+            "images must be a tensor, got ndarray; use torch.from",
+        ),
+        ({"labels": torch.zeros(4)}, TypeError, "labels must be torch.int64, got torch.float32; use labels.long()"),
         ({"images": torch.zeros(4, 8, 8, dtype=torch.uint8)}, ValueError, r"shape \(N, C, H, W\)"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"labels \(N,\)"),
         ({"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "labels": torch.arange(0)}, ValueError, "N ≥ 1"),
@@ -143,9 +152,13 @@ def test_unknown_names_are_refused_with_the_choices() -> None:
 
 def test_a_hash_that_is_known_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = images()
-    known = replace(original, digest="0123")
+    known = replace(original).known_as("0123")
     assert (known.sha256, known.provenance()["sha256"]) == ("0123", "0123")
-    assert replace(original, name="other").sha256 == original.sha256
+    part = replace(known, images=original.images[:2], labels=original.labels[:2])
+    assert part.sha256 == replace(original, images=part.images, labels=part.labels).sha256 != "0123", "its own"
+    monkeypatch.setitem(data.DATASETS, "known", data.DataSet(lambda split, root: known, known.image_shape, 3))
+    monkeypatch.setattr(data, "pixels_sha256", None)
+    assert data.load("known", "train").sha256 == "0123", "whatever load says of it besides"
 
 
 def test_files_of_8_bits_are_not_read_to_look_for_greater_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +220,65 @@ def test_a_folder_of_pictures_is_a_data_set(folders: Path) -> None:
     assert (test.labels.tolist(), test.num_classes) == ([1], 2), "a split that lacks a class numbers them alike"
     plain = data.load_folder("train", str(folders / "plain"), size=5)
     assert (plain.labels.tolist(), plain.num_classes, plain.image_shape) == ([0] * 6, 0, (3, 5, 5))
+
+
+def test_what_lies_beside_pictures_is_no_class(folders: Path) -> None:
+    train = folders / "labelled/train"
+    for beside in (".git/branches", "originals/2023", "train/.ipynb_checkpoints"):
+        (folders / "labelled" / beside).mkdir(parents=True)
+        (folders / "labelled" / beside / "one.png").write_bytes(encode(noise(1, 10)[0]))
+    (train / "._0.png").write_bytes(b"what a Mac leaves")
+    (folders / "elsewhere").mkdir()
+    (train / "b").rename(folders / "elsewhere/b")
+    (train / "b").symlink_to(folders / "elsewhere/b")
+    found = data.load_folder("train", folders / "labelled", size=10)
+    assert (found.labels.tolist(), found.num_classes, found.caution) == ([0, 0, 0, 1, 1, 1], 2, "")
+    assert "smaller than 20×20, hence enlarged: 6" in data.load_folder("train", folders / "plain", size=20).caution
+
+
+def sixteen_bits() -> bytes:
+    """A PNG in colour, every value 1023 of 65535, which PIL opens as one of 8 bits."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(8 * (b"\0" + struct.pack(">H", 1023) * 24))
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_pictures_that_are_more_than_their_pixels_are_refused(folders: Path) -> None:
+    picture, one = Image.fromarray(noise(1, 8)[0]), folders / "plain/train/0.png"
+    with pytest.raises(ValueError, match="has mode RGB, with 16 bits a value; only 8-bit pictures"):
+        Crop("none", 8)(Image.open(io.BytesIO(sixteen_bits())))
+    one.write_bytes(sixteen_bits())
+    with pytest.raises(ValueError, match=r"0\.png cannot be read: .*16 bits a value"):
+        data.load_folder("train", folders / "plain", size=8)
+    clear = picture.copy()
+    clear.putalpha(Image.new("L", (8, 8), 254))
+    clear.save(one)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read: it is transparent in places"):
+        data.load_folder("train", folders / "plain", size=8)
+    one.unlink()
+    picture.save(one.with_suffix(".gif"), save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    with pytest.raises(ValueError, match=r"0\.gif cannot be read: it has 2 frames"):
+        data.load_folder("train", folders / "plain", size=8)
+
+
+def test_pictures_stand_upright_and_opaque_ones_are_read(folders: Path) -> None:
+    picture, train = Image.fromarray(noise(1, 8)[0]), folders / "plain/train"
+    for path in train.iterdir():
+        path.unlink()
+    turned = picture.getexif()
+    turned[0x0112] = 6  # "turn it to the right", as a telephone writes
+    picture.save(train / "0.png", exif=turned)
+    opaque = picture.copy()
+    opaque.putalpha(255)
+    opaque.save(train / "1.png")
+    first, second = data.load_folder("train", folders / "plain", size=8, crop="none").images.numpy()
+    plain = np.asarray(picture).transpose(2, 0, 1)
+    assert np.array_equal(second, plain)
+    assert np.array_equal(first, np.rot90(plain, -1, axes=(1, 2)))
 
 
 def test_images_without_labels_are_what_a_network_without_classes_sees(folders: Path) -> None:

@@ -283,6 +283,9 @@ def test_rows_without_the_content_of_pictures_are_refused(tmp_path: Path) -> Non
     write_shards(tmp_path / "paths", [None] * 4, [3, 2, 1, 0])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"a picture of class 3 has no bytes, only the path '0\.png'"):
         decoded(find(COLLECTION, "train", tmp_path / "paths"), NONE)
+    write_shards(tmp_path / "labels", [encode(PIXELS[0])], [None])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"the picture 0\.png has no label; fill the column"):
+        decoded(find(COLLECTION, "train", tmp_path / "labels"), NONE)
 
 
 @pytest.mark.parametrize(

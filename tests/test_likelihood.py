@@ -512,7 +512,7 @@ def test_what_is_no_set_of_integers_is_refused() -> None:
     ):
         with pytest.raises(TypeError, match=r"data must be an ImageData, .* got Tensor"):
             call(some().scaled())
-    with pytest.raises(TypeError, match="images must be uint8"):
+    with pytest.raises(TypeError, match=r"images must be torch\.uint8"):
         ImageData("real", some().scaled(), some().labels, LEVELS, 0.5)
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,15 @@ def test_samples_stand_beside_their_nearest_training_images(profile: profiles.Pr
     torch.testing.assert_close(sheet.distance, difference.flatten(1).norm(dim=1), rtol=1e-6, atol=1e-6)
     assert sheet.caption.startswith("20 samples of a by heun, 9 evaluations each, guidance 1, seed 0; median distance")
     assert (sheet.real > 0).all()
+
+
+def test_guidance_is_refused_where_no_class_was_ever_left_out(profile: profiles.Profile, tmp_path: Path) -> None:
+    one = measuring.stored(written(tmp_path / "a.safetensors", predictions.V), profile)
+    for dropout, fits in ((0.1, True), (0.0, False)):
+        trained = replace(one, card={**one.card, "training": {"label_dropout": dropout}})
+        with nullcontext() if fits else pytest.raises(ValueError, match="a was trained always told one: ask for"):
+            assert len(measuring.sample(trained, profile, "ddpm", 2, 1.5).images) == 2
+        assert len(measuring.sample(trained, profile, "ddpm", 2, 1.0).images) == 2
 
 
 def test_the_commands_take_a_file_of_weights(

@@ -259,6 +259,20 @@ def conditional(z: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tenso
 LABEL = torch.tensor([0, 1, 1, 0])
 
 
+def test_predictions_that_hold_something_are_told_apart() -> None:
+    class Scaled(predictions.Prediction):
+        def __init__(self, scale: float) -> None:
+            self.scale = scale
+
+        def coefficients(self, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.full_like(logsnr, 1 / self.scale), torch.zeros_like(logsnr)
+
+    z, logsnr = noise(4), torch.zeros(4, dtype=torch.float64)
+    for scale in (1.0, 0.5):
+        denoise = sampling.NetworkDenoiser(lambda z, logsnr: z, Scaled(scale))  # type: ignore[arg-type]
+        torch.testing.assert_close(denoise.at(0.0, z, logsnr), scale * z)
+
+
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 3.0])
 def test_guidance_extrapolates_from_the_null_class(guidance: float) -> None:
     z, logsnr = noise(4), torch.linspace(-3, 3, 4, dtype=torch.float64)
@@ -510,7 +524,7 @@ def test_other_arguments_out_of_range_are_refused() -> None:
         sampling.get("euler")
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         sampling.levels(SCHEDULE, 0)
-    with pytest.raises(ValueError, match=r"guidance 2\.0 needs labels"):
+    with pytest.raises(ValueError, match=r"guidance 2\.0 needs classes"):
         sampling.NetworkDenoiser(conditional, predictions.EPS, guidance=2.0)
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="eta must lie in"):

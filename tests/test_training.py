@@ -1,8 +1,10 @@
 """Training: exact resume, what is averaged and saved, what a run is known by, and how it fails."""
 
+import importlib
 import json
 import math
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from paperlib import models, predictions, schedules, weightings
 from paperlib.adaptive import AdaptiveSchedule
 from paperlib.engine import checkpoint, data, training
 from paperlib.engine.data import batch_indices
+from paperlib.engine.interruption import Interrupted
 from paperlib.engine.randomness import Draws, noise
 from paperlib.engine.training import Trainer, TrainingConfig, TrainingDivergedError, TrainResult
 from paperlib.files import DamagedFileError, UnwritableError
@@ -115,6 +118,56 @@ def test_weights_in_half_precision_are_trained_on_the_same_levels() -> None:
     assert torch.equal(levels(torch.bfloat16), levels(torch.float32))
 
 
+def test_the_average_of_weights_in_half_precision_follows_them() -> None:
+    trainer = Trainer(network().bfloat16(), LOSS, DIGITS, replace(CONFIG, ema_decays=(0.9,)))
+    average = trainer.averages[0.9]
+    expected = {name: weight.detach().double() for name, weight in trainer.parameters.items()}
+    for step in range(CONFIG.steps):
+        trainer.advance()
+        decay = 0.9 if step else 0.0
+        now = {name: weight.detach().double() for name, weight in trainer.parameters.items()}
+        expected = {name: decay * value + (1 - decay) * now[name] for name, value in expected.items()}
+    for name, value in expected.items():
+        torch.testing.assert_close(average[name].double(), value, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_of_two_names_are_refused() -> None:
+    tied = network()
+    tied.blocks[0].branch[2].weight = tied.blocks[0].branch[0].weight  # type: ignore[index, union-attr]
+    with pytest.raises(
+        ValueError, match=r"^blocks\.0\.branch\.2\.weight: these parameters are others by a second name"
+    ):
+        Trainer(tied, LOSS, DIGITS, CONFIG)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_to_be_stopped_in_the_last_step_ends_what_comes_after_a_run_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    advance = Trainer.advance
+
+    def stopped(trainer: Trainer) -> None:
+        advance(trainer)
+        if trainer.step == CONFIG.steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "advance", stopped)
+    with pytest.raises(Interrupted, match=rf"^stopped by {number.name} when .* was finished") as found:
+        train(tmp_path)
+    assert found.value.signal == number
+    monkeypatch.setattr(Trainer, "advance", None)
+    assert train(tmp_path).history[-1]["step"] == CONFIG.steps
+
+
+def test_a_card_that_json_does_not_hold_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "advance", None)
+    with pytest.raises(ValueError, match="the card's entry 'profile' goes into a file as JSON"):
+        train(tmp_path / "run", card={"licence": "MIT", "profile": tmp_path})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_newest_state_costs_only_the_steps_since_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +217,22 @@ def own(version: int | None = None, activation: type[torch.nn.Module] = torch.nn
     made = Own(activation)
     type(made).version = version
     return made
+
+
+class Scaled(Own):
+    """What it multiplies by is kept in no file of weights."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.register_buffer("gain", torch.tensor(gain), persistent=False)
+
+
+def direct(**options: Any) -> ConditionedNetwork:
+    """A network of paperlib's that was not made by ``build``."""
+    shape = {"image_shape": (1, 8, 8), "num_classes": 10, "sigma_data": 0.75}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return models.UViT(**{**shape, "channels": 8, "head_channels": 8, "patch": 2, **options})
 
 
 def started_elsewhere(seed: int = 0) -> ConditionedNetwork:
@@ -218,7 +287,10 @@ def test_every_change_of_the_result_has_a_key_of_its_own() -> None:
     mine = [(None, torch.nn.Tanh), (None, torch.nn.ReLU), (1, torch.nn.Tanh), (2, torch.nn.Tanh)]
     keys = [key().course, *(key(**change).course for change in others)]
     keys += [key(network=own(version, activation)).course for version, activation in mine]
+    keys += [key(network=direct(**options)).course for options in ({}, {"folding": "wavelet"}, {"sigma_data": 0.6})]
+    keys += [key(network=Scaled(gain)).course for gain in (1.0, 2.0)]
     assert len(set(keys)) == len(keys)
+    assert key(network=direct()) == key(network=direct())
     assert key(config=replace(CONFIG, steps=12)).course == key().course
     assert key(config=replace(CONFIG, steps=12)).key != key().key
 
@@ -241,6 +313,17 @@ def test_a_network_whose_source_cannot_be_read_must_state_a_version() -> None:
         key(network=typed)
     made["Typed"].version = 3
     assert key(network=typed) == key(network=typed)
+
+
+def test_a_network_is_known_by_what_it_inherits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for function in ("tanh", "relu"):
+        text = f"import torch\nclass Base(torch.nn.Linear):\n    def body(self, x):\n        return x.{function}()\n"
+        (tmp_path / f"with_{function}.py").write_text(f"{text}class Mine(Base):\n    pass\n")
+        torch.manual_seed(0)
+        found.append(key(network=importlib.import_module(f"with_{function}").Mine(2, 2)))
+    assert found[0] != found[1]
 
 
 def test_states_of_another_configuration_are_moved_aside_and_not_resumed(

@@ -135,6 +135,26 @@ def test_a_file_is_a_network_and_its_prediction(tmp_path: Path) -> None:
     assert torch.equal(found(z, torch.zeros(3)), made(z, torch.zeros(3)))
 
 
+def test_a_network_of_ones_own_comes_back_with_what_no_file_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own(models.MLP):
+        def __init__(self, period: int = 10, **shape: Any) -> None:
+            super().__init__(**shape)
+            self.register_buffer("gain", torch.full((64,), float(period)), persistent=False)
+
+    monkeypatch.setitem(models.MODELS, "own", Own)
+    shape = {name: value for name, value in MLP.items() if name not in ("name", "blocks")}
+    made = models.build("own", **shape, period=10_000)  # larger than anything in the file, which is its business
+    card = {"network": made.config, "loss": {"prediction": {"name": "VPrediction"}}}
+    weights.save_weights(tmp_path / "w.safetensors", made, card)
+    before = torch.get_rng_state()
+    found, _ = weights.load(tmp_path / "w.safetensors")
+    assert same(found, made)
+    assert torch.equal(found.gain, made.gain)  # type: ignore[arg-type]
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("name", predictions.PREDICTIONS)
 def test_every_prediction_comes_back(tmp_path: Path, name: str) -> None:
     wanted = predictions.get(name)

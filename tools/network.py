@@ -82,7 +82,7 @@ class Kit:
         count = self.part(count) if count else self.part(len(found), least=100)
         if count >= len(found):
             return found
-        return replace(found, images=found.images[:count], labels=found.labels[:count], digest=None)
+        return replace(found, images=found.images[:count], labels=found.labels[:count])
 
     def network(self, seed: int) -> ConditionedNetwork:
         """A fresh network on the device; in a dry run one with about that share of the parameters."""

@@ -246,7 +246,7 @@ def audit(
     if isinstance(data, Tensor):
         data = data[:images]
     elif len(data) > images:
-        data = replace(data, images=data.images[:images], labels=data.labels[:images], digest=None)
+        data = replace(data, images=data.images[:images], labels=data.labels[:images])
 
     def bound(of: Network, predicts: Prediction) -> ImageElbo:
         if isinstance(data, ImageData):

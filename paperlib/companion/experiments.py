@@ -240,7 +240,7 @@ def repeats(profile: profiles.Profile, confidence: float = 0.95) -> str:
 
 def some(images: data.ImageData, count: int) -> data.ImageData:
     """The first ``count`` images of a split, or all where there are no more; its name and caution stay."""
-    return replace(images, images=images.images[:count], labels=images.labels[:count], digest=None)
+    return replace(images, images=images.images[:count], labels=images.labels[:count])
 
 
 def train(chosen: list[Experiment], engine: EngineName = "auto") -> None:

@@ -28,7 +28,7 @@ from paperlib.adaptive import AdaptiveSchedule
 from paperlib.companion import paths, profiles
 from paperlib.companion.experiments import Experiment, each, some
 from paperlib.engine import evaluation, features, likelihood, training
-from paperlib.engine.data import ImageData, Split, scale, to_uint8
+from paperlib.engine.data import ImageData, Split, to_uint8
 from paperlib.engine.evaluation import Drawing, Reference
 from paperlib.models import ConditionedNetwork, weights
 from paperlib.objectives import WeightedLoss
@@ -49,12 +49,27 @@ tests/test_fingerprints.py fails until then, and says how."""
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained network, in evaluation mode: what tables call it, what it predicts, the hash of the weights on disk."""
+    """A trained network, in evaluation mode: what tables call it, what it predicts, the card of the weights on disk."""
 
     name: str
     network: ConditionedNetwork
     prediction: Prediction
-    sha256: str
+    card: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights."""
+        return self.card["weights_sha256"]
+
+    def require_guidable(self, guidance: float) -> None:
+        """ValueError where guidance is asked of a network that has not learned to do without the class."""
+        dropped = self.card.get("training", {}).get("label_dropout", True)  # nobody knows of weights from elsewhere
+        if guidance != 1 and not (self.network.num_classes and dropped):
+            raise ValueError(
+                f"guidance {guidance:g} is the difference that the class makes, and {self.name} was trained "
+                f"{'always' if self.network.num_classes else 'never'} told one: ask for guidance 1, or train with "
+                f"label_dropout above 0{'' if self.network.num_classes else ', on data with classes'}."
+            )
 
 
 def device() -> torch.device:
@@ -74,7 +89,7 @@ def networks(
         return iter([stored(weights, profile)])
     cards = [one.card() for one in chosen]
     return (
-        Checkpoint(one.name, one.load().to(device()), one.prediction, card["weights_sha256"])
+        Checkpoint(one.name, one.load().to(device()), one.prediction, card)
         for one, card in zip(chosen, cards, strict=True)
     )
 
@@ -93,7 +108,7 @@ def stored(path: Path, profile: profiles.Profile) -> Checkpoint:
             f"profile of its data, {card.get('data', {}).get('name', 'which the card does not name')}."
         )
     name = path.resolve().parent.name if path.name == training.WEIGHTS else path.stem
-    return Checkpoint(name, network.to(device()), prediction, card["weights_sha256"])
+    return Checkpoint(name, network.to(device()), prediction, card)
 
 
 def drawing(settings: profiles.Sampling, sampler: str, guidance: float = 1.0) -> Drawing:
@@ -140,13 +155,15 @@ class Sheet:
 
 def sample(one: Checkpoint, profile: profiles.Profile, sampler: str, count: int, guidance: float) -> Sheet:
     """Draw samples, and look up what they are nearest to."""
+    one.require_guidable(guidance)
     train, test = profile.data.load("train"), profile.data.load("test")
     labels = torch.arange(count) % max(1, train.num_classes)
     how = drawing(profile.sampling, sampler, guidance)
     batches = how.samples(one.network, one.prediction, labels)
     images = torch.cat([to_uint8(batch.cpu(), train.levels) for batch in batches])
-    index, distance = evaluation.nearest(train.scaled(), scale(images, train.levels))
-    _, real = evaluation.nearest(train.scaled(), test.scaled(first=count))
+    # of integers: ImageNet as real numbers would take 63 GB
+    (index, distance), (_, real) = (evaluation.nearest(train.images, some) for some in (images, test.images[:count]))
+    distance, real = (2 / (train.levels - 1) * each for each in (distance, real))
     caption = (
         f"{count} samples of {one.name} by {how.sampler}, {how.evaluations} evaluations each, guidance "
         f"{guidance:g}, seed {how.seed}; median distance to the nearest image of {train.name}: "
@@ -244,6 +261,7 @@ def evaluate(
         if isinstance(one, ImageData):
             judged("samples", one.sha256, one.images.split(evaluation.BATCH), one.name)
             continue
+        one.require_guidable(guidance)
         for sampler in samplers:
             how = drawing(profile.sampling, sampler, guidance)
             judged(one.name, one.sha256, how.samples(one.network, one.prediction, labels), how)

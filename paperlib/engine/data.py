@@ -14,8 +14,9 @@ Nothing here keeps a position.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from paperlib.checks import require_finite, require_positive
-from paperlib.engine.decode import Collection, Crop, MissingDataError, Split, decoded, find, ordered, pixels_sha256
+from paperlib.engine.decode import (
+    Collection,
+    Crop,
+    MissingDataError,
+    Split,
+    decoded,
+    find,
+    ordered,
+    pixels_sha256,
+    require_eight_bits,
+)
 from paperlib.engine.randomness import seeded
 from paperlib.registry import Registry
 
@@ -62,7 +73,6 @@ class ImageData:
         preprocessing: what was done to the pictures before they were these integers.
         caution: what must be said beside every number measured on them; empty where there is nothing.
         source: where they come from.
-        digest: what :attr:`sha256` is, where it is known already, as for a mapped file.
         classes: how many classes there are, which a part of a set may not show; one more than the largest label when
             None, 0 without labels.
 
@@ -80,18 +90,20 @@ class ImageData:
     preprocessing: str = ""
     caution: str = ""
     source: str = ""
-    digest: str | None = field(default=None, repr=False)
     classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.labels is None:
             object.__setattr__(self, "labels", torch.zeros(len(self.images), dtype=torch.int64))
             object.__setattr__(self, "classes", 0)
-        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
-            raise TypeError(
-                f"images must be uint8 and labels int64, got {self.images.dtype} and {self.labels.dtype}; "
-                f"real-valued images go through to_uint8(x, levels) first."
-            )
+        for what, values, dtype, remedy in (
+            ("images", self.images, torch.uint8, "real-valued images go through to_uint8(x, levels) first"),
+            ("labels", self.labels, torch.int64, "use labels.long()"),
+        ):
+            if not isinstance(values, Tensor):
+                raise TypeError(f"{what} must be a tensor, got {type(values).__name__}; use torch.from_numpy.")
+            if values.dtype != dtype:
+                raise TypeError(f"{what} must be {dtype}, got {values.dtype}; {remedy}.")
         if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1] or not len(self.images):
             raise ValueError(
                 f"images must have shape (N, C, H, W) and labels (N,), N ≥ 1; got {tuple(self.images.shape)} and "
@@ -129,7 +141,12 @@ class ImageData:
     def sha256(self) -> str:
         """Hash of shape, images and labels."""
         pixels = self.images.contiguous().cpu().flatten().numpy()
-        return self.digest or pixels_sha256(self.images.shape, [pixels], self.labels.contiguous().cpu().numpy())
+        return pixels_sha256(self.images.shape, [pixels], self.labels.contiguous().cpu().numpy())
+
+    def known_as(self, sha256: str) -> "ImageData":
+        """Itself, told its own hash, where that need not be computed; images made of it have to find out theirs."""
+        vars(self)["sha256"] = sha256
+        return self
 
     def scaled(self, dtype: torch.dtype = torch.float32, first: int | None = None) -> Tensor:
         """The images in [−1, 1], shape (N, C, H, W): all of them, or the ``first`` so many."""
@@ -319,7 +336,10 @@ def load(name: str, split: Split, root: Path | str | None = None) -> ImageData:
     known = DATASETS[name]
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; choose train or test.")
-    data = replace(known.read(split, root), name=f"{name}/{split}", sigma_data=known.sigma_data)
+    found = known.read(split, root)
+    data = replace(found, name=f"{name}/{split}", sigma_data=known.sigma_data)
+    if "sha256" in vars(found):  # which neither of these changes
+        data.known_as(found.sha256)
     if (data.image_shape, data.num_classes) != (known.image_shape, known.num_classes):
         raise ValueError(
             f"{data.name} has images {data.image_shape} of {data.num_classes} classes, and its entry in DATASETS says "
@@ -372,13 +392,12 @@ def load_cifar10(split: Split, root: Path | str | None = None, *, size: int = 32
     )
     caution = "; ".join(filter(None, [data.caution, CIFAR10_VARIANTS.get(data.sha256, unknown)]))
     if size == 32:
-        return replace(data, caution=caution, digest=data.sha256)
+        return replace(data, caution=caution).known_as(data.sha256)
     return replace(
         data,
         images=box_mean(data.images, 32 // size),
         preprocessing=f"means over {32 // size}×{32 // size} pixels, rounded to 8 bits, halves to even",
         caution=f"{caution}; reduced to {size}×{size}, which no published figure is for",
-        digest=None,
     )
 
 
@@ -420,9 +439,8 @@ def load_collection(split: Split, root: Path | str | None = None, *, collection:
         preprocessing=found.index["preprocessing"],
         caution="; ".join(cautions),
         source=f"{found.index['source']}, encoded images {found.index['encoded_sha256'][:12]}",
-        digest=found.index["sha256"],
         classes=collection.classes,
-    )
+    ).known_as(found.index["sha256"])
 
 
 def load_imagenet_sample(split: Split, root: Path | str | None = None) -> ImageData:
@@ -438,14 +456,14 @@ def load_imagenet_sample(split: Split, root: Path | str | None = None) -> ImageD
         images=data.images[chosen],
         labels=data.labels[chosen],
         caution="; ".join(filter(None, [data.caution, few])),
-        digest=None,
     )
 
 
 def load_folder(split: Split, root: Path | str | None = None, *, size: int, crop: str = "area") -> ImageData:
     """Images of one's own: the files in ``root/<split>``, or in a folder below it for every class of the two splits.
 
-    They are decoded at every load, in the order of their names, and held in memory.
+    They are decoded at every load, in the order of their names, turned as their camera says, and held in memory.
+    Links are followed; what is hidden, by a name that begins with a dot, is none of them.
 
     Args:
         split: the folder "train" or "test".
@@ -455,23 +473,25 @@ def load_folder(split: Split, root: Path | str | None = None, *, size: int, crop
 
     Raises:
         MissingDataError: when there is no such folder, or no picture in it.
-        ValueError: for a picture that cannot be read, naming it, or pictures both in classes and beside them.
+        ValueError: for a picture that cannot be read, or is transparent or moves, naming it; for pictures both in
+            classes and beside them.
     """
     square = Crop(crop, size)
     folder = Path(root or ".").expanduser() / split
-    known = set(Image.registered_extensions())
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known)
-    if not paths:
+    splits = {name: _pictures(folder.with_name(name)) for name in {"train", "test", split}}
+    if not (paths := splits[split]):
         raise MissingDataError(f"there is no picture in {folder}; put those of the {split} split there.")
     labelled = [path.parent != folder for path in paths]
     if any(labelled) != all(labelled):
         raise ValueError(f"{folder} has pictures beside the folders of classes; move {paths[labelled.index(False)]}.")
-    classes = sorted({path.name for path in folder.parent.glob("*/*") if path.is_dir()})  # those of both splits
-    squares = []
+    inside = [path.relative_to(folder.parent).parts[1:] for found in splits.values() for path in found]
+    classes = sorted({parts[0] for parts in inside if len(parts) > 1})
+    squares, enlarged = [], 0
     for path in paths:
         try:
             with Image.open(path) as image:
-                squares.append(torch.from_numpy(square(image)))
+                squares.append(torch.from_numpy(square(_still(image))))
+                enlarged += min(image.size) < size
         except (OSError, ValueError) as error:
             raise ValueError(f"the picture {path} cannot be read: {error}") from error
     return ImageData(
@@ -479,9 +499,29 @@ def load_folder(split: Split, root: Path | str | None = None, *, size: int, crop
         images=torch.stack(squares),
         labels=torch.tensor([classes.index(path.relative_to(folder).parts[0]) if classes else 0 for path in paths]),
         preprocessing=square.description,
+        caution=f"pictures smaller than {size}×{size}, hence enlarged: {enlarged:,}" if enlarged else "",
         source=f"{len(paths):,} files of a folder",
         classes=len(classes),
     )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and below, in the order of their names."""
+    known, found = set(Image.registered_extensions()), []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in known and name[0] != "."]
+    return sorted(found)
+
+
+def _still(image: Image.Image) -> Image.Image:
+    """The picture upright; ValueError where there is more to it than the colours of its pixels, in 8 bits."""
+    require_eight_bits(image)
+    if getattr(image, "n_frames", 1) > 1:
+        raise ValueError(f"it has {image.n_frames} frames; keep one of them.")  # type: ignore[attr-defined]
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
+        raise ValueError("it is transparent in places; lay it over a background first.")
+    return ImageOps.exif_transpose(image)
 
 
 def box_mean(images: Tensor, factor: int, chunk: int = 1024) -> Tensor:

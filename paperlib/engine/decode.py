@@ -105,6 +105,16 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Modes of PIL that become 8-bit RGB without loss of precision."""
 
 
+def require_eight_bits(image: Image.Image) -> None:
+    """ValueError for pictures of more than 8 bits, also where PIL would halve their digits: 16-bit RGB has mode RGB."""
+    stored = str(getattr(image, "tile", ""))  # what the decoder is told, until it has been used
+    if image.mode not in EIGHT_BITS or ";16" in stored:
+        depth = ", with 16 bits a value" if ";16" in stored else ""
+        raise ValueError(
+            f"the picture has mode {image.mode}{depth}; only 8-bit pictures ({', '.join(EIGHT_BITS)}) are read."
+        )
+
+
 @dataclass(frozen=True)
 class Crop:
     """A way to make squares of ``size`` × ``size`` pixels, one of :data:`CROPS`.
@@ -133,10 +143,7 @@ class Crop:
         Raises:
             ValueError: for pictures of more than 8 bits, and where "none" finds another size.
         """
-        if image.mode not in EIGHT_BITS:
-            raise ValueError(
-                f"the picture has mode {image.mode}; only 8-bit pictures ({', '.join(EIGHT_BITS)}) are read."
-            )
+        require_eight_bits(image)
         square = np.asarray(CROPS[self.name][0](image.convert("RGB"), self.size))
         return np.ascontiguousarray(square.transpose(2, 0, 1))
 
@@ -491,6 +498,8 @@ def _decode(batch: tuple[list[dict[str, Any]], list[int]], crop: Crop) -> _Squar
                 f"a picture of class {label} has no bytes, only the path {encoded and encoded['path']!r}: the files "
                 f"must hold the content of the pictures. Write them anew with it, as `datasets` does by embedding."
             )
+        if label is None:
+            raise ValueError(f"the picture {encoded['path'] or len(digests)} has no label; fill the column, from 0.")
         digests.append(hashlib.sha256(encoded["bytes"] + str(label).encode()).digest())
         try:
             with Image.open(io.BytesIO(encoded["bytes"])) as image:

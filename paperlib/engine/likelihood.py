@@ -295,7 +295,9 @@ def reconstruction(data: ImageData, logsnr_max: float) -> Tensor:
 
 def _over_pixels(data: ImageData, table: Tensor) -> Tensor:
     """Sum over the pixels of every image of what ``table`` (levels,) says of their value, shape (N,)."""
-    return torch.cat([table[piece.long()].flatten(1).sum(1) for piece in data.images.cpu().split(1024)])
+    values = data.images.flatten(1).cpu()
+    at_once = max(1, 2**20 // values.shape[1])  # indices take eight bytes a value
+    return torch.cat([table[piece.long()].sum(1) for piece in values.split(at_once)])
 
 
 def _values(levels: int) -> Tensor:

@@ -7,7 +7,9 @@ shorter one of its course stopped.
 """
 
 import inspect
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -209,7 +211,7 @@ def _network(network: nn.Module) -> dict[str, Any]:
         stated = {name: _stated(value, whole=False) for name, value in config.items()}
         made = {name: value for name, value in stated.items() if name not in taken or value != _default(taken[name])}
     else:
-        made = {"name": type(network).__qualname__, "modules": str(network)}
+        made = {"name": type(network).__qualname__, "modules": str(network), "holds": _held(network)}
     seed = getattr(network, "initial_seed", None)
     as_built = seed is not None and next(network.parameters()).is_meta
     if not as_built:
@@ -219,14 +221,26 @@ def _network(network: nn.Module) -> dict[str, Any]:
     return made | _code({type(module) for module in network.modules()}) | start
 
 
+def _held(network: nn.Module) -> list[Any]:
+    """What the modules of a network hold besides parameters and one another: plain values, and the hash of buffers."""
+    found: list[Any] = [tensors_sha256(dict(network.named_buffers()))]
+    for place, module in network.named_modules():
+        for name, value in sorted(vars(module).items()):
+            if name[0] != "_" and name != "training":
+                with suppress(ValueError, TypeError):  # what is no plain value
+                    found.append([place, name, _stated(value)])
+    return found
+
+
 def _code(classes: set[type]) -> dict[str, Any]:
     """What else tells classes from others: nothing for paperlib's own and torch's, see :data:`VERSION`.
 
-    Of a user's class it is the attribute ``version``, or else a hash of its source.
+    Of a user's class, and those that it inherits from, it is the attribute ``version``, or else a hash of its source.
     """
     found = {}
-    for kind in classes:
-        if kind.__module__.split(".")[0] not in ("paperlib", "torch"):
+    known = {"paperlib", "torch", *sys.stdlib_module_names} - {"builtins"}  # where a class typed in would be
+    for kind in {base for each in classes for base in each.__mro__} - {object}:
+        if kind.__module__.split(".")[0] not in known:
             try:
                 found[kind.__qualname__] = getattr(kind, "version", None) or json_sha256(inspect.getsource(kind))
             except (OSError, TypeError) as error:

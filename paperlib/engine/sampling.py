@@ -18,7 +18,6 @@ computed in double precision, once a step; z keeps its type.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from types import FunctionType
 
@@ -56,8 +55,8 @@ class NetworkDenoiser:
 
     Raises:
         TypeError: when called, for a network that returns something else than a tensor.
-        ValueError: when guidance is not finite or is asked for without a label; when called, for a label or an output
-            that does not fit the batch: nothing is broadcast.
+        ValueError: when guidance is not finite, or is asked for without a label or classes; when called, for a label or
+            an output that does not fit the batch: nothing is broadcast.
     """
 
     network: Network
@@ -68,8 +67,8 @@ class NetworkDenoiser:
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance must be a finite number, 1 for none; got {self.guidance}.")
-        if self.guidance != 1 and self.label is None:
-            raise ValueError(f"guidance {self.guidance} needs labels to guide to; pass label, or guidance=1.")
+        if self.guidance != 1 and (self.label is None or getattr(self.network, "num_classes", None) == 0):
+            raise ValueError(f"guidance {self.guidance} needs classes to guide to; pass label, or guidance=1.")
 
     def __call__(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """x̂, the shape of ``z``, each example at a level of its own, ``logsnr`` (B,)."""
@@ -96,9 +95,8 @@ class NetworkDenoiser:
         return torch.lerp(null, output, self.guidance)
 
 
-@lru_cache(maxsize=10_000)
 def _x_coefficients(prediction: Prediction, level: float) -> tuple[float, float]:
-    """(a, b) of x̂ = a·output + b·z: the same for all batches that pass a level."""
+    """(a, b) of x̂ = a·output + b·z."""
     one, none, logsnr = torch.tensor([[1.0], [0.0], [level]], dtype=torch.float64)
     return prediction.to_x(one, none, logsnr).item(), prediction.to_x(none, one, logsnr).item()
 

@@ -46,7 +46,7 @@ from paperlib.adaptive import AdaptiveSchedule
 from paperlib.checks import at_least_float32
 from paperlib.engine import checkpoint
 from paperlib.engine.data import Batch, ImageData, batch_indices, batches, scale
-from paperlib.engine.interruption import StopSignals, TrainingInterrupted
+from paperlib.engine.interruption import Interrupted, StopSignals, TrainingInterrupted
 from paperlib.engine.parallel import Engine, EngineName, Group, choose, require_equal
 from paperlib.engine.randomness import Draws, noise, seed_dropout
 from paperlib.engine.recipe import RunKey, TrainingConfig, describe, loss_scale, run_key
@@ -111,7 +111,7 @@ class Trainer:
         engine: "single", "ddp" or "fsdp", see :mod:`paperlib.engine.parallel`; "auto" is "ddp" under ``torchrun``.
 
     Raises:
-        ValueError: when network and data do not fit, or the batch does not divide.
+        ValueError: when network and data do not fit, the batch does not divide, or parameters have two names.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Trainer:
         self.network, self.loss, self.config, self.group = network, loss, config, group
         if group.device.type != "cpu" and data.images.nbytes <= RESIDENT_BYTES:
             images, labels = data.images.to(group.device), data.labels.to(group.device)
-            data = replace(data, images=images, labels=labels, digest=data.sha256)
+            data = replace(data, images=images, labels=labels).known_as(data.sha256)
         self.data, self.examples = data, range(group.rank * share, (group.rank + 1) * share)  # of the global batch
         self.engine = Engine(name, network, group, config.precision)
         self.adaptive = loss.schedule if isinstance(loss.schedule, AdaptiveSchedule) else None
@@ -143,8 +143,13 @@ class Trainer:
             self.adaptive.load_state_dict(replace(self.adaptive).state_dict())
         self.parameters = dict(network.named_parameters())
         self.dtype = next(network.parameters()).dtype
-        self.averages = {
-            decay: {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        if shared := dict(network.named_parameters(remove_duplicate=False)).keys() - self.parameters.keys():
+            raise ValueError(
+                f"{', '.join(sorted(shared))}: these parameters are others by a second name, of which averages and "
+                f"files would keep different values; call the one module from both places in forward instead."
+            )
+        self.averages = {  # finer than weights of bfloat16, of which a thousandth would change nothing
+            decay: {name: _finely(parameter).clone() for name, parameter in self.parameters.items()}
             for decay in config.ema_decays
         }
         self.optimiser = torch.optim.AdamW(
@@ -200,7 +205,7 @@ class Trainer:
         with torch.no_grad():
             for decay, average in self.averages.items():  # each process averages what it holds
                 update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
-                update(_local(average), _local(self.parameters), self.step)
+                update(_local(average), [_finely(tensor) for tensor in _local(self.parameters)], self.step)
         self._note(loss, grad_norm)
 
     def _batches(self) -> Iterator[Batch]:
@@ -213,7 +218,7 @@ class Trainer:
     def _agree(self, loss: Tensor, grad_norm: Tensor) -> tuple[float, float, int]:
         """Mean loss (nats), norm of the gradient before clipping, and the signal to stop by (0 for none).
 
-        Over all processes: the one exchange of a step besides gradients, and the one wait for a GPU.
+        Over all processes, in one exchange.
         """
         asked = [float(self.signals.received == number) for number in (signal.SIGTERM, signal.SIGINT)]
         mean = loss.double().sum() / self.config.batch_size
@@ -280,6 +285,11 @@ class Trainer:
         self.batches = self._batches()
 
 
+def _finely(tensor: Tensor) -> Tensor:
+    """The values in float32 at least, without their graph; itself where they are already."""
+    return tensor.detach().to(at_least_float32(tensor.dtype))
+
+
 def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """The tensors, or of sharded ones the part that lies here."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach() for tensor in tensors.values()]
@@ -319,10 +329,19 @@ def train(
     Raises:
         TrainingDivergedError: when loss or gradient is NaN or infinite; states written before are kept.
         TrainingInterrupted: when SIGTERM or Ctrl-C ended it in good order; the same call goes on from there.
+            Interrupted, when that was in the last step, and the run is finished.
         OSError: when the folder cannot be written.
         ValueError: when network, data and loss do not fit, or the batch does not divide among the processes; when
-            others train in the folder of several processes (one process waits for them).
+            others train in the folder of several processes (one process waits for them); for a card that JSON does not
+            hold.
     """
+    for name, value in (card or {}).items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise ValueError(
+                f"the card's entry {name!r} goes into a file as JSON ({error}); give it as text."
+            ) from None
     directory, (_, group) = Path(directory), choose(engine, next(network.parameters()).device)
     key = group.broadcast(run_key(network, loss, data, config) if group.is_first else RunKey("", ""))
     if not group.broadcast(finished_card(directory, key)):
@@ -334,6 +353,8 @@ def train(
                     _begin(trainer, directory, key)
                     _run(trainer, directory, key, progress)
                 _finish(trainer, directory, described)
+                if stop := max(group.gather(trainer.signals.received)):
+                    raise Interrupted(f"stopped by {signal.Signals(stop).name} when {directory} was finished.", stop)
     final_card = weights.load_weights(directory / WEIGHTS, network)
     if isinstance(loss.schedule, AdaptiveSchedule):
         loss.schedule.load_state_dict(final_card["learned_schedule"])

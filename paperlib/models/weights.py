@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from paperlib import predictions
 from paperlib.files import damaged, json_sha256, write_bytes, write_text
 from paperlib.models.conditioning import ConditionedNetwork
-from paperlib.models.presets import build
+from paperlib.models.presets import MODELS, build
 from paperlib.predictions import Prediction
 
 
@@ -111,7 +111,8 @@ def load_weights(path: str | Path, network: nn.Module) -> dict[str, Any]:
 def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
     """The network in a file of weights, in evaluation mode on the CPU, and what it predicts: its card says both.
 
-    Nothing large is made before the file is known to hold it: sizes are compared on the meta device.
+    Nothing large is made before the file is known to hold it: shapes are compared on the meta device first, and for
+    paperlib's own networks no option may be larger than what is in the file.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -124,20 +125,22 @@ def load(path: str | Path) -> tuple[ConditionedNetwork, Prediction]:
         config["image_shape"] = tuple(config["image_shape"])
         largest = max(len(tensors), *config["image_shape"], *(side for t in tensors.values() for side in t.shape))
         options = (value if isinstance(value, list | tuple) else [value] for value in config.values())
-        if any(isinstance(number, int) and number > largest for number in chain(*options)):
+        large = any(isinstance(number, int) and number > largest for number in chain(*options))
+        if large and MODELS[config["name"]].__module__.startswith("paperlib."):
             raise ValueError(f"{config} is larger than what is in the file")
         kinds = {type(known).__name__: type(known) for known in predictions.PREDICTIONS.values()}
         prediction = kinds[described.pop("name")](**described)
         with torch.device("meta"):
-            network = build(**config)
+            outline = build(**config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the card of {path} does not describe a network and a prediction that paperlib can build "
             f"({type(error).__name__}: {error}); it was not trained by paperlib, or with a network of your own: build "
             f"that yourself and call load_weights."
         ) from error
-    _require_fit(path, tensors, network)
-    _fill(network.to_empty(device="cpu"), tensors)
+    _require_fit(path, tensors, outline)
+    network = build(**config, seed=0)  # not from the outline, which has no values for what is in no file
+    _fill(network, tensors)
     return network.eval(), prediction
 
 
