@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-reproduce: $(READY) ## run all notebooks of PROFILE into results/local (tiny: 10 minutes on 2 cores), compare with what is published
+reproduce: $(READY) ## run the notebooks of PROFILE into results/local (tiny: 10 minutes on 2 cores), compare with what is published
 	$(BIN)/paperlib reproduce $(PROFILE) --cores $(CORES)
 
 test: $(READY) ## all tests, and every notebook against its committed outputs

@@ -262,13 +262,14 @@ claim.falsify(density[held], (density[edm] * largest).where(grid > best, 0), "th
 # ## 0.4 What it means for your network, and what it does not
 #
 # * **Monotone $w$: maximum likelihood, of noisy data.** The usual guarantees of a likelihood bound hold, for data
-#   augmented as pictured above, with the network told the strength of the noise. Clean data have only the small
-#   probability $w(\lambda_{\max})/w(\lambda_{\min})$.
+#   augmented as pictured above, with the network told the strength of the noise. Clean data have the
+#   probability $w(\lambda_{\max})/w(\lambda_{\min})$: all of it for $w=1$, next to nothing for the others.
 # * **$w$ that falls towards noise: no likelihood, and no disaster.** $w\ge0$ multiplies the error at every level, so
 #   less error anywhere never costs, and the perfect network is the same. But where errors must be traded, moving error
 #   from a level to a noisier one where $p_w<0$ between them *lowers* the loss, and the bound of the data at the levels
 #   between gets worse.
-# * **How far from monotone** matters more than whether: below its peak EDM has 0.9 % of its draws, DDPM 65 %.
+# * **How far from monotone** matters more than whether: below its peak EDM has hardly any of its draws, DDPM more
+#   than half, though little of its loss (`paperlib audit --recipe ddpm`).
 # * **It is an interpretation, not a ranking.** The theorem does not say which weighting makes the best pictures. The
 #   paper finds monotone ones on a par with the best others; what became of that at small scale is in notebook 10.
 #

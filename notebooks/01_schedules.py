@@ -20,12 +20,13 @@
 # nothing to the process but a probability distribution over $\lambda$: how often each level is visited (Section 2).
 # This notebook defines the coordinate and its many names, reads every common schedule as a distribution (Figure 2 and
 # the table of schedules), cuts schedules to a range so that the ends hold exactly, and shows two misprints beside what
-# the formulas should say (E1, E3). None of this says which schedule is good: given the weighting, none changes what is
-# learned.
+# the formulas should say (E1, E3). None of this says which schedule is good: given the weighting, none changes the
+# *objective*. What a training of finite length makes of it does depend on the schedule (10.7).
 #
 # **From what this was written.** The text of the paper was not at hand. These notebooks were written from passages of
 # it that public sources quote, and from our own derivations; `docs/equations.md` says of every place which of the two
-# it is. "As printed" means as quoted. Of the errata, the first was also seen elsewhere; the others are derived here.
+# it is. Of the errata, the first was also seen elsewhere. That the other formulas are wrong is derived here; that the
+# paper has them so is from our notes of it, and no public quotation of those lines was found.
 # Published numbers carry the address of their source, in `results/paper`; what could not be seen is left empty.
 
 # %% tags=["parameters"]
@@ -390,7 +391,7 @@ print("f(t(λ)) − λ stays within 8 rounding errors of t, divided by p(λ)")
 # | printed in the paper | $f(t) = -F^{-1}(t;\ 2.4,\ 2.4^2)$ |
 # | correct | $f(t) = F^{-1}(1-t;\ 2.4,\ 2.4^2) = -F^{-1}(t;\ -2.4,\ 2.4^2)$ |
 #
-# The printed form has mean $-2.4$: it trains on noise where EDM trains on almost clean images. Three checks: the
+# The printed form has mean $-2.4$: it trains on noise where EDM trains on images with some noise. Three checks: the
 # formula against $-2\log\sigma_{VE}$ at the same quantile; the library; and a Kolmogorov–Smirnov test on a sample drawn
 # as EDM's training code draws it. The falsifier is the printed formula.
 
@@ -448,7 +449,7 @@ run.figure(
 # $$g^2 = \sigma^2\left(\frac{d\log\sigma^2}{dt} - \frac{d\log\alpha^2}{dt}\right)
 # = -\sigma^2\,\frac{d\lambda}{dt}. \tag{1.4}$$
 #
-# VE has $\sigma^2=e^{-\lambda}$, hence $g^2 = \frac{d}{dt}e^{-\lambda}$. The paper prints
+# VE has $\sigma^2=e^{-\lambda}$, hence $g^2 = \frac{d}{dt}e^{-\lambda}$. As we have it, the paper prints
 # $\frac{d}{dt}\log(1+e^{-\lambda})$, which is what (1.4) gives for VP, its $\beta(t)$. Symbolically, for an arbitrary
 # schedule $\lambda(t)$:
 
@@ -531,7 +532,7 @@ run.figure(
 # ## 1.8 From your code to λ
 #
 # To place a training run in these pictures, turn its levels into $\lambda$ first. DDPM's thousand $\beta_i$, for
-# instance, are the continuous linear-β schedule up to the size of a step:
+# instance, are the continuous linear-β schedule up to a few steps:
 
 # %%
 betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -548,9 +549,9 @@ print(f"range of log-SNR of DDPM: [{discrete.min().item():.2f}, {discrete.max().
 #
 # * A density that is not $-dt/d\lambda$ fails in 1.2; the reciprocal does. The misprints fail in 1.6 and 1.7: in closed
 #   form, and on a sample.
-# * Nothing here says which schedule is *good*. Given the weighting, none of them changes what is learned (notebook 03);
-#   they change the variance with which it is learned (03, 06) and, through the implied weighting, what published losses
-#   optimise (02).
+# * Nothing here says which schedule is *good*. Given the weighting, none of them changes the objective (notebook 03);
+#   they change the variance of its estimate (03, 06), hence what a training of finite length makes of it (10), and,
+#   through the implied weighting, what published losses optimise (02).
 # * The ends of the range are part of the objective, not of the schedule. Two papers with "the cosine schedule" and
 #   different ends minimise different things.
 

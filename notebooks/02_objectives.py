@@ -154,7 +154,7 @@ run.figure(
 # ## 2.2 Erratum 2: the skip connection of F
 #
 # EDM chooses $c_{skip}$ and $c_{out}$ so that the target $F$ has unit variance at every level. Its input is the VE
-# variable, $z/\alpha$ in VP scaling. The paper writes $\alpha z$ in that place:
+# variable, $z/\alpha$ in VP scaling. As we have it, the paper writes $\alpha z$ in that place:
 #
 # | | |
 # |---|---|
@@ -426,10 +426,10 @@ claim.falsify_true(monotone(-1) == column, "the column with −λ taken for λ")
 claim.falsify_below(abs(-found["EDM"] - peaks["EDM"]), 2e-4, "EDM's peak with −λ taken for λ, nats")
 
 # %% [markdown]
-# **Erratum 4.** The caption of Table 1 names only the ELBO and v-prediction with the cosine schedule as monotone. Flow
-# matching with the optimal-transport path (the same $e^{-\lambda/2}$) and InDI are monotone as well, so the paper's
-# result covers more of the literature than its caption says. Here neither Table 1 nor 2.5 is asked: the slope of
-# $\log(p\,c\,k)$ is derived from what the authors published, $p=\mathrm{sech}^2(\lambda/4)/8$ with
+# **Erratum 4.** The caption of Table 1, as we have it, names only the ELBO and v-prediction with the cosine schedule as
+# monotone. Flow matching with the optimal-transport path (the same $e^{-\lambda/2}$) and InDI are monotone as well, so
+# the paper's result covers more of the literature than its caption says. Here neither Table 1 nor 2.5 is asked: the
+# slope of $\log(p\,c\,k)$ is derived from what the authors published, $p=\mathrm{sech}^2(\lambda/4)/8$ with
 # $k=(1+e^{-\lambda/2})^2$ and $k=e^{-\lambda}$, by symbols and by differences on a grid. Falsifiers: the factor $k$
 # forgotten, that is, the error of the network's own target taken for that of $\epsilon$. Then both losses have a peak,
 # and the caption would be right.
@@ -711,7 +711,7 @@ beyond.round(2)
 # out ahead. Its weighting has a peak: it is not monotone, so the paper's theorem gives it no reading as an ELBO of
 # augmented data. There is no contradiction. The theorem says what a loss *is*; it does not rank losses, and being
 # monotone is not a condition for good samples. That monotone weightings can be *on a par* is a matter of measurement,
-# not of proof (notebooks 07 and 08).
+# not of proof (notebook 10).
 #
 # ## 2.10 What does my loss weigh?
 #

@@ -274,7 +274,7 @@ run.figure(
 # \tag{4.6}$$
 #
 # Falsifiers: the error of a single level counted twice, where there should be no gap; and the term at $\lambda_{\min}$
-# left out of $L$, which is a hundred-thousandth of a nat and makes the bound false at the noisy end. First the solution
+# left out of $L$, which is a few millionths of a nat and makes the bound false at the noisy end. First the solution
 # (4.6), by algebra:
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -718,7 +718,7 @@ judged = {
 }
 gained = {label: judged["untrained"] - loss for label, loss in judged.items()}
 assert gained["trained on noisy data alone"] > 0.7 * gained["trained on L_w"] > 0
-pd.DataFrame({"L_w on test images (nats)": judged}).round(2)
+pd.DataFrame({"L_w on test images (nats), w: sigmoid, k = 2": judged}).round(2)
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 fig, (left, right) = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.0), width_ratios=(1, 1.25))

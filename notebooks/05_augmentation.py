@@ -345,8 +345,9 @@ run.figure(
 #
 # Noise of a given $\lambda$ hides less in a larger image, because the eye, and the network, average over neighbouring
 # pixels: the mean of $s\times s$ pixels of equal signal has $\sigma/s$. For $d\times d$ images in place of $64\times64$
-# the same content is hidden at $\lambda$ lower by $2\log(d/64)$, hence the shifted weightings
-# $w(\lambda-2\log(64/d))$ of the experiments above $64\times64$. (Hoogeboom et al. 2023 shift the schedule.)
+# the same content is hidden at $\lambda$ lower by $2\log(d/64)$, hence shifted weightings $w(\lambda-2\log(64/d))$.
+# That the paper shifts its weighting above $64\times64$ was seen; that it is by this much is derived here. (Hoogeboom
+# et al. 2023 shift the schedule.)
 #
 # Two checks. On an image, each pixel repeated $2\times2$: noise at $\lambda-2\log2$, averaged back, must be noise at
 # $\lambda$. And on what the loss is made of: the error of the best linear denoiser of the enlarged images (from their

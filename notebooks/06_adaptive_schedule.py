@@ -19,7 +19,7 @@
 # **Abstract.** A schedule that follows the loss leaves the objective as it is and lowers the variance of its estimate
 # (C10; Appendix F). On data whose loss is known exactly it lowers the standard deviation nearly as far as any schedule
 # can; low-discrepancy times do most of that too, and for nothing. What is left then is mostly the length of $\epsilon$,
-# which can be stratified (X06a): for the exact Gaussian that halves it, for trained networks it is a tenth.
+# which can be stratified (X06a): for the exact Gaussian that halves it, for trained networks it is less (6.4).
 #
 # Notebook 03 showed that the schedule is free: it changes no expectation. So it can be chosen for the variance, and it
 # can be learned while training. This notebook derives what to learn, learns it on data whose loss is known exactly,
@@ -335,7 +335,7 @@ others = {
 # The second moment buys nothing in 64 dimensions, as (6.1) says; learned from data it is a little worse, its averages
 # being noisier. Antithetic pairs are a loss: the two share $\lVert\epsilon\rVert$ at nearly the same level, so a batch
 # holds half as many independent lengths. And it is the length of $\epsilon$ that makes most of what was left:
-# stratified, the standard deviation falls to about half, and the ratio to uniform rises from 6 to about 11.
+# stratified, the standard deviation falls to about half, and the ratio to uniform nearly doubles.
 #
 # How much? At a level $\hat\epsilon-\epsilon$ is $-c\,\epsilon$, with $c=Se^\lambda/(1+Se^\lambda)$, and a part that
 # comes from $x$; with $p\propto E_\lambda$ an estimate is $L_1\big((1-c)+c\lVert\epsilon\rVert^2/D\big)$ on average
@@ -344,7 +344,7 @@ others = {
 #
 # $$\frac{2L_1^2}{DB}\,\big(1-\bar c^{\,2}\big). \tag{6.2}$$
 #
-# On trained networks the gain is far less (6.4).
+# On trained networks the gain is less (6.4).
 #
 # Fixing the length does even better *here*, because here the error is quadratic in $\epsilon$, but it is another
 # objective: $\epsilon$ is no longer normal. On a mixture in one dimension, where $\lVert\epsilon\rVert=1$ leaves only

@@ -276,8 +276,8 @@ run.figure(
     "error_by_level",
     data=summary,
     caption=f"Where weightings differ. Left: error of ε̂ on {len(measured_on)} test images by noise level; the curves "
-    "can hardly be told apart. Right: each divided by the mean over weightings; the band spans the seeds "
-    f"{settings.training.seeds}{single}. Below one is better than average. Compare with the attention of each "
+    "can hardly be told apart, but for the ELBO's. Right: each divided by the mean over weightings; the band spans the "
+    f"seeds {settings.training.seeds}{single}. Below one is better than average. Compare with the attention of each "
     f"weighting in the first figure. {test.caution}".strip(),
 )
 assert summary["mean"].gt(0).all()
@@ -287,8 +287,8 @@ assert summary["mean"].gt(0).all()
 # be: nothing else can be lower there. Here is the matrix. Rows are losses, columns are networks, each entry the test
 # loss $\tfrac12\int w\,e\,d\lambda$ relative to the network that was trained with that very loss (mean over seeds,
 # paired). An entry *below one* off the diagonal says that another loss taught this loss's own business better: then it
-# was not the objective that decided but how noisily its gradient was estimated, and the remedy is a better schedule
-# (Appendix F of the paper), not another weighting.
+# was not the optimum of the objective that decided but how far a short training came, for which a schedule may do more
+# (Appendix F of the paper) than another weighting, or what was learned by heart.
 
 # %% tags=["nbval-ignore-output"]
 table = errors.pivot(index=["weighting", "seed"], columns="λ (nats)", values="error")

@@ -410,8 +410,9 @@ run.figure(
     fig,
     "guidance",
     data={f"g = {strength:g}": sheet for strength, sheet in sheets.items()},
-    caption=f"The same labels and noise without guidance and with it: samples of {of_first[0].name} by "
-    f"{samplers[-1]}, seed {settings.sampling.seed}, the first of each column. {train.caution}".strip(),
+    caption="Classifier-free guidance (Section 5, guidance), and without, same labels and noise: samples of "
+    f"{of_first[0].name} by {samplers[-1]}, seed {settings.sampling.seed}, the first of each column. "
+    f"{train.caution}".strip(),
 )
 assert len(sheets) == len(strengths)
 

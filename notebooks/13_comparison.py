@@ -82,7 +82,7 @@ seen.groupby(["source", "address"]).apply(
 # %% [markdown]
 # What separates the paper's model from a rerun of it? Computing time, first of all: the network, the weighting, the
 # schedule and the samplers are in the library. And a recipe: the paper's batch size, learning rate and number of steps
-# are not known to us, so that these profiles take those of simple diffusion and of ADM, or our own, and say which.
+# are not known to us: at 64×64 the profile takes those of ADM and EDM, above it they are our own, and each says so.
 
 # %% tags=["nbval-ignore-output", "hide-input"] jupyter={"source_hidden": true}
 at_scale = literature.full_scale()
@@ -101,8 +101,8 @@ at_scale.set_index("profile").round(1)
 # ## 13.3 Claim C14
 #
 # When one of the ImageNet profiles has results, the claim is this comparison: our FID, from 50,000 samples in the
-# paper's protocol, within a tenth of the published one, relative. (That is the spread between published repeats of one
-# model; the paper states no error at these resolutions.) The falsifier exchanges the columns with and without guidance,
+# paper's protocol, within a tenth of the published one, relative: our choice, as the paper states no error at these
+# resolutions. The falsifier exchanges the columns with and without guidance,
 # which differ by more than that. Until then:
 
 # %% tags=["C14"]

@@ -4,7 +4,8 @@ Every number is computed from published tables of the notebooks 07, 08 and 09, a
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,14 @@ class Runs:
         efficientnet: the same in those of EfficientNet-Lite0.
         errors: E‖ε̂ − ε‖² by weighting, seed and level.
         bits: −ELBO by weighting and seed, a column a level at which decoding starts; None where they were not counted.
+        measure: the column of ``distances`` that is asked for.
     """
 
     distances: pd.DataFrame
     efficientnet: pd.DataFrame
     errors: pd.DataFrame
     bits: pd.DataFrame | None = None
+    measure: str = "frechet"
 
     @classmethod
     def published(cls, profile: str) -> "Runs":
@@ -47,20 +50,21 @@ class Runs:
 
     def of_seeds(self, *seeds: int) -> "Runs":
         """Those of some seeds alone."""
-        tables = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Runs(**{name: table[table.seed.isin(seeds)] for name, table in tables.items() if table is not None})
+        tables: dict[str, Any] = {name: table for name, table in vars(self).items() if isinstance(table, pd.DataFrame)}
+        return replace(self, **{name: table[table.seed.isin(seeds)] for name, table in tables.items()})
 
     def distance(self, weighting: str, sampler: str = "heun") -> pd.Series:
-        """Fréchet distances of a weighting by seed."""
-        return self.distances.query("weighting == @weighting and sampler == @sampler").set_index("seed").frechet
+        """Distances of a weighting by seed."""
+        rows = self.distances.query("weighting == @weighting and sampler == @sampler")
+        return rows.set_index("seed")[self.measure]
 
     def ratio(self, weighting: str, other: str) -> Ratio:
         """Of Heun's distances, within a seed."""
         return paired_ratio(self.distance(weighting), self.distance(other))
 
     def of_efficientnet(self) -> "Runs":
-        """The same with the distances in the features of EfficientNet-Lite0."""
-        return replace(self, distances=self.efficientnet)
+        """The same with kernel distances (KID) in the features of EfficientNet-Lite0, more of them than of samples."""
+        return replace(self, distances=self.efficientnet, measure="kid")
 
     def error(self, weighting: str) -> pd.Series:
         """The mean over seeds by level."""

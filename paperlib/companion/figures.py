@@ -28,7 +28,7 @@ BLUES = {1: "#74B9E0", 2: BLUE, 3: "#00588A", 4: "#003F63", 5: "#00263C"}
 
 STYLES: dict[str, tuple[str, str, Any]] = {
     # weightings, by the names of weightings.WEIGHTINGS
-    "sigmoid": ("sigmoid(k − λ)", BLUE, "-"),
+    "sigmoid": ("sigmoid, k = 2", BLUE, "-"),
     "edm": ("EDM", VERMILION, "-"),
     "edm_monotonic": ("EDM-monotonic", ORANGE, "-"),
     "iddpm": ("IDDPM", PURPLE, "-"),
