@@ -2,7 +2,7 @@
 # Every target sets up .venv from requirements.lock first, once, and again when the lock or pyproject.toml changes.
 
 PROFILE ?= tiny
-CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+CORES ?=
 VENV ?= .venv
 PIECE ?= a
 OUT ?= .cache/gpu-out
@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables:      PROFILE=$(PROFILE) CORES=$(CORES) VENV=$(VENV) PYTHON=(the first of 3.11, 3.12, … found)"
+	@echo "variables:      PROFILE=$(PROFILE) CORES=$(or $(CORES),(all)) VENV=$(VENV) PYTHON=(the first of 3.11, 3.12, … found)"
 
 setup: $(READY) ## create .venv and install requirements.lock into it
 
@@ -35,7 +35,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY) ## run the notebooks of PROFILE into results/local (tiny: 10 minutes on 2 cores), compare with what is published
-	$(BIN)/paperlib reproduce $(PROFILE) --cores $(CORES)
+	$(BIN)/paperlib reproduce $(PROFILE) $(if $(CORES),--cores $(CORES))
 
 test: $(READY) ## all tests, and every notebook against its committed outputs
 	$(BIN)/python -m pytest --nbval --nbval-current-env tests notebooks

@@ -8,12 +8,23 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import NotebookWriter, listing, record
 
-from paperlib.companion import claims, cli, paths, profiles, provenance, workflow
+from paperlib.companion import (
+    claims,
+    cli,
+    experiments,
+    measuring,
+    paths,
+    profiles,
+    provenance,
+    runner,
+    workflow,
+)
 from paperlib.companion.doctor import pins
 
 
@@ -36,9 +47,9 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["claims", "--profile", "large"], "unknown profile 'large'"),
         (["verify", "large"], "unknown profile 'large'"),
         (["train", "large"], "unknown profile 'large'"),
-        (["train", "small", "--weighting", "edm"], "no network with weighting 'edm' and seed None; it has sigmoid"),
+        (["train", "small", "--weighting", "edm"], "no network with --weighting edm; it has the arms sigmoid"),
         (["train", "small", "--pictures"], "has no section 'pictures'; add one"),
-        (["sample", "small", "--seed", "7"], "no network with weighting None and seed 7"),
+        (["sample", "small", "--seed", "7"], "no network with --seed 7; it has"),
         (["sample", "small", "--output", "a.jpg"], "--output must name a .png file, got a.jpg"),
         (["sample", "small", "--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm"),
         (["evaluate", "small", "--sampler", "euler"], "unknown sampler 'euler'; choose one of ddpm"),
@@ -107,6 +118,64 @@ def test_one_notebook_with_another_parameter(
     result = checkout / "results" / "interactive" / "small" / "01_first"
     assert provenance.read(result)["parameters"]["points"] == 11
     assert listing(checkout / "results") == ["interactive"], "finished results are not touched"
+
+
+def test_what_is_said_arrives(checkout: Path, monkeypatch: pytest.MonkeyPatch, write_notebook: NotebookWriter) -> None:
+    """Options of the commands whose work takes hours, at the function that does it."""
+    write_notebook("01_first")
+    arrived: dict[str, Any] = {}
+
+    class ArrivedError(Exception):
+        pass
+
+    def listen(module: Any, name: str) -> None:
+        def heard(*given: Any, **named: Any) -> None:
+            arrived[name] = [*given, *named.values()]
+            raise ArrivedError
+
+        monkeypatch.setattr(module, name, heard)
+
+    for module, name in ((experiments, "train"), (measuring, "sample"), (measuring, "evaluate"), (runner, "run")):
+        listen(module, name)
+    monkeypatch.setattr(measuring, "networks", lambda profile, chosen, weights: iter(chosen))
+    for said in (
+        "train small --weighting sigmoid --seed 0 --engine single",
+        "sample small --seed 0 --sampler ddim --count 7 --guidance 1.5",
+        "evaluate small --seed 0 --sampler ddim --count 9 --guidance 2.5",
+        "run 1 --profile small --threads 3 -p points=5",
+    ):
+        with pytest.raises(ArrivedError):
+            cli.main(said.split())
+    chosen, engine = arrived["train"]
+    assert ([(one.weighting, one.seed) for one in chosen], engine) == ([("sigmoid", 0)], "single")
+    assert arrived["sample"][2:] == ["ddim", 7, 1.5]
+    assert arrived["evaluate"][3:] == [["ddim"], 9, 2.5]
+    (job,) = arrived["run"]
+    assert (job.notebook, job.threads, job.values["points"]) == ("01_first", 3, 5)
+
+
+def test_a_choice_of_networks_is_not_ignored(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "small", "--weighting", "sigmoid", "--seed", "7"]) == 1
+    assert "trains no network with --weighting sigmoid, --seed 7; it has" in capsys.readouterr().err
+    profile = checkout / "profiles" / "small.yaml"
+    profile.write_text(
+        profile.read_text() + "pictures: {model: {name: mlp, prediction: v}, weighting: sigmoid, recipe: {steps: 2}}\n"
+    )
+    for command in ("train", "sample"):
+        assert cli.main([command, "small", "--pictures", "--seed", "7"]) == 1
+        assert "is one alone: leave out --seed 7" in capsys.readouterr().err
+
+
+def test_folders_that_variables_name_are_the_same_in_every_folder(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkout.parent)
+    monkeypatch.setenv("HOME", str(checkout))
+    for variable, value in (("ROOT", checkout.name), ("DATA", "."), ("CACHE", "~/kept")):
+        monkeypatch.setenv(f"PAPERLIB_{variable}", value)
+    assert cli.main(["claims", "--profile", "small"]) == 0
+    found = [os.environ[f"PAPERLIB_{variable}"] for variable in ("ROOT", "DATA", "CACHE")]
+    assert found == [str(checkout), str(checkout.parent), str(checkout / "kept")]
 
 
 def test_two_results_of_one_notebook_lie_side_by_side(

@@ -142,6 +142,25 @@ def test_nothing_is_measured_twice(
         measuring.measure_all(run, every, replace(HOW, draws=2), processes=1)
 
 
+def test_a_measurement_is_known_by_all_that_it_depends_on(
+    profile: profiles.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, another = next(iter(experiments.grid(profile))), next(iter(experiments.ablation(profile)))
+    sampling = profile.sampling.model_copy(update={"steps": profile.sampling.steps + 1})
+    elsewhere = replace(one, profile=profile.model_copy(update={"sampling": sampling}))
+    keys = [measuring.key(found, HOW) for found in (one, another, elsewhere)]
+    keys += [measuring.key(one, replace(HOW, panels=5)), measuring.key(one, replace(HOW, images=41))]
+    with monkeypatch.context() as patched:
+        patched.setattr(measuring, "VERSION", measuring.VERSION + 1)
+        keys.append(measuring.key(one, HOW))
+    load = profiles.Data.load
+    monkeypatch.setattr(
+        profiles.Data, "load", lambda self, split: experiments.some(load(self, split), 200 if split == "test" else 1500)
+    )
+    keys.append(measuring.key(one, HOW))
+    assert len({*keys}) == 7, "each is another measurement"
+
+
 def test_an_array_is_kept_until_what_it_depends_on_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 

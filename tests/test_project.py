@@ -121,7 +121,7 @@ def test_the_conda_environment_is_python_and_the_lock(repository: Path, project:
     assert from_pip == {"pip": ["-r requirements.lock"]}
     python = next(package.partition("=")[2] for package in packages if package.startswith("python="))
     assert Requirement(f"python{project['requires-python']}").specifier.contains(python)
-    assert {package.partition("=")[0] for package in packages} == {"python", "pip", "make"}
+    assert {package.partition("=")[0] for package in packages} == {"python", "pip"}
 
 
 def test_the_container_installs_the_lock_and_runs_as_nobody_special(repository: Path) -> None:

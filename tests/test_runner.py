@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -26,7 +27,18 @@ import yaml
 from helpers import REPOSITORY, NotebookWriter, listing, record
 
 from paperlib import files
-from paperlib.companion import experiments, notebooks, paths, profiles, provenance, runner, workflow
+from paperlib.companion import (
+    cli,
+    compare,
+    crate,
+    experiments,
+    notebooks,
+    paths,
+    profiles,
+    provenance,
+    runner,
+    workflow,
+)
 from paperlib.companion.claims import Verdict
 from paperlib.companion.screen import Screen
 from paperlib.engine import data, training
@@ -659,17 +671,41 @@ def test_a_run_that_is_asked_to_stop_leaves_nobody_behind(
         pass
 
 
-def test_a_failed_claim_fails_the_run(workplace: Path) -> None:
+def finished(workplace: Path, name: str, verdict: str) -> None:
+    """A notebook that has run, with the verdict on one claim."""
+    folder = paths.local("small", name)
+    (folder / "claims").mkdir(parents=True)
+    (folder / "claims" / "C1.json").write_text(record("C1", verdict))
+    provenance.write(folder, {"seconds": 1.0})
+    stamp = workplace / workflow.stamp("small", name)
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text(notebooks.fingerprint(folder) + "\n")
+
+
+def test_a_failed_claim_fails_the_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = profiles.load("small")
     for name, verdict in (("01_first", "PASS"), ("02_second", "VACUOUS")):
-        folder = paths.local("small", name)
-        (folder / "claims").mkdir(parents=True)
-        (folder / "claims" / "C1.json").write_text(record("C1", verdict))
-        provenance.write(folder, {"seconds": 1.0})
-        stamp = workplace / workflow.stamp("small", name)
-        stamp.parent.mkdir(parents=True)
-        stamp.write_text(notebooks.fingerprint(folder) + "\n")
+        finished(workplace, name, verdict)
     assert [row.failed for row in workflow.overview(profile)] == [False, True]
     table = workflow.report(profile)
     assert "1 PASS" in table
     assert "1 VACUOUS" in table
+    monkeypatch.setattr(workflow, "_snakemake", lambda *_: 0)
+    monkeypatch.setattr(crate, "write", lambda _: None)
+    assert workflow.reproduce(profile, cores=1) == 1
+
+
+@pytest.mark.parametrize(("snakemake", "outside", "plain", "strict"), [(0, 0, 0, 0), (0, 1, 0, 1), (1, 0, 1, 1)])
+def test_the_exit_code_of_reproduce(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, snakemake: int, outside: int, plain: int, strict: int
+) -> None:
+    for name in ("01_first", "02_second"):
+        finished(workplace, name, "PASS")
+    monkeypatch.setattr(workflow, "_snakemake", lambda *_: snakemake)
+    monkeypatch.setattr(crate, "write", lambda _: None)
+    compared = compare.results
+    monkeypatch.setattr(
+        compare, "results", lambda *_: SimpleNamespace(text=compared(*_).text, outside=["a table"] * outside)
+    )
+    assert cli.main(["reproduce", "small", "--cores", "1"]) == plain
+    assert cli.main(["reproduce", "small", "--cores", "1", "--strict"]) == strict

@@ -126,7 +126,13 @@ def test_the_commands_take_a_file_of_weights(
     [
         (["--weights", "none.safetensors"], "there is no file none.safetensors"),
         (["--samples", "none.npz"], "none.npz is no folder of pictures and no .npz of images"),
-        (["--samples", "some.npz", "--sampler", "ddim"], "some.npz holds samples already: leave out --weights and"),
+        (
+            ["--samples", "some.npz", "--sampler", "ddim"],
+            "with some.npz there is nothing to choose: leave out --sampler.",
+        ),
+        (["--samples", "a", "--guidance", "3", "--seed", "7"], "nothing to choose: leave out --seed, --guidance."),
+        (["--weights", "a", "--weighting", "edm"], "with a there is nothing to choose: leave out --weighting."),
+        (["--resize", "clean"], "clean is for Inception; ask for it with --features inception"),
         (["--inception", "inception-2015-12-05.pt"], "ask for it with --features inception"),
         (["--features", "inception", "--inception", "none.pt"], "there is no file none.pt; download https://"),
     ],

@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--samples", type=Path, help="a folder of pictures or an .npz, instead of networks")
     evaluate.add_argument("--features", choices=["classifier", "inception"], default="classifier", help="seen through")
     evaluate.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception (default: download)")
-    evaluate.add_argument("--resize", choices=["clean", "legacy_tensorflow"], default="clean", help="for Inception")
+    evaluate.add_argument("--resize", choices=["clean", "legacy_tensorflow"], help="for Inception (default: clean)")
     evaluate.add_argument("--output", type=Path, help="a .csv file")
 
     ledger = _command(commands, "claims", _claims, "list the claims, how each is tested, and its verdict")
@@ -178,7 +178,8 @@ def _run(options: argparse.Namespace) -> int:
     from paperlib.engine import interruption
 
     profile = profiles.load(options.profile)
-    name = next((one for one in profile.notebooks if one.startswith(f"{options.notebook}_")), options.notebook)
+    known = [*profile.notebooks, *notebooks.names()]
+    name = next((one for one in known if one.startswith(f"{options.notebook:0>2}_")), options.notebook)
     target = options.output or paths.interactive(profile.name, name)
     job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
     signal.signal(signal.SIGTERM, interruption.end)  # the kernel is to end too
@@ -208,6 +209,7 @@ def _sample(options: argparse.Namespace) -> int:
     sampling.get(sampler)
     if options.output and options.output.suffix != ".png":
         raise ValueError(f"--output must name a .png file, got {options.output}.")
+    _require_alone(options, options.weights, "weighting", "seed", "pictures")
     chosen = experiments.select(profile, options.weighting, options.seed, options.pictures)[:1]
     one = next(measuring.networks(profile, chosen, options.weights))
     path = options.output or paths.interactive(profile.name, "samples") / f"{one.name}-{sampler}.png"
@@ -226,16 +228,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     samplers = [options.sampler] if options.sampler else profile.sampling.samplers
     for sampler in samplers:
         sampling.get(sampler)
-    if options.inception and options.features != "inception":
-        raise ValueError(f"{options.inception} is for Inception; ask for it with --features inception.")
+    if (given := options.inception or options.resize) and options.features != "inception":
+        raise ValueError(f"{given} is for Inception; ask for it with --features inception.")
     judge: features.FeatureNetwork = (
-        features.Inception(options.inception, options.resize, measuring.device())
+        features.Inception(options.inception, options.resize or "clean", measuring.device())
         if options.features == "inception"
         else features.classifier_of(profile.data.name)
     )
     count = options.count or profile.sampling.count
-    if options.samples and (options.weights or options.sampler):
-        raise ValueError(f"{options.samples} holds samples already: leave out --weights and --sampler.")
+    _require_alone(options, options.samples, "weights", "sampler", "weighting", "seed", "guidance")
+    _require_alone(options, options.weights, "weighting", "seed")
     networks: Iterable[measuring.Checkpoint | ImageData]
     if options.samples:
         networks = [measuring.samples_in(options.samples, profile.data.load("test"), count)]
@@ -244,9 +246,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         networks = measuring.networks(profile, chosen, options.weights)
     path = options.output or paths.interactive(profile.name) / "evaluation.csv"
     evaluated = measuring.evaluate(networks, profile, judge, samplers, count, _guidance(options, profile))
+    print(measuring.table(evaluated), flush=True)
     files.write_text(path, evaluated.to_csv(index=False, na_rep="nan"))
-    print(measuring.table(evaluated), f"→ {path}", sep="\n")
+    print(f"→ {path}")
     return 0
+
+
+def _require_alone(options: argparse.Namespace, given: Path | None, *others: str) -> None:
+    """ValueError for options that would have no effect beside a file."""
+    idle = [f"--{name}" for name in others if getattr(options, name) not in (None, False)]
+    if given and idle:
+        raise ValueError(f"with {given} there is nothing to choose: leave out {', '.join(idle)}.")
 
 
 def _guidance(options: argparse.Namespace, profile: "Profile") -> float:

@@ -205,17 +205,21 @@ def select(
     ``larger`` asks for the network for pictures instead.
 
     Raises:
-        ValueError: when there is none, naming the arms and seeds there are.
+        ValueError: when there is none, naming the arms and seeds there are, and for ``larger`` with a choice.
     """
+    asked = {"--weighting": weighting, "--seed": seed, "--arm": arm}
+    said = ", ".join(f"{option} {value}" for option, value in asked.items() if value is not None)
     if larger:
+        if said:
+            raise ValueError(f"the network for pictures of profile {profile.name!r} is one alone: leave out {said}.")
         return [pictures(profile)]
     known = arms(profile)
     runs = grid(profile) if arm is None else known.get(arm, [])
     chosen = [one for one in runs if weighting in (None, one.weighting) and seed in (None, one.seed)]
     if not chosen:
         raise ValueError(
-            f"profile {profile.name!r} trains no network with {'arm' if arm else 'weighting'} {arm or weighting!r} and "
-            f"seed {seed}; it has {', '.join(known)} and seeds {', '.join(map(str, profile.training.seeds))}."
+            f"profile {profile.name!r} trains no network with {said}; it has the arms {', '.join(known)} and the seeds "
+            f"{', '.join(map(str, profile.training.seeds))}."
         )
     return chosen
 

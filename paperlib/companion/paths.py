@@ -87,7 +87,13 @@ def home() -> Path | None:
 
 
 def settle() -> None:
-    """Give what is started from here a home below ``.cache`` where the user has none that can be written."""
+    """Have what is started from here, in other folders, find the same: folders that variables name become absolute.
+
+    And give it a home below ``.cache`` where the user has none that can be written.
+    """
+    for variable in (ROOT_VARIABLE, "PAPERLIB_DATA", "PAPERLIB_CACHE"):
+        if named := os.environ.get(variable):
+            os.environ[variable] = str(Path(named).expanduser().absolute())
     with suppress(FileNotFoundError):  # no checkout
         if home() is None:
             folder = root() / ".cache" / "home"
