@@ -4,6 +4,9 @@ nbval compares text exactly, while the last digits of a float differ between mac
 parts: the text between the numbers exactly (spaces apart: columns move with the width of a number), and the numbers
 within RTOL or ATOL.  Integers, and digits that belong to a name (``C1``, ``07_train``), must match exactly.
 
+And when all cells have passed, what the notebooks wrote, the data of figures and tables, is held to what is published,
+as `paperlib compare` does: most numbers stand in no output.
+
 `tests/test_nbval_tolerance.py` sees to it that a wrong number fails.
 """
 
@@ -11,8 +14,10 @@ import math
 import os
 import re
 
+import pytest
 from nbval.plugin import IPyNbCell
 
+from paperlib.companion import compare, paths, profiles
 from paperlib.companion.paths import PUBLISHED_VARIABLE
 
 os.environ[PUBLISHED_VARIABLE] = "1"  # kernels inherit it: what a reader has run here is not what was committed
@@ -65,3 +70,27 @@ def _sanitize_numbers(self: IPyNbCell, text: object) -> object:
 
 _sanitize = IPyNbCell.sanitize
 IPyNbCell.sanitize = _sanitize_numbers
+
+
+def unlike_published(ran: set[str]) -> list[str]:
+    """Columns of the data that some notebooks wrote which are not as published, nor within the spread of seeds.
+
+    A file that a notebook did not write is none: it reads some tables where they are published.
+    """
+    found = []
+    for profile in ("tiny", "digits"):
+        names = ran & {*profiles.load(profile).notebooks}
+        compared = compare.results(paths.published(profile), paths.interactive(profile), names)
+        found += [f"{one.file} {one.column}: {one.largest}" for one in compared.outside if one.column]
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    chosen = session.config.option
+    ran = {item.path.stem for item in session.items if isinstance(item, IPyNbCell)}
+    if not ran or session.testsfailed or chosen.keyword or chosen.markexpr or chosen.collectonly:
+        return  # of a notebook that ran in part, an earlier run's data may lie there
+    if wrong := unlike_published(ran):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        report = session.config.pluginmanager.get_plugin("terminalreporter")
+        report.write_line("\n".join(["", "not as published in results/:", *wrong]), red=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import nbformat
+import pandas as pd
 import pytest
 
 
@@ -74,3 +75,30 @@ def test_nbval_rejects_a_wrong_number_and_accepts_a_right_one(repository: Path, 
         number: verdict for verdict, number in re.findall(r"^(PASSED|FAILED) \S*::Cell (\d)", result.stdout, flags=re.M)
     }
     assert found == {"0": "PASSED", "1": "FAILED", "2": "FAILED"}, result.stdout
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.01, 1)])
+def test_data_that_no_output_shows_are_held_too(repository: Path, tmp_path: Path, factor: float, code: int) -> None:
+    """A notebook whose cells pass, beside a figure's data in which the largest number is another."""
+    for name in ("claims.yaml", "profiles", "results/tiny/01_schedules"):
+        (shutil.copytree if (repository / name).is_dir() else shutil.copy)(repository / name, tmp_path / name)
+    written = tmp_path / "results" / "interactive" / "tiny" / "01_schedules"
+    shutil.copytree(tmp_path / "results/tiny/01_schedules", written)
+    path = written / "figures" / "fig2_schedules.csv"
+    table = pd.read_csv(path)
+    table["p(λ)"] *= factor
+    table.to_csv(path, index=False)
+    node = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    node.cells.append(nbformat.v4.new_code_cell("1 + 1", execution_count=1))
+    nbformat.write(node, tmp_path / "01_schedules.ipynb")
+    shutil.copy(repository / "notebooks" / "conftest.py", tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_ADDOPTS": "", "PAPERLIB_ROOT": str(tmp_path), "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert ("not as published in results/:\n01_schedules/figures/fig2_schedules.csv p(λ): " in result.stdout) == code
