@@ -88,5 +88,19 @@ def _light(result: Path, target: Path, executed: bool, weighted: tuple[str, ...]
     files.write_text(target / paths.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
+def without_interval(profile: str) -> list[str]:
+    """Columns of the published data of which ``intervals.json`` says nothing; none where there is no such file."""
+    folder = paths.published(profile)
+    if not (folder / compare.INTERVALS).is_file():
+        return []
+    spread = json.loads((folder / compare.INTERVALS).read_text(encoding="utf-8"))["spread"]
+    found = compare.data(compare.folders(folder))
+    return [
+        f"{file} {name}" for file in found for name in compare.columns(found[file]) if name not in spread.get(file, ())
+    ]
+
+
 if __name__ == "__main__":
     print(f"published: {paths.shown(publish(profiles.load(sys.argv[1])))}")
+    if missing := without_interval(sys.argv[1]):
+        print(f"no interval yet (python -m tools.repeat {sys.argv[1]} --times 3):", *missing, sep="\n  ")
