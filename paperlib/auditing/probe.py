@@ -21,12 +21,13 @@ divided by, and that something keeps u from growing, is measured by moving u.
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.auditing.result import Audit, BelowPeak
@@ -146,7 +147,7 @@ class Called(NamedTuple):
     """What one call of the loss showed.
 
     Attributes:
-        z: what the model was given, (B, *).
+        z: what the model was given, (B, *), in its own dtype.
         told: what it was given beside that, (B,); None where there is none.
         gradient: of the loss by the model's output, (B, *).
         total: the loss.
@@ -210,12 +211,13 @@ class Probe:
             raise ValueError("the gradient of the loss does not reach the model's output.")
         told = next((v for v in others if isinstance(v, Tensor) and v.numel() == self.batch), None)
         told = None if told is None else told.detach().flatten().double()
-        return Called(z.double(), told, gradient.double(), total.detach().double().sum().item())
+        return Called(z, told, gradient.double(), total.detach().double().sum().item())
 
     def seen(self, seed: int, scaling: str | None = None) -> Seen:
         """The same noise over x = 0 and x = 1, its scaling found where it is not given; ValueError for no a x + b ε."""
         dark, told, gradient, _ = self.call(0.0, seed, torch.zeros_like)
-        gain = (self.call(1.0, seed, torch.zeros_like).z - dark).flatten(1)
+        dark = dark.double()
+        gain = (self.call(1.0, seed, torch.zeros_like).z.double() - dark).flatten(1)
         a = gain.mean(1)
         if (gain - a[:, None]).abs().max() > 1e-3 * max(1.0, gain.abs().max().item()):
             raise ValueError(
@@ -252,9 +254,10 @@ def measure(
     """
     wide = Probe(loss, (*shape[:-2], 32, 32) if len(shape) == 3 else shape, 256, output)
     narrow = Probe(loss, shape, BATCH, output)
-    try:
-        wide.call(0.0, seed, torch.zeros_like)
-    except (RuntimeError, TypeError):  # float32 inside: the loss is no more general than that
+    single = True
+    with suppress(RuntimeError, TypeError):
+        single = wide.call(0.0, seed, torch.zeros_like).z.dtype != torch.float64
+    if single:  # float32 inside: the loss is no more general than that
         wide.dtype = narrow.dtype = torch.float32
     try:
         first = wide.seen(seed)
@@ -270,7 +273,7 @@ def measure(
     character, target = _character(wide, first, seed)
     drawn = _drawn(narrow, target, character.quadratic, first.scaling, draws, seed)
     notes = (_convention(first), *character.notes)
-    return _audit(name, *drawn, character._replace(notes=notes))
+    return _audit(name, *drawn, character._replace(notes=notes), torch.finfo(narrow.dtype).eps)
 
 
 class Character(NamedTuple):
@@ -433,13 +436,13 @@ def _drawn(
     return levels[inside], gains[inside], 1 - inside.double().mean().item()
 
 
-def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character) -> Audit:
+def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character, eps: float) -> Audit:
     notes, total = character.notes, len(levels) / (1 - outside)
     if outside:
         notes += (f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.",)
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
-    edges, share = _edges(levels)
+    edges, share = _edges(levels, eps)
     share *= (levels >= edges[0]) & (levels <= edges[-1])
     place = torch.bucketize(levels, edges[1:-1])
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
@@ -469,22 +472,24 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
     return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
 
 
-def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(levels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Edges of bins, and how much of each draw lies within them.
 
     Between the steps of a table, as many in each: half of its first and of its last step lies outside.  Else equal
-    bins, but for those that hold too little.
+    bins, but for those that hold too little.  Levels that differ by the rounding of z alone, to ``eps``, are one step.
     """
     ordered = levels.sort().values
-    new = torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)
+    rounding = eps * (-F.logsigmoid(ordered) / 2 - F.logsigmoid(-ordered)).exp()  # dλ = 2 da/(a b²) of VP
+    new = F.pad(ordered.diff() > rounding[1:].clamp(min=1e-7), (1, 0), value=True)
     if not new[1:].any():
         raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
     if new.sum() < len(levels) / 50:
         steps = ordered[new]
         every = math.ceil(len(steps) / 2 / BINS)
         between = ((steps[1:] + steps[:-1]) / 2)[every - 1 : 1 - every or None : every]
-        outer = (levels <= steps[0] + 1e-7) | (levels >= steps[-1] - 1e-7)
-        levels.clamp_(steps[0], steps[-1])
+        place = torch.searchsorted(steps, levels, right=True)
+        outer = (place == 1) | (place == len(steps))
+        levels.clamp_(max=steps[-1])
         return torch.cat([steps[:1], between, steps[-1:]]), torch.where(outer, 0.5, 1.0).to(levels)
     rare = len(levels) // 10_000
     edges = torch.linspace(ordered[rare].item(), ordered[-1 - rare].item(), BINS + 1, dtype=torch.float64)
