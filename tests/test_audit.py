@@ -147,6 +147,29 @@ def test_what_was_meant() -> None:
     assert shorter.ratio[shorter.ratio.isfinite()].max() < 10, "a cell in which the expected one ends is not compared"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "agree"),
+    [
+        ((-12, 12), (-1, 1), False),
+        ((-12, 12), (-5, 12), False),
+        ((-12, 12), (-12, 4), False),
+        ((-12, 12), (-13, 13), True),  # where next to nothing of the loss is
+        ((-12, 12), (-12, 12), True),
+    ],
+)
+def test_the_range_is_a_part_of_the_objective(one: Any, other: Any, agree: bool) -> None:
+    """By the theorem all that is left of the schedule; whichever of the two has the wider one."""
+    said = [
+        {"prediction": "eps", "schedule": {"name": "cosine", "logsnr_min": low, "logsnr_max": high}}
+        for low, high in (one, other)
+    ]
+    for what, meant in (said, said[::-1]):
+        found = audit(what, expect=meant)
+        assert found.agrees is agree
+        ends = [meant["schedule"][end] for end in recipes.ENDS]
+        assert ("on [{:.4g}, {:.4g}]".format(*ends) in str(found)) is (one != other)
+
+
 def test_draws_in_proportion_to_the_loss_cannot_be_improved() -> None:
     found = audit("rectified_flow")
     edges = torch.cat([found.logsnr[:1] - 1e-9, (found.logsnr[1:] + found.logsnr[:-1]) / 2, found.logsnr[-1:] + 1e-9])

@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from paperlib.objectives import PublishedLoss
+from paperlib.checks import outside
+from paperlib.objectives import ImpliedWeighting, PublishedLoss
 from paperlib.predictions import PREDICTIONS
 from paperlib.weightings import Augmentation, Tabulated, Weighting
 
@@ -29,6 +30,8 @@ POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
 SHOWN = 14.0
 """|λ| up to which pictures and tables go; beyond, nothing is learned of an image."""
+SAME = 0.02
+"""By how much the weights of one objective may differ, and how much of it may lie where the other has none."""
 FORMAT = 2
 """Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
 
@@ -72,7 +75,10 @@ class Audit:
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
         ratio: w over the expected one, its median one; NaN where the expected one is zero, if only in part of a cell.
-        agrees: whether the ratio is one within the band and 2 %.
+        expected_ends: the range of the expected one, in nats; None for a formula.
+        unshared: share of the draws, or of the loss of the reference model, of either at levels where the other has no
+            weight; the largest of those that are known.
+        agrees: whether the ratio is one within the band and 2 %, and ``unshared`` no more than 2 %.
         notes: what else is to be said, in plain words.
         said: the description that the loss was made of; or ``what`` was audited, a name or a path, and with which
             options.
@@ -96,6 +102,8 @@ class Audit:
     prediction: str | None = None
     expected: str | None = None
     ratio: Tensor | None = None
+    expected_ends: tuple[float, float] | None = None
+    unshared: float | None = None
     agrees: bool | None = None
     notes: tuple[str, ...] = ()
     said: Mapping[str, Any] = field(default_factory=dict)
@@ -259,6 +267,13 @@ class Audit:
                 f"{self.expected}: {'the same objective' if self.agrees else 'ANOTHER OBJECTIVE'}, "
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
+            if self.expected_ends and max(abs(a - b) for a, b in zip(self.expected_ends, self.ends, strict=True)) > 0.1:
+                rows["expected"] += "; on [{:.4g}, {:.4g}], here on [{:.4g}, {:.4g}]: ".format(
+                    *self.expected_ends, *self.ends
+                )
+                rows["expected"] += (
+                    f"{self.unshared:.1%} of the draws or the loss* of one lie where the other has no weight"
+                )
         if corrections := self.corrections():
             more = (self.majorant - self.weighting) * reference_error(self.logsnr) * self.width
             cost = more.sum() / (self.weighting * reference_error(self.logsnr) * self.width).sum()
@@ -379,9 +394,27 @@ def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     if scale.isnan():
         raise ValueError(f"{name} and {found.name} share no level at which both have a weight.")
     ratio = ratio / scale
-    slack = 0.02 * found.weighting + (0 if found.band is None else found.band)
+    slack = SAME * found.weighting + (0 if found.band is None else found.band)
     agrees = bool((((ratio - 1).abs() * found.weighting <= slack) | ratio.isnan()).all())
-    return replace(found, expected=name, ratio=ratio, agrees=agrees)
+    low, high = expected.ends or found.ends
+    levels = low + (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS * (high - low)
+    log_w, place = expected.log(levels), torch.bucketize(levels, found.edges[1:-1])
+    none = outside(levels, *found.ends) | (found.weighting[place] == 0)
+    loss = (log_w - log_w.max()).exp() * reference_error(levels)
+    shares = [(found.effort * found.width, (wanted == 0).double().mean(1)), (loss, none.double())]
+    if found.draws is not None:
+        shares.append((found.draws * found.width, shares[0][1]))
+    if isinstance(expected, ImpliedWeighting):
+        shares.append((expected.schedule.density(levels), shares[1][1]))
+    unshared = max(((share * alone).sum() / share.sum()).item() for share, alone in shares)
+    return replace(
+        found,
+        expected=name,
+        ratio=ratio,
+        expected_ends=expected.ends,
+        unshared=unshared,
+        agrees=agrees and unshared <= SAME,
+    )
 
 
 def reference_error(logsnr: Tensor) -> Tensor:
