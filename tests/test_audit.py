@@ -54,6 +54,63 @@ def test_a_degree_beside_the_verdict(recipe: str, draws: float) -> None:
     assert 0 < found.below_peak.loss < 0.1
 
 
+TWO_HUMPS = [
+    {"prediction": "flow", "schedule": {"name": "mode", **recipes.ENDS}},  # of Stable Diffusion 3
+    {"prediction": "flow", "schedule": {"name": "flow_matching_ot", "flow_shift": 0.05, **recipes.ENDS}},
+    {
+        "prediction": "v",
+        "schedule": {"name": "histogram", "edges": [-6, -4, -2, 0, 2, 4], "heights": [1, 40, 2, 30, 3]},
+    },
+]
+
+
+@pytest.mark.parametrize("said", [*TWO_HUMPS, "edm", "ddpm"])
+def test_a_dip_is_where_w_is_below_its_majorant(said: Any) -> None:
+    """Wherever that is: at the noisy end, or between two humps; shares and corrections are those of the dip."""
+    found = audit(said)
+    assert found.monotonic is False
+    assert found.below_peak is not None
+    below = found.weighting < found.majorant - 1e-9
+    inside = torch.zeros_like(below)
+    for first, last in found.below_peak.dips:
+        inside |= (found.logsnr > first) & (found.logsnr < last)
+    assert (below != inside).double().mean() < 2e-3, "but for a cell at each end"
+    assert found.below_peak.draws == pytest.approx((found.draws * found.width)[below].sum().item(), abs=5e-3)
+    assert found.below_peak.loss == pytest.approx((found.effort * found.width)[below].sum().item(), abs=6e-3)
+    assert found.below_peak.logsnr == found.below_peak.dips[-1][1]
+    rows = found.corrections()
+    assert len(rows) == 5 * len(found.below_peak.dips)
+    for level, _, _, factor in rows:
+        cell = (found.logsnr - level).abs().argmin()
+        assert below[cell]
+        assert factor == pytest.approx((found.majorant / found.weighting)[cell].item(), rel=0.05)
+        assert factor < 1000
+    assert (said in TWO_HUMPS) is ("[{:.2f}, {:.2f}]".format(*found.below_peak.dips[0]) in found.verdict)
+    assert (said in TWO_HUMPS) is ("its weight is smaller for λ in [" in report.page([found]))
+
+
+@pytest.mark.parametrize("said", TWO_HUMPS[:2])
+def test_a_measured_dip(said: Any) -> None:
+    """Between two humps that are as high as in the description; where it ends, by the band."""
+    schedule = schedules.get(said["schedule"])
+
+    def loss(model: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        level = schedule.logsnr(torch.rand(len(x), generator=generator, dtype=torch.float64)).to(x)
+        t = torch.sigmoid(-level / 2)[:, None, None, None]
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return ((model((1 - t) * x + t * noise, t) - (noise - x)) ** 2).mean()
+
+    described, found = audit(said).below_peak, audit(loss, draws=DRAWS).below_peak
+    assert described is not None
+    assert found is not None
+    assert found.within is not None
+    assert found.within[0] <= described.logsnr <= found.within[1]
+    (dip,), (meant,) = found.dips, described.dips
+    assert dip == pytest.approx(meant, abs=0.7)
+    assert found.draws == pytest.approx(described.draws, abs=0.08)
+    assert found.loss == pytest.approx(described.loss, abs=0.08)
+
+
 def test_the_peak_of_a_weighting_alone_is_no_level_of_the_grid() -> None:
     found = audit(weightings.EDM())
     assert found.below_peak is not None
@@ -191,7 +248,7 @@ def test_as_data() -> None:
     for key in ("name", "logsnr", "weighting", "monotonic", "augmentation_density", "clean_mass", "below_peak"):
         held = getattr(found, key)
         assert data[key] == (
-            held.tolist() if isinstance(held, Tensor) else held._asdict() if key == "below_peak" else held
+            held.tolist() if isinstance(held, Tensor) else result.plain(held) if key == "below_peak" else held
         )
     assert data["stationary"] is data["quadratic"] is None, "not measured"
 

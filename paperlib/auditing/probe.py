@@ -452,9 +452,8 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
     w = mean * count / width / total
     w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
     falls = bool((w.diff() <= 0).all())
-    rises = bool((w - band > (w + band).cummin(0).values).any())
-    peak, likely = int(w.argmax()), (w + band >= (w - band).max()).nonzero().flatten()
-    within = edges[likely[0]].item(), edges[likely[-1] + 1].item()
+    least = (w - band).flip(0).cummax(0).values.flip(0)  # as large w is, at some cleaner level, or larger
+    surely = w + band < least
     found = Audit(
         name=name,
         logsnr=logsnr,
@@ -462,14 +461,33 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
         width=width,
         draws=count / width / total,
         band=band,
-        monotonic=False if rises else True if falls else None,
+        monotonic=False if surely.any() else True if falls else None,
         augmentation_density=-torch.gradient(w, spacing=(logsnr,))[0],
         clean_mass=w[-1].item(),
         below_peak=None,
         **character._replace(notes=notes)._asdict(),
     )
-    draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
-    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
+    if falls:
+        return found
+    lower = F.pad((w < w.flip(0).cummax(0).values.flip(0)).int(), (1, 1)).diff()
+    runs = zip(*((lower == turn).nonzero().flatten().tolist() for turn in (1, -1)), strict=True)
+    dips = [(first, peak) for first, peak in runs if surely[first:peak].any()] or [(0, int(w.argmax()))]
+    draws, loss = (
+        sum(share[first:peak].sum().item() for first, peak in dips) for share in (count / total, found.effort * width)
+    )
+    first, peak = dips[-1]
+    first += int(surely[first : peak + 1].int().argmax())
+    likely = first + (w + band >= least[first])[first:].nonzero().flatten()
+    return replace(
+        found,
+        below_peak=BelowPeak(
+            logsnr[peak].item(),
+            draws,
+            loss,
+            (edges[likely[0]].item(), edges[likely[-1] + 1].item()),
+            tuple((edges[first].item(), logsnr[peak].item()) for first, peak in dips),
+        ),
+    )
 
 
 def _edges(levels: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -37,19 +37,21 @@ FORMAT = 2
 
 
 class BelowPeak(NamedTuple):
-    """How much happens at levels noisier than the peak of w, where w falls towards the noisy end.
+    """How much happens at levels where w is smaller than at some cleaner one: mostly those noisier than its peak.
 
     Attributes:
-        logsnr: the peak, in nats.
+        logsnr: the peak above which w is monotone, in nats.
         draws: share of the draws; None where the density of the draws is not known.
         loss: share of the loss of the reference model.
         within: where a measured peak may lie, by the band of w and the width of its bins, in nats; None for a formula.
+        dips: the intervals of those levels, in nats, ascending; each ends at a peak, the last one at ``logsnr``.
     """
 
     logsnr: float
     draws: float | None
     loss: float
     within: tuple[float, float] | None = None
+    dips: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Audit:
         augmentation_density: −w′(λ)/max w, in 1/nats, point masses aside.
         atoms: levels and masses of the steps of w, in units of max w.
         clean_mass: w at the cleanest level over max w: the point mass on clean data.
-        below_peak: how much lies below the peak of w; None for a monotone w.
+        below_peak: how much lies where w is smaller than at a cleaner level; None for a monotone w.
         stationary: whether the exact model of a usual prediction is stationary; None where that was not measured.
         quadratic: whether the loss is a squared error; None where that was not measured.
         isotropic: whether errors of every shape count alike; None where that was not measured.
@@ -128,6 +130,14 @@ class Audit:
         if self.isotropic is False:
             return "errors of different shapes count differently; w is that of constant ones"
         return None
+
+    @property
+    def dips(self) -> str:
+        """The intervals of :attr:`below_peak`; empty where there is one alone, all that is below a peak."""
+        dips = self.below_peak.dips if self.below_peak else ()
+        if len(dips) == 1 and dips[0][0] < self.logsnr[0]:
+            return ""
+        return " and ".join("[{:.2f}, {:.2f}]".format(*dip) for dip in dips)
 
     @property
     def negative_mass(self) -> float:
@@ -195,7 +205,7 @@ class Audit:
         return self._table(getattr(self, how))
 
     def correction(self) -> Tabulated:
-        """The factor :attr:`majorant`/w, one above the peak: what the loss of an example is to be multiplied by.
+        """The factor :attr:`majorant`/w, one outside of dips: what the loss of an example is to be multiplied by.
 
         It is the same whatever the network predicts, however its levels are drawn, and whatever the loss is weighed by.
         """
@@ -208,11 +218,15 @@ class Audit:
         return Tabulated(levels[values > 0].tolist(), values[values > 0].tolist())
 
     def corrections(self) -> list[tuple[float, float, float, float]]:
-        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at some levels below the peak, rising."""
+        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at five levels of each dip, rising."""
         if self.below_peak is None or self.monotonic is not False or self.objection:
             return []
-        low, high = max(self.ends[0], -SHOWN), self.below_peak.logsnr
-        levels = torch.linspace(min(low, high), high, 7, dtype=torch.float64)[1:-1]
+        levels = torch.cat(
+            [
+                torch.linspace(low if high <= -SHOWN else max(low, -SHOWN), high, 7, dtype=torch.float64)[1:-1]
+                for low, high in self.below_peak.dips
+            ]
+        )
         factors = self.correction()(levels).tolist()
         return [
             (level, math.exp(-level / 2), 1 / (1 + math.exp(level / 2)), factor)
@@ -228,11 +242,12 @@ class Audit:
             return "monotone: the ELBO of data with Gaussian noise added"
         if self.below_peak is None:
             return "monotone or not: the measurement does not decide it"
-        peak, draws, loss, within = self.below_peak
+        peak, draws, loss, within, _ = self.below_peak
         shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
         decided = "not monotone" if self.monotonic is False else "not decided"
-        where = f"{peak:.3f}" if within is None else "{:.2f} … {:.2f}".format(*within)
-        return f"{decided}: peak at λ = {where}, below it {' and '.join(shares)}"
+        where = f"peak at λ = {f'{peak:.3f}' if within is None else '{:.2f} … {:.2f}'.format(*within)}, below it"
+        where = f"smaller for λ in {self.dips} than at cleaner levels, there" if self.dips else where
+        return f"{decided}: {where} {' and '.join(shares)}"
 
     def _row(self, values: Tensor) -> str:
         """A row of blocks from the noisiest level to the cleanest, the highest being full."""
@@ -333,8 +348,8 @@ def of_loss(loss: PublishedLoss, name: str, said: Mapping[str, Any], notes: tupl
     found = of_weighting(loss.weighting, *loss.schedule.ends, name, said, notes)
     below = found.below_peak
     if below is not None:
-        draws = 1 - loss.schedule.time(torch.tensor(below.logsnr, dtype=torch.float64)).item()
-        below = below._replace(draws=terminal + (1 - terminal) * draws)
+        draws = -loss.schedule.time(torch.tensor(below.dips, dtype=torch.float64)).diff().sum().item()
+        below = below._replace(draws=(1 - terminal) * draws + terminal * (below.dips[0][0] == loss.schedule.ends[0]))
     prediction = PREDICTIONS.called(loss.prediction)
     return replace(found, draws=loss.schedule.density(found.logsnr), below_peak=below, prediction=prediction)
 
@@ -380,9 +395,9 @@ def of_weighting(
     )
     if monotonic:
         return found
-    peak = weighting.highest(low, high)
-    share = (found.effort * width)[logsnr < peak].sum().item()
-    return replace(found, below_peak=BelowPeak(peak, None, share))
+    dips = weighting.dips(low, high)
+    share = sum((found.effort * edges.clamp(*dip).diff()).sum().item() for dip in dips)
+    return replace(found, below_peak=BelowPeak(dips[-1][1], None, share, dips=dips))
 
 
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
@@ -431,7 +446,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return [one if math.isfinite(one) else None for one in value.tolist()]
     if isinstance(value, BelowPeak):
-        return value._asdict()
+        return {name: plain(held) for name, held in value._asdict().items()}
     if isinstance(value, tuple):
         return [*map(plain, value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
