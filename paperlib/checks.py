@@ -144,8 +144,12 @@ Row = Sequence[float] | Tensor
 def numbers(name: str, values: Row) -> tuple[float, ...]:
     """A row of finite numbers as a tuple, so that what is made of it can be compared, hashed and printed in full."""
     row = torch.as_tensor(values, dtype=torch.float64)
-    if row.ndim != 1 or not row.isfinite().all():
-        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
+    if row.ndim != 1:
+        raise ValueError(f"{name} must be a row of finite numbers, got a shape of {tuple(row.shape)}.")
+    if (bad := ~row.isfinite()).any():
+        raise ValueError(
+            f"{name} must be a row of finite numbers, got {row[bad][0].item()} at index {bad.tolist().index(True)}."
+        )
     return tuple(row.tolist())
 
 

@@ -246,7 +246,7 @@ class Audit:
         shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
         decided = "not monotone" if self.monotonic is False else "not decided"
         where = f"peak at λ = {f'{peak:.3f}' if within is None else '{:.2f} … {:.2f}'.format(*within)}, below it"
-        where = f"smaller for λ in {self.dips} than at cleaner levels, there" if self.dips else where
+        where = f"w dips for λ in {self.dips}, with" if self.dips else where
         return f"{decided}: {where} {' and '.join(shares)}"
 
     def _row(self, values: Tensor) -> str:
@@ -283,11 +283,9 @@ class Audit:
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
             if self.expected_ends and max(abs(a - b) for a, b in zip(self.expected_ends, self.ends, strict=True)) > 0.1:
-                rows["expected"] += "; on [{:.4g}, {:.4g}], here on [{:.4g}, {:.4g}]: ".format(
-                    *self.expected_ends, *self.ends
-                )
-                rows["expected"] += (
-                    f"{self.unshared:.1%} of the draws or the loss* of one lie where the other has no weight"
+                rows["its range"] = (
+                    "[{:.3f}, {:.3f}] nats, here [{:.3f}, {:.3f}]: ".format(*self.expected_ends, *self.ends)
+                    + f"{self.unshared:.1%} of draws or loss* is in one alone"
                 )
         if corrections := self.corrections():
             more = (self.majorant - self.weighting) * reference_error(self.logsnr) * self.width
