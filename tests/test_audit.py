@@ -21,7 +21,7 @@ from losses import published
 from torch import Tensor
 
 import paperlib
-from paperlib import objectives, recipes, schedules, weightings
+from paperlib import loss_weights, objectives, predictions, recipes, schedules, weightings
 from paperlib.auditing import Audit, audit, report, result
 from paperlib.companion import cli
 from paperlib.engine import data
@@ -52,6 +52,24 @@ def test_a_degree_beside_the_verdict(recipe: str, draws: float) -> None:
     assert found.below_peak.logsnr == recipes.peak(recipes.get(recipe).loss)
     assert found.below_peak.draws == pytest.approx(draws, abs=5e-4 if recipe != "ddpm" else 3e-3)
     assert 0 < found.below_peak.loss < 0.1
+
+
+@pytest.mark.parametrize(
+    ("w", "verdict"),
+    [([1.0, 1.01, 0.9, 0.5, 0.1], "within error"), ([1, 0.99, 0.9, 0.5, 0.1], "monotone"), ([1, 2, 1, 1, 1], "not")],
+)
+@pytest.mark.parametrize("divided_out", [False, True])
+def test_a_weighting_with_errors(w: list[float], verdict: str, divided_out: bool) -> None:
+    """The audit says what the weighting says of itself, alone or as a loss, and has its band."""
+    given = weightings.Tabulated([-4.0, -2.0, 0.0, 2.0, 4.0], w, [0.02] * 5)
+    loss = PublishedLoss(predictions.V, schedules.Cosine(-4, 4), loss_weights.DividedOut(given))
+    found = audit(loss if divided_out else given)
+    assert given.monotonicity().startswith(verdict)
+    assert found.monotonic is {"within error": None, "monotone": True, "not": False}[verdict]
+    assert found.verdict.startswith({"within error": "not decided", "monotone": "monotone:", "not": "not mon"}[verdict])
+    assert found.band is not None
+    expected = 3 * found.weighting * given.log_error(found.logsnr)
+    torch.testing.assert_close(found.band, expected)
 
 
 TWO_HUMPS = [

@@ -24,7 +24,7 @@ from torch import Tensor
 from paperlib.checks import outside
 from paperlib.objectives import ImpliedWeighting, PublishedLoss
 from paperlib.predictions import PREDICTIONS
-from paperlib.weightings import Augmentation, Tabulated, Weighting
+from paperlib.weightings import BAND, Augmentation, Tabulated, Weighting
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
@@ -64,7 +64,8 @@ class Audit:
         weighting: w of the ε error at each of them, the largest being one.
         width: what each level stands for, in nats.
         draws: p(λ), the density of the draws in 1/nats; None where that is not known.
-        band: half-width of a simultaneous 95 % band of ``weighting``; None for a formula.
+        band: half-width of a simultaneous 95 % band of ``weighting`` where the loss was measured, three standard errors
+            where the weighting was; None for a formula.
         monotonic: whether w is non-increasing in λ; None where the measurement does not decide it.
         augmentation_density: −w′(λ)/max w, in 1/nats, point masses aside.
         atoms: levels and masses of the steps of w, in units of max w.
@@ -376,13 +377,15 @@ def of_weighting(
     top = max(log_w.max().item(), weighting.log(edges[1:-1]).max().item(), math.log(measure.scale))
     scale = measure.scale / math.exp(top)
     levels, masses = measure.atoms
-    monotonic = weighting.is_monotonic(low, high)
+    w, error = (log_w - top).exp(), weighting.log_error(logsnr)
+    monotonic = {"monotone": True, "within error": None, "not monotone": False}[weighting.monotonicity(low, high)]
     found = Audit(
         name=name,
         logsnr=logsnr,
-        weighting=(log_w - top).exp(),
+        weighting=w,
         width=width,
         draws=None,
+        band=BAND * error * w if error.any() else None,
         monotonic=monotonic,
         augmentation_density=measure.density(logsnr) * scale,
         atoms=tuple(zip(levels.tolist(), (masses * scale).tolist(), strict=True)),
