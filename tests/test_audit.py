@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -785,6 +785,64 @@ def nan_weight(model: Callable[..., Any], x: Tensor, generator: torch.Generator)
 def test_code_that_cannot_be_measured_is_told(loss: Callable[..., Tensor], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         audit(loss, draws=DRAWS)
+
+
+def weighed(cost: Callable[[Tensor, Tensor], Tensor], model: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Flow matching with a cost of the error and the time."""
+    t = torch.rand(len(x), 1, 1, 1, generator=generator).to(x)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    return cost(model((1 - t) * x + t * noise, t) - (noise - x), t).mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_called_that(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=f"calls the model with {dtype}, .* float32 for the audit"):
+        audit(lambda model, x, generator: published.rectified_flow(model, x.to(dtype), generator))
+
+
+def test_the_shape_that_is_said_is_the_shape_of_the_data() -> None:
+    def loss(model: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        assert x.shape[1:] == (1, 10, 12), "digits alone"
+        return published.rectified_flow(model, x, generator)
+
+    assert audit(loss, shape=(1, 10, 12), draws=8192).prediction == "flow"
+    with pytest.raises(ValueError, match=r"on data of shape \(256, 3, 32, 32\): AssertionError: digits alone"):
+        audit(loss)
+
+
+@pytest.mark.parametrize("inside", [lambda t: t < 0.5, lambda t: t > 0.5, lambda t: (t > 0.2) & (t < 0.5)])
+@pytest.mark.parametrize("form", [in_float32, lambda loss: loss])
+def test_a_weight_that_is_zero_on_a_part_of_the_range(inside: Any, form: Any) -> None:
+    found = audit(form(partial(weighed, lambda error, t: inside(t) * error**2)), name="part", draws=50_000)
+    assert found.stationary
+    assert found.quadratic
+    assert found.isotropic
+    assert found.prediction == "flow"
+    t = torch.sigmoid(-found.logsnr / 2)
+    meant = inside(t) * torch.exp(-found.logsnr / 2)
+    meant, off = meant / meant.max(), found.width > 1
+    edge = (inside(torch.sigmoid(-found.edges / 2)).int().diff() != 0) | off  # in a bin where it ends
+    found.json()
+    assert ((found.weighting == 0) == (meant == 0))[~edge].all()
+    assert all(factor > 1 for *_, factor in found.corrections())
+
+
+@pytest.mark.parametrize("form", [in_float32, lambda loss: loss])
+def test_an_absolute_error_is_no_squared_one(form: Any) -> None:
+    """Its gradient at the exact model is the sign of a rounding error."""
+    one = partial(weighed, lambda error, t: error.abs())
+
+    def eps(model: Callable[..., Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        t = torch.rand(len(x), 1, 1, 1, generator=generator).to(x)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return (model(t.cos() * x + t.sin() * noise, t) - noise).abs().mean()
+
+    for loss in (one, eps):
+        try:
+            said = audit(form(loss), name="one", draws=8192).verdict
+        except ValueError as error:
+            said = str(error)
+        assert "not a weighted squared error" in said
 
 
 @pytest.mark.slow

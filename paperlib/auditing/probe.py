@@ -185,6 +185,11 @@ class Probe:
             if not (isinstance(z, Tensor) and z.shape == (self.batch, *self.shape)):
                 got = tuple(z.shape) if isinstance(z, Tensor) else z
                 raise ValueError(f"the loss calls the model with {got!r} where the noisy data are expected first.")
+            if torch.finfo(z.dtype).bits < 32:
+                raise ValueError(
+                    f"the loss calls the model with {z.dtype}, whose rounding hides what is to be measured: run it in "
+                    f"float32 for the audit."
+                )
             out = at(z.detach()).detach().to(z.dtype).requires_grad_(torch.is_grad_enabled())
             if out.requires_grad:
                 calls.append((z.detach(), (*told, *named.values()), out))
@@ -221,8 +226,8 @@ class Probe:
         a = gain.mean(1)
         if (gain - a[:, None]).abs().max() > 1e-3 * max(1.0, gain.abs().max().item()):
             raise ValueError(
-                "z(x = 1) − z(x = 0) is not one number an example: under one seed the loss draws other noise each "
-                "time (let it draw from the generator), or it noises pixels differently."
+                "z(x = 1) − z(x = 0) is not one number an example: the loss noises pixels differently, or draws its "
+                "noise by the data."
             )
         seen = Seen(dark, a, a * math.nan if told is None else told, gradient)
         return replace(seen, scaling=scaling or next(filter(seen.fits, SCALINGS), UNKNOWN))
@@ -232,7 +237,7 @@ def measure(
     loss: Loss,
     *,
     name: str = "loss",
-    shape: tuple[int, ...] = (3, 4, 4),
+    shape: tuple[int, ...] | None = None,
     draws: int = 6_000_000,
     seed: int = 0,
     output: Callable[..., Any] = lambda out: out,
@@ -242,7 +247,8 @@ def measure(
     Args:
         loss: ``loss(model, x, generator)``, see :data:`Loss`.
         name: what to call it.
-        shape: of one example that it takes, channels first.
+        shape: of one example, channels first; by default what it is and of which scaling is seen on (3, 32, 32), and
+            its draws are counted on (3, 4, 4), which is quicker.
         draws: examples drawn to count p(λ); the band of w is ± 3.5/√(draws in a bin).
         seed: of the first batch; each batch has one of its own.
         output: what the loss expects of a model, made of a tensor, for example an object with that as ``sample``; or of
@@ -250,27 +256,34 @@ def measure(
 
     Raises:
         ValueError: for a loss that cannot be measured: that draws other noise under the same seed, that calls the model
-            never or twice, whose weights or gradients are NaN, that does not lead to the model's output.
+            never or twice or in half precision, whose weights or gradients are NaN, that does not lead to the model's
+            output, or that is neither a squared error nor stationary.
     """
-    wide = Probe(loss, (*shape[:-2], 32, 32) if len(shape) == 3 else shape, 256, output)
-    narrow = Probe(loss, shape, BATCH, output)
-    single = True
-    with suppress(RuntimeError, TypeError):
-        single = wide.call(0.0, seed, torch.zeros_like).z.dtype != torch.float64
-    if single:  # float32 inside: the loss is no more general than that
+    wide, narrow = Probe(loss, shape or (3, 32, 32), 256, output), Probe(loss, shape or (3, 4, 4), BATCH, output)
+    double = False
+    with suppress(Exception):  # which the next call raises
+        double = wide.call(0.0, seed, torch.zeros_like).z.dtype == torch.float64
+    if not double:  # float32 inside: the loss is no more general than that
         wide.dtype = narrow.dtype = torch.float32
     try:
-        first = wide.seen(seed)
+        one, same = (wide.call(0.0, seed, torch.zeros_like).z for _ in range(2))
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(
-            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}. Say shape=… where it takes other "
-            f"data, output=… where your model returns something else than a tensor of the shape of z."
+            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {type(error).__name__}: {error}. Say "
+            f"shape=… where it takes other data, output=… where your model returns something else than a tensor of the "
+            f"shape of z."
         ) from error
-    if not torch.equal(first.dark, wide.seen(seed).dark):
+    if not torch.equal(one, same):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
+    first = wide.seen(seed)
     character, target = _character(wide, first, seed)
+    if target is None and not character.quadratic:
+        raise ValueError(
+            "the loss is not a weighted squared error, and the exact model is stationary under no usual prediction: "
+            "there is no weighting to measure. Put a squared error in the place of its own for the audit."
+        )
     drawn = _drawn(narrow, target, character.quadratic, first.scaling, draws, seed)
     notes = (_convention(first), *character.notes)
     return _audit(name, *drawn, character._replace(notes=notes), torch.finfo(narrow.dtype).eps)
@@ -326,7 +339,9 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     # Quadratic: twice the error costs four times; so its gradient doubles, and c stays.
     base = seen.output(usual[best], 0.0) if stationary else 0 * one
     c = weight(base, ERROR * one)
-    growth = (weight(base, 2 * ERROR * one) / c)[inside]
+    _require_finite(c, seen)
+    counts = inside & (c != 0)
+    growth = (weight(base, 2 * ERROR * one) / c)[counts]
     quadratic = bool(((growth - 1).abs() < 2 * TOLERANCE).all())
     if not quadratic:
         notes.append(
@@ -338,7 +353,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     waves, channel = one * (1 - 2 * (torch.arange(one.shape[-1]) % 2)), torch.zeros_like(one)
     channel[:, 0] = 1
     forms = {"high-frequency": waves, "one-channel": channel}
-    shares = {label: (weight(base, ERROR * form) / c)[inside].median().item() for label, form in forms.items()}
+    shares = {label: (weight(base, ERROR * form) / c)[counts].median().item() for label, form in forms.items()}
     isotropic = all(abs(value - 1) < 2 * TOLERANCE for value in shares.values()) if quadratic else None
     if isotropic is False:
         told = " and ".join(f"{label} errors {value:.3g} times as much" for label, value in shares.items())
@@ -356,7 +371,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     # A learned uncertainty: what the error is divided by, and what keeps that from growing.
     learns = None
     if probe.returns_u or probe.own:
-        divided = (weight(base, ERROR * one, math.log(4)) / c)[inside]
+        divided = (weight(base, ERROR * one, math.log(4)) / c)[counts]
         low, high = (probe.call(0.0, seed, lambda z: base, u).total for u in (0.0, math.log(4)))
         learns = bool(((4 * divided - 1).abs() < 2 * TOLERANCE).all()) and high > low
         notes.append(
@@ -396,7 +411,7 @@ def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) ->
 def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, Coefficients]:
     """F with the σ_data that the target of a squared error shows: σ_data² = −(B/A) e^{−λ/2}."""
     on_x, on_eps = _target(probe, seen, seed, c)
-    square = (-on_eps / on_x * seen.b / seen.a)[seen.inside]
+    square = (-on_eps / on_x * seen.b / seen.a)[seen.inside & (c != 0)]
     if not (square > 0).all() or square.std() > 0.05 * square.mean():
         return {}
     sigma_data = float(f"{square.median().sqrt().item():.3g}")
@@ -429,8 +444,8 @@ def _drawn(
         c = (after - before).flatten(1).mean(1) / (2 * ERROR)
         on_x, on_eps = _target(probe, seen, batch, c) if target is None else target(seen.a, seen.b)
         level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
-        if (bad := seen.inside & ~gain.isfinite()).any():
-            raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level[bad][0].item():.3g}.")
+        gain = torch.where(c == 0, 0.0, gain)  # where no target is seen either
+        _require_finite(gain, seen)
         levels[i], gains[i] = torch.where(seen.inside, level, math.inf), gain
     inside = levels.isfinite()
     return levels[inside], gains[inside], 1 - inside.double().mean().item()
@@ -448,7 +463,7 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
     count = torch.bincount(place, share, minlength=len(logsnr))
     mean, square = (torch.bincount(place, share * gains**power, minlength=len(logsnr)) / count for power in (1, 2))
-    spread = square / mean**2
+    spread = (square / mean**2).nan_to_num(1)  # where w is zero
     w = mean * count / width / total
     w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
     falls = bool((w.diff() <= 0).all())
@@ -541,6 +556,13 @@ def _convention(seen: Seen) -> str:
     order = torch.corrcoef(ranks)[0, 1]
     way = "more noise" if order < -0.99 else "less noise" if order > 0.99 else "neither more nor less noise"
     return f"{scaling}; the model is told {best if off[best] < 0.01 else index}, larger for {way}."
+
+
+def _require_finite(weight: Tensor, seen: Seen) -> None:
+    """Refuse weights (B,) that are NaN or infinite, naming the level."""
+    if (bad := seen.inside & ~weight.isfinite()).any():
+        level = _level(seen.a, seen.b)[bad][0].item()
+        raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level:.3g}.")
 
 
 def _level(a: Tensor, b: Tensor) -> Tensor:

@@ -219,7 +219,10 @@ class Audit:
         return Tabulated(levels[values > 0].tolist(), values[values > 0].tolist())
 
     def corrections(self) -> list[tuple[float, float, float, float]]:
-        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at five levels of each dip, rising."""
+        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at five levels of each dip, rising.
+
+        Without those at which w is zero.
+        """
         if self.below_peak is None or self.monotonic is not False or self.objection:
             return []
         levels = torch.cat(
@@ -232,6 +235,7 @@ class Audit:
         return [
             (level, math.exp(-level / 2), 1 / (1 + math.exp(level / 2)), factor)
             for level, factor in zip(levels.tolist(), factors, strict=True)
+            if factor > 0
         ]
 
     @property
