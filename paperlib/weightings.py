@@ -549,7 +549,6 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "soft_min_snr": SoftMinSNR,
         "debiased": Debiased,
         "edm2": EDM2,
-        "sid2": partial(Sigmoid, bias=0.0),  # whose bias falls as the resolution grows (Hoogeboom et al. 2024)
     },
     SHIFTS,
 )

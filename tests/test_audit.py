@@ -129,6 +129,14 @@ def test_a_measured_dip(said: Any) -> None:
     assert found.loss == pytest.approx(described.loss, abs=0.08)
 
 
+def test_a_name_means_one_thing() -> None:
+    """A recipe and a weighting of one name are one objective: which of the two it was, nobody would see."""
+    for name in recipes.RECIPES.keys() & weightings.WEIGHTINGS.keys():
+        low, high = recipes.get(name).loss.schedule.ends
+        weighting = {"name": name}
+        assert audit(weighting, logsnr_min=low, logsnr_max=high, expect=recipes.get(name)).agrees, name
+
+
 def test_the_peak_of_a_weighting_alone_is_no_level_of_the_grid() -> None:
     found = audit(weightings.EDM())
     assert found.below_peak is not None
