@@ -21,7 +21,7 @@ from losses import published
 from torch import Tensor
 
 import paperlib
-from paperlib import loss_weights, objectives, predictions, recipes, schedules, weightings
+from paperlib import loss_weights, models, objectives, predictions, recipes, schedules, weightings
 from paperlib.auditing import Audit, audit, report, result
 from paperlib.companion import cli
 from paperlib.engine import data
@@ -328,6 +328,57 @@ def test_a_description_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
         assert "logsnr_min" in found.code() or "cosine" not in str(schedule)
     assert cli.main(["audit", "--prediction", "v", "--schedule", "cosine", "--gamma", "5"]) == 1
     assert "--gamma is a parameter of --loss-weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("logit_normal std=0", "std must be a positive number, got 0"),
+        ("edm_training p_std=-1", "p_std must be a positive number, got -1"),
+        ("cosine shifted=", "cosine: shifted must be a finite number, got None"),
+        ("cosine shifted=abc", "cosine: shifted must be a finite number, got 'abc'"),
+        ("cosine image-size=abc", "cosine: image_size must be a finite number, got 'abc'"),
+        ("linear_beta beta_max=2000", "beta_max (2000) must be above beta_min (0.1), and at most 1000"),
+        ("ddpm number=10.5", "number must be a positive whole number, got 10.5"),
+        ("cosine logsnr_min=3 logsnr_max=-3", "logsnr_min (3.0) must be below logsnr_max (-3.0)"),
+        ("cosine sift=1", "unexpected keyword argument 'sift'"),
+        ("Cosine", "Did you mean cosine?"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_said(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", "--prediction", "eps", "--schedule", *words.split()]) == 1
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "Traceback" not in shown
+
+
+def test_a_hyphen_is_an_underscore_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--prediction F sigma-data=0.75 --schedule edm-training p-mean=-0.4 --expect sd3-dreambooth --json"
+    cli.main(["audit", *words.split()])
+    found = json.loads(capsys.readouterr().out)[0]
+    schedule = {"name": "edm_training", "p_mean": -0.4}
+    same = audit({"prediction": {"name": "F", "sigma_data": 0.75}, "schedule": schedule})
+    assert found["weighting"] == same.weighting.tolist()
+    assert found["expected"] == "sd3_dreambooth"
+    assert cli.main(["audit", "--recipe", "v-cosine", "stable-audio"]) == 0
+
+
+@pytest.mark.parametrize(("name", "meant"), [("SD3", "sd3"), ("EDM", "edm"), ("Sigmoyd", "sigmoid")])
+def test_capitals_do_not_hide_what_was_meant(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"Did you mean .*{meant}"):
+        audit(name)
+    with pytest.raises(ValueError, match="Did you mean v"):
+        audit({**SAID, "prediction": "V"})
+
+
+def test_what_is_no_loss_is_told_what_it_lacks() -> None:
+    """A network without its data, one of this library and any other; a class."""
+    own = models.build("mlp", image_shape=(1, 4, 4), num_classes=2, sigma_data=0.5, width=8, hidden=8, blocks=1)
+    for network in (own, torch.nn.Linear(3, 3)):
+        with pytest.raises(TypeError, match=f"{type(network).__name__} is a network.*give data="):
+            audit(network)
+    with pytest.raises(TypeError, match=r"make an object of it, Cosine\(…\)"):
+        audit(schedules.Cosine)
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
