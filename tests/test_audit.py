@@ -750,6 +750,43 @@ def test_a_target_of_other_data(name: str) -> None:
     assert "along" in str(found)
 
 
+@pytest.mark.parametrize("form", [in_float32, lambda loss: loss])
+def test_scalings_of_their_own(form: Any) -> None:
+    """Right losses whose noise is known by its size alone are right; an index says which examples share a level."""
+    found = audit(form(published.smld), name="smld", draws=100_000)
+    assert found.stationary
+    assert found.prediction == "eps"
+    assert found.monotonic is not False, "log σ uniform: w is constant"
+    assert found.ends == pytest.approx((-2 * math.log(50), -2 * math.log(0.01)), abs=0.05)
+    found = audit(form(published.sub_vp), name="sub-VP", draws=100_000)
+    assert found.stationary
+    assert found.prediction == "eps"
+    assert found.monotonic is not True
+
+
+@pytest.mark.parametrize("form", [in_float32, lambda loss: loss])
+@pytest.mark.parametrize("scale", [0.18215, 0.5, 3.0])
+@pytest.mark.parametrize("name", ["rectified_flow", "min_snr_v", "ddpm_eps"])
+def test_data_that_a_loss_multiplies_first(form: Any, scale: float, name: str) -> None:
+    """Levels, weighting and prediction are those of the data that it noises, and the factor is said."""
+    loss, w, prediction = published.EXPECTED[name]
+    meant = Custom(lambda level: w(level.double()).log())
+    scaled = form(lambda model, x, generator: loss(model, scale * x, generator))
+    found = audit(scaled, name=name, draws=50_000, expect=meant)
+    assert found.agrees
+    assert found.stationary
+    assert found.prediction == prediction
+    assert any(f"multiplies its data by {scale:g} first" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("form", [in_float32, lambda loss: loss])
+@pytest.mark.parametrize("name", ["rectified_flow", "edm", "ddpm_eps", "min_snr_v"])
+def test_data_that_a_loss_moves_first(form: Any, name: str) -> None:
+    loss = published.EXPECTED[name][0]
+    with pytest.raises(ValueError, match=r"moves its data before it noises them, x → s \(x -0\.5\)"):
+        audit(form(lambda model, x, generator: loss(model, 2 * x - 1, generator)))
+
+
 def test_a_learned_uncertainty_is_told() -> None:
     """What it leads to is the density of the draws over the error, whatever weight there is."""
     found = audit(published.edm2, draws=DRAWS, output=lambda out, u: (out, u), expect="edm2_latent")

@@ -36,7 +36,8 @@ from paperlib.process import expand
 
 Loss = Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
 """``loss(model, x, generator)``: a scalar, or one value an example.  It draws its levels and noise from the generator
-(or from torch's own, which is seeded too) and calls ``model(z, …)`` once with gradients."""
+(or from torch's own, which is seeded too) and calls ``model(z, …)`` once with gradients.  x is what it noises, z =
+a x + b ε, but for a constant factor: it does not move x to another range first."""
 
 ERROR = 0.1
 """Size of a known error of the output, per dimension."""
@@ -278,6 +279,12 @@ def measure(
     if not torch.equal(one, same):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
     first = wide.seen(seed)
+    notes: tuple[str, ...] = ()
+    _require_no_offset(first)
+    if first.scaling == UNKNOWN and (scale := _scale(first)) is not None:
+        wide.loss = narrow.loss = lambda model, x, generator: loss(model, x / scale, generator)
+        first = wide.seen(seed)
+        notes = (f"the loss multiplies its data by {scale:.6g} first: levels are those of what it noises.",)
     character, target = _character(wide, first, seed)
     if target is None and not character.quadratic:
         raise ValueError(
@@ -285,7 +292,7 @@ def measure(
             "there is no weighting to measure. Put a squared error in the place of its own for the audit."
         )
     drawn = _drawn(narrow, target, character.quadratic, first.scaling, draws, seed)
-    notes = (_convention(first), *character.notes)
+    notes = (_convention(first), *notes, *character.notes)
     return _audit(name, *drawn, character._replace(notes=notes), torch.finfo(narrow.dtype).eps)
 
 
@@ -402,10 +409,41 @@ def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) ->
         return (product / direction.square().sum(1).clamp(min=1e-300)).mean().item() * values.shape[1]
 
     one = torch.ones_like(z)
-    along = {"1": share(gradient, one), "z": share(gradient, z), "x̂": share(gradient, x_hat)}
+    along = {"1": share(gradient, one)}
+    if seen.scaling != UNKNOWN:  # where b is off by so much that its ε lies along both
+        along |= {"z": share(gradient, z), "x̂": share(gradient, x_hat)}
     if len(shape) > 2:
         along |= {f"channel {i}": share(gradient[:, i], one[:, i]) for i in range(shape[1])}
-    return {label: value for label, value in along.items() if value > ALIGNED * (1 + (seen.scaling == UNKNOWN))}
+    return {label: value for label, value in along.items() if value > ALIGNED}
+
+
+def _require_no_offset(seen: Seen) -> None:
+    """Refuse a loss in which z of x = 0 has a mean that goes with a: that of s (x + o), not of x."""
+    a, dark = (values[seen.inside] for values in (seen.a, seen.dark.flatten(1)))
+    noise = dark.std(1)
+    mean, slope = dark.mean(1) / noise, a / noise
+    offset = (mean * slope).sum() / slope.square().sum()
+    error = (mean - offset * slope).square().mean().sqrt() / slope.square().sum().sqrt()
+    if offset.abs() > 6 * error:
+        raise ValueError(
+            f"the loss moves its data before it noises them, x → s (x {offset.item():+.3g}): let it take data in the "
+            f"form that it noises, and move them outside."
+        )
+
+
+def _scale(seen: Seen) -> float | None:
+    """The constant s with which a/s is a known scaling, from levels with little noise; None where there is none."""
+    b, dim = _size(seen.dark), seen.dark[0].numel()
+    few = seen.inside & (b < 0.9)
+    for scaling, signal, blur in (("VP, a² + b² = 1", (1 - b**2).sqrt(), b**2), ("flow, a + b = 1", 1 - b, b)):
+        weight = ((signal / blur) ** 2)[few]  # over the variance of b, one in 2 dim
+        scale = ((seen.a / signal)[few] * weight).sum() / weight.sum()
+        error = 3 / (2 * dim * weight.sum()).sqrt()
+        short = (float(f"{scale.item():.{digits}g}") for digits in range(1, 9))
+        found = next((one for one in short if abs(one / scale - 1) < error), scale.item())
+        if replace(seen, a=seen.a / found).fits(scaling):
+            return found
+    return None
 
 
 def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, Coefficients]:
@@ -429,11 +467,16 @@ def _target(probe: Probe, seen: Seen, seed: int, c: Tensor) -> tuple[Tensor, Ten
 
 def _drawn(
     probe: Probe, target: Coefficients | None, quadratic: bool, scaling: str | None, draws: int, seed: int
-) -> tuple[Tensor, Tensor, float]:
-    """λ of every draw, and c k: how much an error of ε counts there; and the share of draws at λ = ±∞."""
+) -> tuple[Tensor, Tensor, float, float]:
+    """λ of every draw, and c k: how much an error of ε counts there; the share of draws at λ = ±∞; the error of a λ.
+
+    Where the scaling is not known b of one example is blurred, and that of all examples of an index is less so; else
+    there is no error.
+    """
+    blur = 0.0
     batches = range(seed + 1, seed + 1 + max(1, draws // probe.batch))
     # In one piece: many small ones keep the room of others between them.
-    levels, gains = torch.empty(2, len(batches), probe.batch, dtype=torch.float64)
+    levels, gains, told = torch.empty(3, len(batches), probe.batch, dtype=torch.float64)
     for i, batch in enumerate(batches):
         seen = probe.seen(batch, scaling)
         base, before = torch.zeros_like(seen.dark), seen.gradient
@@ -446,12 +489,19 @@ def _drawn(
         level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
         gain = torch.where(c == 0, 0.0, gain)  # where no target is seen either
         _require_finite(gain, seen)
-        levels[i], gains[i] = torch.where(seen.inside, level, math.inf), gain
+        levels[i], gains[i], told[i] = torch.where(seen.inside, level, math.inf), gain, seen.told
+    if scaling == UNKNOWN and torch.equal(told, told.round()):
+        place = told.unique(return_inverse=True)[1].flatten()
+        count = torch.bincount(place)
+        levels = (torch.bincount(place, levels.flatten()) / count)[place].reshape(levels.shape)
+        blur = 2 / math.sqrt(2 * math.prod(probe.shape) * count.double().mean().item())
     inside = levels.isfinite()
-    return levels[inside], gains[inside], 1 - inside.double().mean().item()
+    return levels[inside], gains[inside], 1 - inside.double().mean().item(), blur
 
 
-def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character, eps: float) -> Audit:
+def _audit(
+    name: str, levels: Tensor, gains: Tensor, outside: float, blur: float, character: Character, eps: float
+) -> Audit:
     notes, total = character.notes, len(levels) / (1 - outside)
     if outside:
         notes += (f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.",)
@@ -465,7 +515,7 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
     mean, square = (torch.bincount(place, share * gains**power, minlength=len(logsnr)) / count for power in (1, 2))
     spread = (square / mean**2).nan_to_num(1)  # where w is zero
     w = mean * count / width / total
-    w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
+    w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count + (blur / width) ** 2).sqrt()
     falls = bool((w.diff() <= 0).all())
     least = (w - band).flip(0).cummax(0).values.flip(0)  # as large w is, at some cleaner level, or larger
     surely = w + band < least
