@@ -998,6 +998,8 @@ def test_a_network_by_closed_forms() -> None:
         prior = exact.bound.terms.prior_kl.mean().item()
         assert path.value == pytest.approx(prior + (0.5 * rate.mean() * 16).item(), abs=4 * path.standard_error)
         assert exact.weighted[name].monotonic is weighting.is_monotonic(-8, 8)
+    assert str(exact).count("E_pw[L] of") == len({id(weighted) for weighted in exact.weighted.values()})
+    assert "E_pw[L] of v-prediction, cosine or Flow matching, OT " in str(exact), "one weighting, said once"
     assert start < 0.01
     assert list(exact.bounds) == [8, 6, 4, 2]
     for top, bits in exact.bounds.items():
@@ -1085,6 +1087,15 @@ def test_functions_of_time_that_are_no_schedule(scales: Callable[[Tensor], Any],
         (lambda z, level: z, {"data": torch.ones(8, 4).long()}, "must be a floating-point tensor"),
         (lambda z, level: z, {"logsnr_min": 4.0, "logsnr_max": -4.0}, "must be below logsnr_max"),
         (lambda z, level: z, {"prediction": "velocity"}, "unknown prediction 'velocity'"),
+        (lambda z, level: z, {"images": 0}, "images must be a positive whole number, got 0"),
+        (lambda z, level: z, {"draws": 2.5}, r"draws must be a positive whole number, got 2\.5"),
+        (lambda z, level: z, {"data": torch.zeros(0, 4)}, "the number of examples must be a positive whole number"),
+        (lambda z, level: z, {"data": torch.zeros(2, 4), "draws": 1}, "2 levels leave some of 24 bins without any"),
+        (
+            lambda z, level: z,
+            {"trained_by": schedules.Cosine(-6.0, 6.0), "logsnr_min": -10.0, "logsnr_max": 10.0},
+            r"trained_by draws levels in \[-6, 6\] and cannot be compared on \[-10, 10\]",
+        ),
     ],
 )
 def test_networks_that_cannot_be_audited_are_told(network: Any, options: dict[str, Any], says: str) -> None:
