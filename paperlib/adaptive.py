@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from paperlib.checks import at_least_float32, outside, require_levels, require_range, require_within
+from paperlib.checks import at_least_float32, outside, require_levels, require_positive, require_range, require_within
 from paperlib.schedules import NoiseSchedule, register
 
 START_HITS = 2
@@ -68,6 +68,7 @@ class AdaptiveSchedule(NoiseSchedule):
         require_range(*self.ends)
         if not 1 <= self.bins <= MOST_BINS:
             raise ValueError(f"bins must be at least 1 and at most {MOST_BINS:,}, got {self.bins}.")
+        require_positive("bins", self.bins, whole=True)
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}.")
         if not 0 < self.floor <= 1:
@@ -129,6 +130,7 @@ class AdaptiveSchedule(NoiseSchedule):
     def log_density(self, logsnr: Tensor) -> Tensor:
         index, _ = self._bin(logsnr)
         inner = torch.log(self._probability.to(logsnr.device))[index] - math.log(self.width)
+        inner = inner + 0 * logsnr  # NaN stays what it is
         return torch.where(outside(logsnr, *self.ends), -math.inf, inner).to(at_least_float32(logsnr.dtype))
 
     # Its state -------------------------------------------------------------------------------------------------------

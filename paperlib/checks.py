@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
-from numbers import Real
+from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, get_args
 
@@ -23,10 +23,12 @@ def require_range(logsnr_min: float, logsnr_max: float) -> None:
         raise ValueError(f"logsnr_min ({logsnr_min}) must be below logsnr_max ({logsnr_max}).")
 
 
-def require_positive(name: str, value: float, or_zero: bool = False) -> None:
-    """Refuse a parameter that is not a positive finite number; zero is one where ``or_zero`` says so."""
-    if not (isinstance(value, Real) and math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
-        raise ValueError(f"{name} must be a positive number{' or zero' if or_zero else ''}, got {value!r}.")
+def require_positive(name: str, value: float, or_zero: bool = False, whole: bool = False) -> None:
+    """Refuse a parameter that is not a positive finite number, ``or_zero`` where that is said, ``whole`` too."""
+    kind = Integral if whole else Real
+    if not (isinstance(value, kind) and math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        what = f"a positive {'whole ' if whole else ''}number{' or zero' if or_zero else ''}"
+        raise ValueError(f"{name} must be {what}, got {value!r}.")
 
 
 Positive = Annotated[float, "positive"]
@@ -144,8 +146,12 @@ Row = Sequence[float] | Tensor
 def numbers(name: str, values: Row) -> tuple[float, ...]:
     """A row of finite numbers as a tuple, so that what is made of it can be compared, hashed and printed in full."""
     row = torch.as_tensor(values, dtype=torch.float64)
-    if row.ndim != 1 or not row.isfinite().all():
-        raise ValueError(f"{name} must be a row of finite numbers, got {values!r}.")
+    if row.ndim != 1:
+        raise ValueError(f"{name} must be a row of finite numbers, got a shape of {tuple(row.shape)}.")
+    if (bad := ~row.isfinite()).any():
+        raise ValueError(
+            f"{name} must be a row of finite numbers, got {row[bad][0].item()} at index {bad.tolist().index(True)}."
+        )
     return tuple(row.tolist())
 
 

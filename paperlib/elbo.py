@@ -27,7 +27,7 @@ from torch.distributions import Normal, kl_divergence
 
 from paperlib import predictions, process
 from paperlib.augmentation import Augmentation
-from paperlib.checks import require_finite, require_positive, require_within
+from paperlib.checks import at_least_float32, require_finite, require_positive, require_within
 from paperlib.objectives import Network
 from paperlib.oracles import LOG_2PI, Oracle
 from paperlib.predictions import Prediction
@@ -308,7 +308,7 @@ def prior_kl(x: Tensor, logsnr_min: float) -> Tensor:
     r"""KL(q(z_1|x) ‖ N(0, I)), :math:`\tfrac12 \sum [\alpha^2 x^2 - \alpha^2 - \log\sigma^2]`, in nats; shape (B,)."""
     level = torch.tensor(logsnr_min, dtype=torch.float64, device=x.device)
     excess = -torch.sigmoid(level) - F.logsigmoid(-level)
-    return (0.5 * (torch.sigmoid(level) * x.double().square() + excess).flatten(1).sum(1)).to(x.dtype)
+    return (0.5 * (torch.sigmoid(level) * x.double().square() + excess).flatten(1).sum(1)).to(at_least_float32(x.dtype))
 
 
 def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Tensor:
@@ -333,7 +333,7 @@ def reconstruction(x: Tensor, eps: Tensor, logsnr_max: float, levels: int) -> Te
         F.cross_entropy(-0.5 * math.exp(logsnr_max) * (piece[:, None] - values) ** 2, target, reduction="none")
         for piece, target in zip(noisy.flatten().split(ROWS), index.flatten().split(ROWS), strict=True)
     ]
-    return torch.cat(nats).reshape(x.shape).flatten(1).sum(1).to(x.dtype)
+    return torch.cat(nats).reshape(x.shape).flatten(1).sum(1).to(at_least_float32(x.dtype))
 
 
 # Units ---------------------------------------------------------------------------------------------------------------

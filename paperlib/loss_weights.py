@@ -38,6 +38,15 @@ class LossWeight(ABC):
     def log_eps(self, logsnr: Tensor, schedule: NoiseSchedule) -> Tensor:
         """log h(λ), with levels drawn by that schedule."""
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Where h is known to have steps or kinks that the schedule has not, in nats."""
+        return ()
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        """Standard error of log h(λ): zero unless h was measured."""
+        return torch.zeros_like(logsnr)
+
 
 @dataclass(frozen=True)
 class Translated(Weighting):
@@ -50,9 +59,29 @@ class Translated(Weighting):
     def log(self, logsnr: Tensor) -> Tensor:
         return self.weight.log_eps(logsnr, self.schedule) - self.prediction.log_mse_factor(logsnr)
 
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return self.weight.breaks
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        return self.weight.log_error(logsnr)
+
+
+class OfWeighting(LossWeight):
+    """An h that is made of a weighting, and has its kinks and its errors."""
+
+    weighting: Weighting
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        return self.weighting.breaks
+
+    def log_error(self, logsnr: Tensor) -> Tensor:
+        return self.weighting.log_error(logsnr)
+
 
 @dataclass(frozen=True)
-class OfEps(LossWeight):
+class OfEps(OfWeighting):
     """The h of a weighting that is known by its name under the cosine schedule, under any schedule."""
 
     weighting: OfCosine
@@ -104,7 +133,7 @@ class LearnedUncertainty(LossWeight):
 
 
 @dataclass(frozen=True)
-class DividedOut(LossWeight):
+class DividedOut(OfWeighting):
     """The schedule divided out, h = w/p: the loss has the weighting w, however it is predicted and drawn.
 
     (Section 2, importance sampling; the losses of VDM and SiD2.)

@@ -38,9 +38,9 @@ class Recipe:
 
 
 def peak(loss: PublishedLoss) -> float | None:
-    """λ below which w falls towards the noisy end, in nats: where w is largest.  None where w never rises with λ."""
-    w, ends = loss.weighting, loss.schedule.ends
-    return None if w.is_monotonic(*ends) else w.highest(*ends)
+    """The last λ to which w rises, in nats: a peak above which it is monotone.  None where w never rises with λ."""
+    dips = loss.weighting.dips(*loss.schedule.ends)
+    return dips[-1][1] if dips else None
 
 
 def _recipe(

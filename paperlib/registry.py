@@ -86,7 +86,10 @@ class Registry(dict[str, Any], Generic[T]):
                 f"a {self.what} is given by its name, a dictionary with a 'name', or an instance, got "
                 f"{said!r}; the names are {', '.join(self)}."
             )
-        nats = [shift(parameters.pop(name)) for name, shift in self.shifts.items() if name in parameters]
+        moves = {name: parameters.pop(name) for name in self.shifts if name in parameters}
+        for name, value in moves.items():
+            _require_number(said, name, value)
+        nats = [self.shifts[name](value) for name, value in moves.items()]
         made: Any = self._made(said, parameters)
         return made.shifted(sum(nats)) if nats else made
 
@@ -113,9 +116,8 @@ class Registry(dict[str, Any], Generic[T]):
             entry = type(entry)
         wanted = inspect.signature(entry).parameters
         for key, value in parameters.items():  # YAML and the command line deliver text
-            number = key in wanted and wanted[key].annotation in NUMBERS
-            if number and value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-                raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")
+            if key in wanted and wanted[key].annotation in NUMBERS and value is not None:
+                _require_number(name, key, value)
         try:
             made = entry(**parameters)
         except TypeError as error:
@@ -125,7 +127,13 @@ class Registry(dict[str, Any], Generic[T]):
         return made
 
 
+def _require_number(name: str, key: str, value: Any) -> None:
+    if not (isinstance(value, Real) and math.isfinite(value)):
+        raise ValueError(f"{name}: {key} must be a finite number, got {value!r} (YAML wants 1.0e-3, not 1e-3).")
+
+
 def near(name: str, names: Iterable[str]) -> str:
-    """ " Did you mean …?", where a name is like ``name``; else nothing."""
-    found = get_close_matches(name, names)
+    """ " Did you mean …?", where a name is like ``name`` but for its capitals; else nothing."""
+    known = {one.lower(): one for one in names}
+    found = [known[one] for one in get_close_matches(name.lower(), known)]
     return f" Did you mean {' or '.join(found)}?" if found else ""

@@ -509,8 +509,8 @@ class LinearBeta(TruncatedSchedule):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.beta_max > self.beta_min:
-            raise ValueError(f"beta_max ({self.beta_max}) must be above beta_min ({self.beta_min}).")
+        if not self.beta_min < self.beta_max <= 1000:  # e^(β/2) is to be a number, where λ ends at −β/2
+            raise ValueError(f"beta_max ({self.beta_max}) must be above beta_min ({self.beta_min}), and at most 1000.")
         super().__post_init__()
 
     @property

@@ -239,7 +239,7 @@ def DDPM(
         zero_terminal: move and stretch α so that it ends at zero.  (Lin et al. 2024.)
         power: β is that power of something linear in the step.
     """
-    require_positive("number", number)
+    require_positive("number", number, whole=True)
     require_positive("power", power)
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"0 < beta_start ≤ beta_end < 1, got {beta_start} and {beta_end}.")

@@ -122,6 +122,25 @@ class Weighting(ABC):
             low, high = grid[max(best - 1, 0)].item(), grid[min(best + 1, len(grid) - 1)].item()
         return round(grid[best].item(), 6) + 0.0  # −0.0 is 0
 
+    def dips(self, logsnr_min: float, logsnr_max: float) -> tuple[tuple[float, float], ...]:
+        """Intervals of the range, in nats, ascending, where w is smaller than at some cleaner level; none if monotone.
+
+        Each ends at a peak of w, to six decimals, and begins at ``logsnr_min`` or where w is as large as at that peak,
+        to 1/8,192 of the range.
+        """
+        grid = both_sides(logsnr_min, logsnr_max, 8192, self.breaks)
+        log_w = self.log(grid)
+        inside = log_w < log_w.flip(0).cummax(0).values.flip(0) - ROUNDING
+        turns = F.pad(inside.int(), (1, 1)).diff()
+        bounds = zip((turns == 1).nonzero().flatten().tolist(), (turns == -1).nonzero().flatten().tolist(), strict=True)
+        return tuple(
+            (
+                logsnr_min if first == 0 else grid[first].item(),
+                self.highest(grid[max(end - 2, first)].item(), grid[min(end + 2, len(grid) - 1)].item()),
+            )
+            for first, end in bounds
+        )
+
     def shifted(self, shift: float) -> "Weighting":
         """w(λ − shift), in nats; :func:`paperlib.schedules.image_size_shift` has those of larger images."""
         return Shifted(self, shift)
@@ -530,7 +549,6 @@ WEIGHTINGS: Registry[Weighting] = Registry(
         "soft_min_snr": SoftMinSNR,
         "debiased": Debiased,
         "edm2": EDM2,
-        "sid2": partial(Sigmoid, bias=0.0),  # whose bias falls as the resolution grows (Hoogeboom et al. 2024)
     },
     SHIFTS,
 )

@@ -350,3 +350,9 @@ def test_foreign_states_are_refused() -> None:
         AdaptiveSchedule(-2, 1).load_state_dict(schedule.state_dict())
     with pytest.raises(ValueError, match="it lacks average, ends, hits"):
         schedule.load_state_dict({})
+
+
+def test_bins_are_whole_and_a_level_that_is_none_has_no_density() -> None:
+    with pytest.raises(ValueError, match=r"bins must be a positive whole number, got 2\.5"):
+        AdaptiveSchedule(-8, 8, bins=2.5)  # type: ignore[arg-type]
+    assert AdaptiveSchedule(-8, 8).density(torch.tensor([math.nan])).isnan().all()

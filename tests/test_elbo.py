@@ -313,3 +313,14 @@ def test_bad_arguments_are_named() -> None:
         elbo.reconstruction(torch.full((1, 4), 0.03), torch.zeros(1, 4), 8.0, 17)
     with pytest.raises(ValueError, match="logsnr must lie in"):
         elbo.path_kl(error, -3.0, 3.0)(torch.tensor([4.0], dtype=F64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_nats_of_images_in_half_precision_keep_their_digits(dtype: torch.dtype) -> None:
+    """They are sums over all dimensions, larger than half precision can count."""
+    x = torch.ones(2, 200_000, dtype=dtype)
+    eps = torch.zeros_like(x)
+    prior = elbo.prior_kl(x, 0.0)
+    torch.testing.assert_close(prior, elbo.prior_kl(x.double(), 0.0).float())
+    nats = elbo.reconstruction(x, eps, -60.0, 2)
+    torch.testing.assert_close(nats, torch.full((2,), 200_000 * math.log(2)))

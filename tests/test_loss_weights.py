@@ -50,6 +50,24 @@ def test_the_formulas(weight: str, prediction: str, parameters: dict[str, Any], 
         torch.testing.assert_close(ours, formula, rtol=1e-9, atol=1e-12)
 
 
+STEEP = weightings.Binned([-12, 1.00001, 1.0002, 12], [1, 1.5, 0.5])
+"""A step that no grid of levels sees, if it is not told of it."""
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "flow"])
+def test_kinks_and_errors_of_a_weighting_are_those_of_the_loss(prediction: str) -> None:
+    def weighting(weight: loss_weights.LossWeight) -> weightings.Weighting:
+        return PublishedLoss(predictions.get(prediction), COSINE, weight).weighting
+
+    assert math.log(5) in weighting(loss_weights.MinSNR(5)).breaks
+    divided = weighting(loss_weights.DividedOut(STEEP))
+    assert divided.monotonicity() == STEEP.monotonicity() == "not monotone"
+    measured = weightings.Tabulated([-12, 0, 12], [1, 0.5, 0.3], [0.1, 0.2, 0.1])
+    error = weighting(loss_weights.DividedOut(measured)).log_error(LEVEL)
+    torch.testing.assert_close(error, measured.log_error(LEVEL))
+    assert not weighting(loss_weights.MinSNR(5)).log_error(LEVEL).any()
+
+
 def test_sd3_weights_are_those_of_diffusers() -> None:
     from diffusers.training_utils import compute_loss_weighting_for_sd3
 

@@ -49,7 +49,6 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "soft_min_snr": lambda level: sech(level / 2) * 4 / (torch.exp(level) + 4),
     "debiased": lambda level: sech(level / 2) * torch.exp(-level / 2),
     "edm2": lambda level: normal(level, 0.8, 2.0) * (torch.exp(-level) + 0.5**2),
-    "sid2": lambda level: 1 / (1 + torch.exp(level)),
 }
 """As Section 2 prints them; EDM-monotonic has tests of its own."""
 
@@ -104,7 +103,6 @@ MONOTONE = {
     "sd3_logit_normal": False,
     "debiased": True,
     "edm2": False,
-    "sid2": True,
 }
 
 

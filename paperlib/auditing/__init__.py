@@ -10,12 +10,14 @@ is from monotone, where its draws and its loss lie, and of which noisy data it i
 * with ``data=…``, a trained network or a file of weights: what its errors come to (:mod:`paperlib.auditing.trained`).
 """
 
+import inspect
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from paperlib import loss_weights, objectives, predictions, recipes, schedules, weightings
 from paperlib.auditing import probe, result, schedulers
@@ -65,6 +67,8 @@ def audit(what: Any, *, name: str | None = None, expect: Any = None, **options: 
 def _audit(what: Any, name: str | None, options: dict[str, Any]) -> Audit:
     known = _known(what, options)
     if known is None:
+        if _is_network(what):
+            raise TypeError(f"{type(what).__name__} is a network, no loss(model, x, generator): give data=… beside it.")
         return probe.measure(what, name=name or str(getattr(what, "__name__", type(what).__name__)), **options)
     if isinstance(known.formula, PublishedLoss):
         found = result.of_loss(known.formula, name or known.name, known.said, known.notes)
@@ -72,6 +76,14 @@ def _audit(what: Any, name: str | None, options: dict[str, Any]) -> Audit:
     low, high = known.formula.ends or (-15.0, 15.0)
     low, high = options.get("logsnr_min", low), options.get("logsnr_max", high)
     return result.of_weighting(known.formula, low, high, name or known.name, known.said)
+
+
+def _is_network(what: Any) -> bool:
+    """Whether it is a module that wants other than the three things of a loss."""
+    if not isinstance(what, torch.nn.Module):
+        return False
+    wanted = [one for one in inspect.signature(what.forward).parameters.values() if one.default is one.empty]
+    return len(wanted) != 3
 
 
 def _meant(expect: Any) -> tuple[str, Weighting]:
@@ -126,6 +138,8 @@ def _known(what: Any, options: Mapping[str, Any]) -> Known | None:
     if isinstance(what, PathLike) or schedulers.is_scheduler(what):
         scheduled, described, notes = schedulers.loss(what, **options)
         return Known(described.pop("name"), scheduled, described, notes)
+    if isinstance(what, type):
+        raise TypeError(f"nothing to audit in a class; make an object of it, {what.__name__}(…).")
     if callable(what):
         return None
     raise TypeError(
@@ -142,17 +156,23 @@ def _on_a_range(said: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     schedule = {"name": named} if isinstance(named, str) else named
     for ends in ((), ("logsnr_max",), ("logsnr_min", "logsnr_max")):  # none has a native upper end alone
         taken = {end: recipes.ENDS[end] for end in ends if end not in schedule}
-        with suppress(ValueError):  # which objectives.get raises again where no end helps
+        try:
             schedules.get({**schedule, **taken})
-            note = f"no range was given: {', '.join(f'{end} = {value:g}' for end, value in taken.items())} taken"
-            return ({**said, "schedule": {**schedule, **taken}}, (note,)) if taken else (said, ())
-    return said, ()
+            break
+        except ValueError:
+            if len(ends) == 2:  # something else is wrong
+                raise
+    if not taken:
+        return said, ()
+    note = f"no range was given: {', '.join(f'{end} = {value:g}' for end, value in taken.items())} taken"
+    return {**said, "schedule": {**schedule, **taken}}, (note,)
 
 
 def _named(what: str) -> str | Path:
-    """The name of a recipe or weighting, whatever lies in the folder; else the path of a file."""
-    if what in recipes.RECIPES or what in weightings.WEIGHTINGS:
-        return what
+    """The name of a recipe or weighting, whatever lies in the folder, "-" for "_"; else the path of a file."""
+    name = what.replace("-", "_")
+    if name in recipes.RECIPES or name in weightings.WEIGHTINGS:
+        return name
     path = Path(what)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path

@@ -21,12 +21,13 @@ divided by, and that something keeps u from growing, is measured by moving u.
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from paperlib.auditing.result import Audit, BelowPeak
@@ -35,7 +36,8 @@ from paperlib.process import expand
 
 Loss = Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
 """``loss(model, x, generator)``: a scalar, or one value an example.  It draws its levels and noise from the generator
-(or from torch's own, which is seeded too) and calls ``model(z, …)`` once with gradients."""
+(or from torch's own, which is seeded too) and calls ``model(z, …)`` once with gradients.  x is what it noises, z =
+a x + b ε, but for a constant factor: it does not move x to another range first."""
 
 ERROR = 0.1
 """Size of a known error of the output, per dimension."""
@@ -146,7 +148,7 @@ class Called(NamedTuple):
     """What one call of the loss showed.
 
     Attributes:
-        z: what the model was given, (B, *).
+        z: what the model was given, (B, *), in its own dtype.
         told: what it was given beside that, (B,); None where there is none.
         gradient: of the loss by the model's output, (B, *).
         total: the loss.
@@ -184,6 +186,11 @@ class Probe:
             if not (isinstance(z, Tensor) and z.shape == (self.batch, *self.shape)):
                 got = tuple(z.shape) if isinstance(z, Tensor) else z
                 raise ValueError(f"the loss calls the model with {got!r} where the noisy data are expected first.")
+            if torch.finfo(z.dtype).bits < 32:
+                raise ValueError(
+                    f"the loss calls the model with {z.dtype}, whose rounding hides what is to be measured: run it in "
+                    f"float32 for the audit."
+                )
             out = at(z.detach()).detach().to(z.dtype).requires_grad_(torch.is_grad_enabled())
             if out.requires_grad:
                 calls.append((z.detach(), (*told, *named.values()), out))
@@ -210,17 +217,18 @@ class Probe:
             raise ValueError("the gradient of the loss does not reach the model's output.")
         told = next((v for v in others if isinstance(v, Tensor) and v.numel() == self.batch), None)
         told = None if told is None else told.detach().flatten().double()
-        return Called(z.double(), told, gradient.double(), total.detach().double().sum().item())
+        return Called(z, told, gradient.double(), total.detach().double().sum().item())
 
     def seen(self, seed: int, scaling: str | None = None) -> Seen:
         """The same noise over x = 0 and x = 1, its scaling found where it is not given; ValueError for no a x + b ε."""
         dark, told, gradient, _ = self.call(0.0, seed, torch.zeros_like)
-        gain = (self.call(1.0, seed, torch.zeros_like).z - dark).flatten(1)
+        dark = dark.double()
+        gain = (self.call(1.0, seed, torch.zeros_like).z.double() - dark).flatten(1)
         a = gain.mean(1)
         if (gain - a[:, None]).abs().max() > 1e-3 * max(1.0, gain.abs().max().item()):
             raise ValueError(
-                "z(x = 1) − z(x = 0) is not one number an example: under one seed the loss draws other noise each "
-                "time (let it draw from the generator), or it noises pixels differently."
+                "z(x = 1) − z(x = 0) is not one number an example: the loss noises pixels differently, or draws its "
+                "noise by the data."
             )
         seen = Seen(dark, a, a * math.nan if told is None else told, gradient)
         return replace(seen, scaling=scaling or next(filter(seen.fits, SCALINGS), UNKNOWN))
@@ -230,7 +238,7 @@ def measure(
     loss: Loss,
     *,
     name: str = "loss",
-    shape: tuple[int, ...] = (3, 4, 4),
+    shape: tuple[int, ...] | None = None,
     draws: int = 6_000_000,
     seed: int = 0,
     output: Callable[..., Any] = lambda out: out,
@@ -240,7 +248,8 @@ def measure(
     Args:
         loss: ``loss(model, x, generator)``, see :data:`Loss`.
         name: what to call it.
-        shape: of one example that it takes, channels first.
+        shape: of one example, channels first; by default what it is and of which scaling is seen on (3, 32, 32), and
+            its draws are counted on (3, 4, 4), which is quicker.
         draws: examples drawn to count p(λ); the band of w is ± 3.5/√(draws in a bin).
         seed: of the first batch; each batch has one of its own.
         output: what the loss expects of a model, made of a tensor, for example an object with that as ``sample``; or of
@@ -248,29 +257,43 @@ def measure(
 
     Raises:
         ValueError: for a loss that cannot be measured: that draws other noise under the same seed, that calls the model
-            never or twice, whose weights or gradients are NaN, that does not lead to the model's output.
+            never or twice or in half precision, whose weights or gradients are NaN, that does not lead to the model's
+            output, or that is neither a squared error nor stationary.
     """
-    wide = Probe(loss, (*shape[:-2], 32, 32) if len(shape) == 3 else shape, 256, output)
-    narrow = Probe(loss, shape, BATCH, output)
-    try:
-        wide.call(0.0, seed, torch.zeros_like)
-    except (RuntimeError, TypeError):  # float32 inside: the loss is no more general than that
+    wide, narrow = Probe(loss, shape or (3, 32, 32), 256, output), Probe(loss, shape or (3, 4, 4), BATCH, output)
+    double = False
+    with suppress(Exception):  # which the next call raises
+        double = wide.call(0.0, seed, torch.zeros_like).z.dtype == torch.float64
+    if not double:  # float32 inside: the loss is no more general than that
         wide.dtype = narrow.dtype = torch.float32
     try:
-        first = wide.seen(seed)
+        one, same = (wide.call(0.0, seed, torch.zeros_like).z for _ in range(2))
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(
-            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {error}. Say shape=… where it takes other "
-            f"data, output=… where your model returns something else than a tensor of the shape of z."
+            f"the loss failed on data of shape {(wide.batch, *wide.shape)}: {type(error).__name__}: {error}. Say "
+            f"shape=… where it takes other data, output=… where your model returns something else than a tensor of the "
+            f"shape of z."
         ) from error
-    if not torch.equal(first.dark, wide.seen(seed).dark):
+    if not torch.equal(one, same):
         raise ValueError("under one seed the loss draws other noise each time; let it draw from the generator.")
+    first = wide.seen(seed)
+    notes: tuple[str, ...] = ()
+    _require_no_offset(first)
+    if first.scaling == UNKNOWN and (scale := _scale(first)) is not None:
+        wide.loss = narrow.loss = lambda model, x, generator: loss(model, x / scale, generator)
+        first = wide.seen(seed)
+        notes = (f"the loss multiplies its data by {scale:.6g} first: levels are those of what it noises.",)
     character, target = _character(wide, first, seed)
+    if target is None and not character.quadratic:
+        raise ValueError(
+            "the loss is not a weighted squared error, and the exact model is stationary under no usual prediction: "
+            "there is no weighting to measure. Put a squared error in the place of its own for the audit."
+        )
     drawn = _drawn(narrow, target, character.quadratic, first.scaling, draws, seed)
-    notes = (_convention(first), *character.notes)
-    return _audit(name, *drawn, character._replace(notes=notes))
+    notes = (_convention(first), *notes, *character.notes)
+    return _audit(name, *drawn, character._replace(notes=notes), torch.finfo(narrow.dtype).eps)
 
 
 class Character(NamedTuple):
@@ -323,7 +346,9 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     # Quadratic: twice the error costs four times; so its gradient doubles, and c stays.
     base = seen.output(usual[best], 0.0) if stationary else 0 * one
     c = weight(base, ERROR * one)
-    growth = (weight(base, 2 * ERROR * one) / c)[inside]
+    _require_finite(c, seen)
+    counts = inside & (c != 0)
+    growth = (weight(base, 2 * ERROR * one) / c)[counts]
     quadratic = bool(((growth - 1).abs() < 2 * TOLERANCE).all())
     if not quadratic:
         notes.append(
@@ -335,7 +360,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     waves, channel = one * (1 - 2 * (torch.arange(one.shape[-1]) % 2)), torch.zeros_like(one)
     channel[:, 0] = 1
     forms = {"high-frequency": waves, "one-channel": channel}
-    shares = {label: (weight(base, ERROR * form) / c)[inside].median().item() for label, form in forms.items()}
+    shares = {label: (weight(base, ERROR * form) / c)[counts].median().item() for label, form in forms.items()}
     isotropic = all(abs(value - 1) < 2 * TOLERANCE for value in shares.values()) if quadratic else None
     if isotropic is False:
         told = " and ".join(f"{label} errors {value:.3g} times as much" for label, value in shares.items())
@@ -353,7 +378,7 @@ def _character(probe: Probe, seen: Seen, seed: int) -> tuple[Character, Coeffici
     # A learned uncertainty: what the error is divided by, and what keeps that from growing.
     learns = None
     if probe.returns_u or probe.own:
-        divided = (weight(base, ERROR * one, math.log(4)) / c)[inside]
+        divided = (weight(base, ERROR * one, math.log(4)) / c)[counts]
         low, high = (probe.call(0.0, seed, lambda z: base, u).total for u in (0.0, math.log(4)))
         learns = bool(((4 * divided - 1).abs() < 2 * TOLERANCE).all()) and high > low
         notes.append(
@@ -384,16 +409,47 @@ def _aligned(probe: Probe, seen: Seen, seed: int, coefficients: Coefficients) ->
         return (product / direction.square().sum(1).clamp(min=1e-300)).mean().item() * values.shape[1]
 
     one = torch.ones_like(z)
-    along = {"1": share(gradient, one), "z": share(gradient, z), "x̂": share(gradient, x_hat)}
+    along = {"1": share(gradient, one)}
+    if seen.scaling != UNKNOWN:  # where b is off by so much that its ε lies along both
+        along |= {"z": share(gradient, z), "x̂": share(gradient, x_hat)}
     if len(shape) > 2:
         along |= {f"channel {i}": share(gradient[:, i], one[:, i]) for i in range(shape[1])}
-    return {label: value for label, value in along.items() if value > ALIGNED * (1 + (seen.scaling == UNKNOWN))}
+    return {label: value for label, value in along.items() if value > ALIGNED}
+
+
+def _require_no_offset(seen: Seen) -> None:
+    """Refuse a loss in which z of x = 0 has a mean that goes with a: that of s (x + o), not of x."""
+    a, dark = (values[seen.inside] for values in (seen.a, seen.dark.flatten(1)))
+    noise = dark.std(1)
+    mean, slope = dark.mean(1) / noise, a / noise
+    offset = (mean * slope).sum() / slope.square().sum()
+    error = (mean - offset * slope).square().mean().sqrt() / slope.square().sum().sqrt()
+    if offset.abs() > 6 * error:
+        raise ValueError(
+            f"the loss moves its data before it noises them, x → s (x {offset.item():+.3g}): let it take data in the "
+            f"form that it noises, and move them outside."
+        )
+
+
+def _scale(seen: Seen) -> float | None:
+    """The constant s with which a/s is a known scaling, from levels with little noise; None where there is none."""
+    b, dim = _size(seen.dark), seen.dark[0].numel()
+    few = seen.inside & (b < 0.9)
+    for scaling, signal, blur in (("VP, a² + b² = 1", (1 - b**2).sqrt(), b**2), ("flow, a + b = 1", 1 - b, b)):
+        weight = ((signal / blur) ** 2)[few]  # over the variance of b, one in 2 dim
+        scale = ((seen.a / signal)[few] * weight).sum() / weight.sum()
+        error = 3 / (2 * dim * weight.sum()).sqrt()
+        short = (float(f"{scale.item():.{digits}g}") for digits in range(1, 9))
+        found = next((one for one in short if abs(one / scale - 1) < error), scale.item())
+        if replace(seen, a=seen.a / found).fits(scaling):
+            return found
+    return None
 
 
 def _f_prediction(probe: Probe, seen: Seen, seed: int, c: Tensor) -> dict[str, Coefficients]:
     """F with the σ_data that the target of a squared error shows: σ_data² = −(B/A) e^{−λ/2}."""
     on_x, on_eps = _target(probe, seen, seed, c)
-    square = (-on_eps / on_x * seen.b / seen.a)[seen.inside]
+    square = (-on_eps / on_x * seen.b / seen.a)[seen.inside & (c != 0)]
     if not (square > 0).all() or square.std() > 0.05 * square.mean():
         return {}
     sigma_data = float(f"{square.median().sqrt().item():.3g}")
@@ -411,11 +467,16 @@ def _target(probe: Probe, seen: Seen, seed: int, c: Tensor) -> tuple[Tensor, Ten
 
 def _drawn(
     probe: Probe, target: Coefficients | None, quadratic: bool, scaling: str | None, draws: int, seed: int
-) -> tuple[Tensor, Tensor, float]:
-    """λ of every draw, and c k: how much an error of ε counts there; and the share of draws at λ = ±∞."""
+) -> tuple[Tensor, Tensor, float, float]:
+    """λ of every draw, and c k: how much an error of ε counts there; the share of draws at λ = ±∞; the error of a λ.
+
+    Where the scaling is not known b of one example is blurred, and that of all examples of an index is less so; else
+    there is no error.
+    """
+    blur = 0.0
     batches = range(seed + 1, seed + 1 + max(1, draws // probe.batch))
     # In one piece: many small ones keep the room of others between them.
-    levels, gains = torch.empty(2, len(batches), probe.batch, dtype=torch.float64)
+    levels, gains, told = torch.empty(3, len(batches), probe.batch, dtype=torch.float64)
     for i, batch in enumerate(batches):
         seen = probe.seen(batch, scaling)
         base, before = torch.zeros_like(seen.dark), seen.gradient
@@ -426,32 +487,38 @@ def _drawn(
         c = (after - before).flatten(1).mean(1) / (2 * ERROR)
         on_x, on_eps = _target(probe, seen, batch, c) if target is None else target(seen.a, seen.b)
         level, gain = _level(seen.a, seen.b), c * (on_x * seen.b / seen.a - on_eps) ** 2
-        if (bad := seen.inside & ~gain.isfinite()).any():
-            raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level[bad][0].item():.3g}.")
-        levels[i], gains[i] = torch.where(seen.inside, level, math.inf), gain
+        gain = torch.where(c == 0, 0.0, gain)  # where no target is seen either
+        _require_finite(gain, seen)
+        levels[i], gains[i], told[i] = torch.where(seen.inside, level, math.inf), gain, seen.told
+    if scaling == UNKNOWN and torch.equal(told, told.round()):
+        place = told.unique(return_inverse=True)[1].flatten()
+        count = torch.bincount(place)
+        levels = (torch.bincount(place, levels.flatten()) / count)[place].reshape(levels.shape)
+        blur = 2 / math.sqrt(2 * math.prod(probe.shape) * count.double().mean().item())
     inside = levels.isfinite()
-    return levels[inside], gains[inside], 1 - inside.double().mean().item()
+    return levels[inside], gains[inside], 1 - inside.double().mean().item(), blur
 
 
-def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: Character) -> Audit:
+def _audit(
+    name: str, levels: Tensor, gains: Tensor, outside: float, blur: float, character: Character, eps: float
+) -> Audit:
     notes, total = character.notes, len(levels) / (1 - outside)
     if outside:
         notes += (f"{outside:.2g} of the draws are noise alone or clean (λ = ±∞): no part of w.",)
     if (gains < 0).any():
         raise ValueError(f"errors lower the loss at log-SNR {levels[gains < 0][0].item():.3g}: its weight is negative.")
-    edges, share = _edges(levels)
+    edges, share = _edges(levels, eps)
     share *= (levels >= edges[0]) & (levels <= edges[-1])
     place = torch.bucketize(levels, edges[1:-1])
     width, logsnr = edges.diff(), (edges[1:] + edges[:-1]) / 2
     count = torch.bincount(place, share, minlength=len(logsnr))
     mean, square = (torch.bincount(place, share * gains**power, minlength=len(logsnr)) / count for power in (1, 2))
-    spread = square / mean**2
+    spread = (square / mean**2).nan_to_num(1)  # where w is zero
     w = mean * count / width / total
-    w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count).sqrt()
+    w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count + (blur / width) ** 2).sqrt()
     falls = bool((w.diff() <= 0).all())
-    rises = bool((w - band > (w + band).cummin(0).values).any())
-    peak, likely = int(w.argmax()), (w + band >= (w - band).max()).nonzero().flatten()
-    within = edges[likely[0]].item(), edges[likely[-1] + 1].item()
+    least = (w - band).flip(0).cummax(0).values.flip(0)  # as large w is, at some cleaner level, or larger
+    surely = w + band < least
     found = Audit(
         name=name,
         logsnr=logsnr,
@@ -459,32 +526,53 @@ def _audit(name: str, levels: Tensor, gains: Tensor, outside: float, character: 
         width=width,
         draws=count / width / total,
         band=band,
-        monotonic=False if rises else True if falls else None,
+        monotonic=False if surely.any() else True if falls else None,
         augmentation_density=-torch.gradient(w, spacing=(logsnr,))[0],
         clean_mass=w[-1].item(),
         below_peak=None,
         **character._replace(notes=notes)._asdict(),
     )
-    draws, loss = count[:peak].sum().item() / total, (found.effort * width)[:peak].sum().item()
-    return found if falls else replace(found, below_peak=BelowPeak(logsnr[peak].item(), draws, loss, within))
+    if falls:
+        return found
+    lower = F.pad((w < w.flip(0).cummax(0).values.flip(0)).int(), (1, 1)).diff()
+    runs = zip(*((lower == turn).nonzero().flatten().tolist() for turn in (1, -1)), strict=True)
+    dips = [(first, peak) for first, peak in runs if surely[first:peak].any()] or [(0, int(w.argmax()))]
+    draws, loss = (
+        sum(share[first:peak].sum().item() for first, peak in dips) for share in (count / total, found.effort * width)
+    )
+    first, peak = dips[-1]
+    first += int(surely[first : peak + 1].int().argmax())
+    likely = first + (w + band >= least[first])[first:].nonzero().flatten()
+    return replace(
+        found,
+        below_peak=BelowPeak(
+            logsnr[peak].item(),
+            draws,
+            loss,
+            (edges[likely[0]].item(), edges[likely[-1] + 1].item()),
+            tuple((edges[first].item(), logsnr[peak].item()) for first, peak in dips),
+        ),
+    )
 
 
-def _edges(levels: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(levels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Edges of bins, and how much of each draw lies within them.
 
     Between the steps of a table, as many in each: half of its first and of its last step lies outside.  Else equal
-    bins, but for those that hold too little.
+    bins, but for those that hold too little.  Levels that differ by the rounding of z alone, to ``eps``, are one step.
     """
     ordered = levels.sort().values
-    new = torch.nn.functional.pad(ordered.diff() > 1e-7, (1, 0), value=True)
+    rounding = eps * (-F.logsigmoid(ordered) / 2 - F.logsigmoid(-ordered)).exp()  # dλ = 2 da/(a b²) of VP
+    new = F.pad(ordered.diff() > rounding[1:].clamp(min=1e-7), (1, 0), value=True)
     if not new[1:].any():
         raise ValueError(f"the loss draws one level alone, log-SNR {ordered[0].item():.3g}.")
     if new.sum() < len(levels) / 50:
         steps = ordered[new]
         every = math.ceil(len(steps) / 2 / BINS)
         between = ((steps[1:] + steps[:-1]) / 2)[every - 1 : 1 - every or None : every]
-        outer = (levels <= steps[0] + 1e-7) | (levels >= steps[-1] - 1e-7)
-        levels.clamp_(steps[0], steps[-1])
+        place = torch.searchsorted(steps, levels, right=True)
+        outer = (place == 1) | (place == len(steps))
+        levels.clamp_(max=steps[-1])
         return torch.cat([steps[:1], between, steps[-1:]]), torch.where(outer, 0.5, 1.0).to(levels)
     rare = len(levels) // 10_000
     edges = torch.linspace(ordered[rare].item(), ordered[-1 - rare].item(), BINS + 1, dtype=torch.float64)
@@ -518,6 +606,13 @@ def _convention(seen: Seen) -> str:
     order = torch.corrcoef(ranks)[0, 1]
     way = "more noise" if order < -0.99 else "less noise" if order > 0.99 else "neither more nor less noise"
     return f"{scaling}; the model is told {best if off[best] < 0.01 else index}, larger for {way}."
+
+
+def _require_finite(weight: Tensor, seen: Seen) -> None:
+    """Refuse weights (B,) that are NaN or infinite, naming the level."""
+    if (bad := seen.inside & ~weight.isfinite()).any():
+        level = _level(seen.a, seen.b)[bad][0].item()
+        raise ValueError(f"the weight of the loss is NaN or infinite at log-SNR {level:.3g}.")
 
 
 def _level(a: Tensor, b: Tensor) -> Tensor:

@@ -163,11 +163,13 @@ def _plain_words(found: Audit) -> str:
         return f"This loss is the ELBO of data with Gaussian noise added; how much noise, p_w says.{said}"
     if found.below_peak is None or found.monotonic is None:
         return f"Whether this loss is the ELBO of noisy data, the measurement does not decide.{said}"
-    level, draws, loss, _ = found.below_peak
-    where = "" if draws is None else f"{draws:.1%} of the draws and "
+    below = found.below_peak
+    where = "" if below.draws is None else f"{below.draws:.1%} of the draws and "
+    smaller = f"is smaller for λ in {found.dips} than at cleaner levels"
+    falls = smaller if found.dips else f"falls towards the noisy end below λ = {below.logsnr:.2f}"
     return (
-        "This loss is not the ELBO of any noisy data: its weight falls towards the noisy end below "
-        f"λ = {level:.2f}, where {where}{loss:.1%} of the loss of a reference model lie.{said}"
+        f"This loss is not the ELBO of any noisy data: its weight {falls}, where {where}{below.loss:.1%} of the loss "
+        f"of a reference model lie.{said}"
     )
 
 

@@ -21,32 +21,37 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from paperlib.objectives import PublishedLoss
+from paperlib.checks import outside
+from paperlib.objectives import ImpliedWeighting, PublishedLoss
 from paperlib.predictions import PREDICTIONS
-from paperlib.weightings import Augmentation, Tabulated, Weighting
+from paperlib.weightings import BAND, Augmentation, Tabulated, Weighting
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
 SHOWN = 14.0
 """|λ| up to which pictures and tables go; beyond, nothing is learned of an image."""
+SAME = 0.02
+"""By how much the weights of one objective may differ, and how much of it may lie where the other has none."""
 FORMAT = 2
 """Of :meth:`Audit.json`; raised when a key changes its meaning or goes away."""
 
 
 class BelowPeak(NamedTuple):
-    """How much happens at levels noisier than the peak of w, where w falls towards the noisy end.
+    """How much happens at levels where w is smaller than at some cleaner one: mostly those noisier than its peak.
 
     Attributes:
-        logsnr: the peak, in nats.
+        logsnr: the peak above which w is monotone, in nats.
         draws: share of the draws; None where the density of the draws is not known.
         loss: share of the loss of the reference model.
         within: where a measured peak may lie, by the band of w and the width of its bins, in nats; None for a formula.
+        dips: the intervals of those levels, in nats, ascending; each ends at a peak, the last one at ``logsnr``.
     """
 
     logsnr: float
     draws: float | None
     loss: float
     within: tuple[float, float] | None = None
+    dips: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +64,13 @@ class Audit:
         weighting: w of the ε error at each of them, the largest being one.
         width: what each level stands for, in nats.
         draws: p(λ), the density of the draws in 1/nats; None where that is not known.
-        band: half-width of a simultaneous 95 % band of ``weighting``; None for a formula.
+        band: half-width of a simultaneous 95 % band of ``weighting`` where the loss was measured, three standard errors
+            where the weighting was; None for a formula.
         monotonic: whether w is non-increasing in λ; None where the measurement does not decide it.
         augmentation_density: −w′(λ)/max w, in 1/nats, point masses aside.
         atoms: levels and masses of the steps of w, in units of max w.
         clean_mass: w at the cleanest level over max w: the point mass on clean data.
-        below_peak: how much lies below the peak of w; None for a monotone w.
+        below_peak: how much lies where w is smaller than at a cleaner level; None for a monotone w.
         stationary: whether the exact model of a usual prediction is stationary; None where that was not measured.
         quadratic: whether the loss is a squared error; None where that was not measured.
         isotropic: whether errors of every shape count alike; None where that was not measured.
@@ -72,7 +78,10 @@ class Audit:
         prediction: what the network predicts.
         expected: name of the loss that it was compared with.
         ratio: w over the expected one, its median one; NaN where the expected one is zero, if only in part of a cell.
-        agrees: whether the ratio is one within the band and 2 %.
+        expected_ends: the range of the expected one, in nats; None for a formula.
+        unshared: share of the draws, or of the loss of the reference model, of either at levels where the other has no
+            weight; the largest of those that are known.
+        agrees: whether the ratio is one within the band and 2 %, and ``unshared`` no more than 2 %.
         notes: what else is to be said, in plain words.
         said: the description that the loss was made of; or ``what`` was audited, a name or a path, and with which
             options.
@@ -96,6 +105,8 @@ class Audit:
     prediction: str | None = None
     expected: str | None = None
     ratio: Tensor | None = None
+    expected_ends: tuple[float, float] | None = None
+    unshared: float | None = None
     agrees: bool | None = None
     notes: tuple[str, ...] = ()
     said: Mapping[str, Any] = field(default_factory=dict)
@@ -120,6 +131,14 @@ class Audit:
         if self.isotropic is False:
             return "errors of different shapes count differently; w is that of constant ones"
         return None
+
+    @property
+    def dips(self) -> str:
+        """The intervals of :attr:`below_peak`; empty where there is one alone, all that is below a peak."""
+        dips = self.below_peak.dips if self.below_peak else ()
+        if len(dips) == 1 and dips[0][0] < self.logsnr[0]:
+            return ""
+        return " and ".join("[{:.2f}, {:.2f}]".format(*dip) for dip in dips)
 
     @property
     def negative_mass(self) -> float:
@@ -187,7 +206,7 @@ class Audit:
         return self._table(getattr(self, how))
 
     def correction(self) -> Tabulated:
-        """The factor :attr:`majorant`/w, one above the peak: what the loss of an example is to be multiplied by.
+        """The factor :attr:`majorant`/w, one outside of dips: what the loss of an example is to be multiplied by.
 
         It is the same whatever the network predicts, however its levels are drawn, and whatever the loss is weighed by.
         """
@@ -200,15 +219,23 @@ class Audit:
         return Tabulated(levels[values > 0].tolist(), values[values > 0].tolist())
 
     def corrections(self) -> list[tuple[float, float, float, float]]:
-        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at some levels below the peak, rising."""
+        """λ in nats, σ of VE, flow time and the factor of :meth:`correction` at five levels of each dip, rising.
+
+        Without those at which w is zero.
+        """
         if self.below_peak is None or self.monotonic is not False or self.objection:
             return []
-        low, high = max(self.ends[0], -SHOWN), self.below_peak.logsnr
-        levels = torch.linspace(min(low, high), high, 7, dtype=torch.float64)[1:-1]
+        levels = torch.cat(
+            [
+                torch.linspace(low if high <= -SHOWN else max(low, -SHOWN), high, 7, dtype=torch.float64)[1:-1]
+                for low, high in self.below_peak.dips
+            ]
+        )
         factors = self.correction()(levels).tolist()
         return [
             (level, math.exp(-level / 2), 1 / (1 + math.exp(level / 2)), factor)
             for level, factor in zip(levels.tolist(), factors, strict=True)
+            if factor > 0
         ]
 
     @property
@@ -220,11 +247,12 @@ class Audit:
             return "monotone: the ELBO of data with Gaussian noise added"
         if self.below_peak is None:
             return "monotone or not: the measurement does not decide it"
-        peak, draws, loss, within = self.below_peak
+        peak, draws, loss, within, _ = self.below_peak
         shares = ([] if draws is None else [f"{draws:.1%} of the draws"]) + [f"{loss:.1%} of the loss*"]
         decided = "not monotone" if self.monotonic is False else "not decided"
-        where = f"{peak:.3f}" if within is None else "{:.2f} … {:.2f}".format(*within)
-        return f"{decided}: peak at λ = {where}, below it {' and '.join(shares)}"
+        where = f"peak at λ = {f'{peak:.3f}' if within is None else '{:.2f} … {:.2f}'.format(*within)}, below it"
+        where = f"w dips for λ in {self.dips}, with" if self.dips else where
+        return f"{decided}: {where} {' and '.join(shares)}"
 
     def _row(self, values: Tensor) -> str:
         """A row of blocks from the noisiest level to the cleanest, the highest being full."""
@@ -259,6 +287,11 @@ class Audit:
                 f"{self.expected}: {'the same objective' if self.agrees else 'ANOTHER OBJECTIVE'}, "
                 f"ratio from {spread.min():.3g} to {spread.max():.3g}"
             )
+            if self.expected_ends and max(abs(a - b) for a, b in zip(self.expected_ends, self.ends, strict=True)) > 0.1:
+                rows["its range"] = (
+                    "[{:.3f}, {:.3f}] nats, here [{:.3f}, {:.3f}]: ".format(*self.expected_ends, *self.ends)
+                    + f"{self.unshared:.1%} of draws or loss* is in one alone"
+                )
         if corrections := self.corrections():
             more = (self.majorant - self.weighting) * reference_error(self.logsnr) * self.width
             cost = more.sum() / (self.weighting * reference_error(self.logsnr) * self.width).sum()
@@ -318,8 +351,8 @@ def of_loss(loss: PublishedLoss, name: str, said: Mapping[str, Any], notes: tupl
     found = of_weighting(loss.weighting, *loss.schedule.ends, name, said, notes)
     below = found.below_peak
     if below is not None:
-        draws = 1 - loss.schedule.time(torch.tensor(below.logsnr, dtype=torch.float64)).item()
-        below = below._replace(draws=terminal + (1 - terminal) * draws)
+        draws = -loss.schedule.time(torch.tensor(below.dips, dtype=torch.float64)).diff().sum().item()
+        below = below._replace(draws=(1 - terminal) * draws + terminal * (below.dips[0][0] == loss.schedule.ends[0]))
     prediction = PREDICTIONS.called(loss.prediction)
     return replace(found, draws=loss.schedule.density(found.logsnr), below_peak=below, prediction=prediction)
 
@@ -348,13 +381,15 @@ def of_weighting(
     top = max(log_w.max().item(), weighting.log(edges[1:-1]).max().item(), math.log(measure.scale))
     scale = measure.scale / math.exp(top)
     levels, masses = measure.atoms
-    monotonic = weighting.is_monotonic(low, high)
+    w, error = (log_w - top).exp(), weighting.log_error(logsnr)
+    monotonic = {"monotone": True, "within error": None, "not monotone": False}[weighting.monotonicity(low, high)]
     found = Audit(
         name=name,
         logsnr=logsnr,
-        weighting=(log_w - top).exp(),
+        weighting=w,
         width=width,
         draws=None,
+        band=BAND * error * w if error.any() else None,
         monotonic=monotonic,
         augmentation_density=measure.density(logsnr) * scale,
         atoms=tuple(zip(levels.tolist(), (masses * scale).tolist(), strict=True)),
@@ -365,9 +400,9 @@ def of_weighting(
     )
     if monotonic:
         return found
-    peak = weighting.highest(low, high)
-    share = (found.effort * width)[logsnr < peak].sum().item()
-    return replace(found, below_peak=BelowPeak(peak, None, share))
+    dips = weighting.dips(low, high)
+    share = sum((found.effort * edges.clamp(*dip).diff()).sum().item() for dip in dips)
+    return replace(found, below_peak=BelowPeak(dips[-1][1], None, share, dips=dips))
 
 
 def compared(found: Audit, name: str, expected: Weighting) -> Audit:
@@ -379,9 +414,27 @@ def compared(found: Audit, name: str, expected: Weighting) -> Audit:
     if scale.isnan():
         raise ValueError(f"{name} and {found.name} share no level at which both have a weight.")
     ratio = ratio / scale
-    slack = 0.02 * found.weighting + (0 if found.band is None else found.band)
+    slack = SAME * found.weighting + (0 if found.band is None else found.band)
     agrees = bool((((ratio - 1).abs() * found.weighting <= slack) | ratio.isnan()).all())
-    return replace(found, expected=name, ratio=ratio, agrees=agrees)
+    low, high = expected.ends or found.ends
+    levels = low + (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS * (high - low)
+    log_w, place = expected.log(levels), torch.bucketize(levels, found.edges[1:-1])
+    none = outside(levels, *found.ends) | (found.weighting[place] == 0)
+    loss = (log_w - log_w.max()).exp() * reference_error(levels)
+    shares = [(found.effort * found.width, (wanted == 0).double().mean(1)), (loss, none.double())]
+    if found.draws is not None:
+        shares.append((found.draws * found.width, shares[0][1]))
+    if isinstance(expected, ImpliedWeighting):
+        shares.append((expected.schedule.density(levels), shares[1][1]))
+    unshared = max(((share * alone).sum() / share.sum()).item() for share, alone in shares)
+    return replace(
+        found,
+        expected=name,
+        ratio=ratio,
+        expected_ends=expected.ends,
+        unshared=unshared,
+        agrees=agrees and unshared <= SAME,
+    )
 
 
 def reference_error(logsnr: Tensor) -> Tensor:
@@ -398,7 +451,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return [one if math.isfinite(one) else None for one in value.tolist()]
     if isinstance(value, BelowPeak):
-        return value._asdict()
+        return {name: plain(held) for name, held in value._asdict().items()}
     if isinstance(value, tuple):
         return [*map(plain, value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -171,19 +171,28 @@ def _table_levels(scheduler: Any) -> Tensor:
             f"{type(scheduler).__name__} says how to sample, not which levels training draws; say schedule=…, such as "
             f'{{"name": "edm_training", "logsnr_min": -20, "logsnr_max": 20}}.'
         )
-    return torch.logit(table.double())
+    table = table.double()
+    if scheduler.config.get("rescale_betas_zero_snr") and table[-1] == 2**-24:  # some write that for 0, to sample
+        table = torch.cat([table[:-1], table.new_zeros(1)])
+    return torch.logit(table)
 
 
 def _flow_levels(scheduler: Any, mu: float | None) -> tuple[Tensor, tuple[str, ...]]:
-    """λ of the steps of a flow-matching scheduler, from the least noisy on, and what is to be said of them."""
-    sigmas, config = scheduler.sigmas.double(), scheduler.config
-    sigmas = sigmas[sigmas > 0].sort().values
+    """λ of the steps i/T of a flow-matching scheduler, from the least noisy on, and what is to be said of them.
+
+    By its configuration: its own ``sigmas`` are those that it has sampled by, and of VE in some classes until then.
+    """
+    config = scheduler.config
     notes: tuple[str, ...] = ()
+    shift = config.get("flow_shift", config.get("shift", 1.0))
     if config.get("use_dynamic_shifting"):
-        mu = config["max_shift"] if mu is None else mu
+        mu = config.get("max_shift") if mu is None else mu
+        if mu is None:
+            raise ValueError(f"{type(scheduler).__name__} has a dynamic shift and states no max_shift: say mu=….")
         shift = math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
-        sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
         notes = (f"dynamic shift: shown with mu = {mu:g}, a shift by {shift:.3g}; it moves with the image size.",)
-    elif config.get("shift", 1.0) != 1.0:
-        notes = (f"a shift by {config['shift']:g} is in these levels: drawing shifted times again shifts twice.",)
-    return logsnr_from_flow_time(sigmas), notes
+    elif shift != 1.0:
+        notes = (f"a shift by {shift:g} is in these levels: drawing shifted times again shifts twice.",)
+    steps = config["num_train_timesteps"]
+    sigmas = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    return logsnr_from_flow_time(shift * sigmas / (1 + (shift - 1) * sigmas)), notes

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from paperlib import predictions, schedules, weightings
 from paperlib.auditing.result import plain
+from paperlib.checks import require_positive
 from paperlib.engine import data as datasets
 from paperlib.engine.data import ImageData
 from paperlib.engine.likelihood import ImageElbo, LevelBins, Mean, image_elbo, real_elbo
@@ -129,10 +130,15 @@ class NetworkAudit:
             f"  −ELBO, decoded from λ = {level:g}: {bits.value:.4f} ± {bits.standard_error:.4f} bits/dim"
             for level, bits in self.bounds.items()
         ]
+        names: dict[int, list[str]] = {}  # of what is one weighting
+        for name, found in self.weighted.items():
+            names.setdefault(id(found), []).append(name)
         lines += [
-            f"  E_pw[L] of {name:<22} {found.path_kl.value:10.3f} ± {found.path_kl.standard_error:.2g} nats"
+            f"  E_pw[L] of {' or '.join(names[id(found)]):<22} "
+            f"{found.path_kl.value:10.3f} ± {found.path_kl.standard_error:.2g} nats"
             f"{'' if found.monotonic else ', p_w signed'}; the best p(λ) needs {found.saving:.3g}× fewer draws*"
             for name, found in self.weighted.items()
+            if name == names[id(found)][0]
         ]
         return "\n".join([*lines, f"  * fewer than levels drawn by {self.trained_by}"])
 
@@ -224,24 +230,32 @@ def audit(
         trained_by: schedule that draws are compared with; by default levels uniform on the range.
         weighting: whose schedule is suggested, beside those of Table 1; by default the ELBO.
         oracle: the optimal denoiser, ``oracle(z, logsnr)`` returning ε̂, where it is known.
-        logsnr_min: lower end of the bounds, in nats; by default that of ``trained_by``, else −12.
+        logsnr_min: lower end of the bounds, in nats, within ``trained_by``; by default that of it, else −12.
         logsnr_max: upper end; by default that of ``trained_by``, else 12.
         images: examples at most, the first ones.
         draws: levels and noises for each; the oracle sees the same.
 
     Raises:
         TypeError: for data of another kind.
-        ValueError: for names that are not known, and for a network that returns NaN, naming the level.
+        ValueError: for names that are not known, for no data or too few of them, for levels that ``trained_by`` does
+            not draw, and for a network that returns NaN, naming the level.
     """
     if isinstance(data, str):
         base, _, split = data.partition("/")
         data = datasets.load(base, split or "test")  # type: ignore[arg-type]  # which raises for another split
     if not isinstance(data, ImageData | Tensor):
         raise TypeError(f"data are ImageData, a tensor (N, *) or the name of a data set, got {type(data).__name__}.")
+    for count, number in (("images", images), ("draws", draws), ("the number of examples", len(data))):
+        require_positive(count, number, whole=True)
     prediction = predictions.get(prediction)
     own = None if trained_by is None else schedules.get(trained_by)
     low, high = own.ends if own is not None else (-12.0, 12.0)
     low, high = low if logsnr_min is None else logsnr_min, high if logsnr_max is None else logsnr_max
+    if own is not None and (low < own.ends[0] or high > own.ends[1]):
+        raise ValueError(
+            f"trained_by draws levels in [{own.ends[0]:g}, {own.ends[1]:g}] and cannot be compared on [{low:g}, "
+            f"{high:g}]: narrow logsnr_min and logsnr_max, or leave trained_by out."
+        )
     told, even = isinstance(network, ConditionedNetwork), LinearLogSNR(low, high)
     if isinstance(data, Tensor):
         data = data[:images]
@@ -260,6 +274,11 @@ def audit(
         gap = replace(found, loss=found.loss - best.loss).by_level(BINS)  # under the same noise
     given = {} if weighting is None else {str(weighting): weightings.get(weighting)}
     compared = own or even
+    weighted: dict[str, Weighted] = {}
+    every = given | weightings.TABLE_1
+    for called, w in every.items():
+        same = next((weighted[other] for other in weighted if every[other] == w), None)
+        weighted[called] = same or _weighted(found, w, compared)
     return NetworkAudit(
         name=name or type(network).__name__,
         prediction=predictions.PREDICTIONS.called(prediction),
@@ -268,7 +287,7 @@ def audit(
         bound=found,
         levels=found.by_level(BINS),
         bounds={high - cut: _bits(found, data, high - cut) for cut in CUTS if high - cut > low},
-        weighted={name: _weighted(found, w, compared) for name, w in (given | weightings.TABLE_1).items()},
+        weighted=weighted,
         trained_by=compared,
         main=next(iter(given), "ELBO"),
         gap=gap,
@@ -292,6 +311,10 @@ def _weighted(found: ImageElbo, weighting: Weighting, trained_by: NoiseSchedule)
     place, value = torch.bucketize(found.logsnr, edges[1:-1]).flatten(), (w * found.eps_error).flatten()
     count = torch.bincount(place, minlength=BINS)
     mean, square = (torch.bincount(place, value**power, minlength=BINS) / count for power in (1, 2))
+    if (count == 0).any():
+        raise ValueError(
+            f"{found.logsnr.numel()} levels leave some of {BINS} bins without any: take more images, or more draws."
+        )
     width = edges.diff()
     least = (width * square.sqrt()).sum() ** 2 - (width * mean).sum() ** 2
     share = -trained_by.time(edges.clamp(*trained_by.ends)).diff()

@@ -313,7 +313,7 @@ def said(words: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"expected PARAMETER=VALUE after {name}, got {' '.join(unpaired)}.")
     return {
         "name": name.replace("-", "_"),
-        **{key: documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)},
+        **{key.replace("-", "_"): documents.read(value, key)[1] for key, _, value in (p.partition("=") for p in pairs)},
     }
 
 

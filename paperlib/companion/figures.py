@@ -44,7 +44,6 @@ STYLES: dict[str, tuple[str, str, Any]] = {
     "soft_min_snr": ("soft Min-SNR", GREY, "--"),
     "debiased": ("debiased", ORANGE, "--"),
     "edm2": ("EDM2", VERMILION, ":"),
-    "sid2": ("SiD2", BLUE, "--"),
     **{f"sigmoid_k{k}": (f"sigmoid, k = {k}", shade, "-" if k == 2 else "-.") for k, shade in BLUES.items()},
     # schedules, by the names of schedules.SCHEDULES
     "cosine": ("cosine", PURPLE, "-"),

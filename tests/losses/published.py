@@ -168,6 +168,22 @@ def target_of_other_channels(model: Model, x: Tensor, generator: torch.Generator
     return (model(x + noise, sigma) - x.flip(1)) ** 2
 
 
+def smld(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Song & Ermon 2019, σ a geometric table of which the model is told the index: ε, unweighted."""
+    index = torch.randint(0, 1000, (len(x),), generator=generator)
+    sigma = torch.linspace(math.log(0.01), math.log(50), 1000, dtype=x.dtype).exp()[index][:, None, None, None]
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    return ((model(x + sigma * noise, index) - noise) ** 2).mean()
+
+
+def sub_vp(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Song et al. 2021, the sub-VP SDE: the standard deviation of the noise is the variance that VP has."""
+    index, _, noise, _ = _table(x, generator)
+    bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=x.dtype) ** 2, 0)[index]
+    bar = bar[:, None, None, None]
+    return ((model(bar.sqrt() * x + (1 - bar) * noise, index) - noise) ** 2).mean()
+
+
 def first_channel_doubled(model: Model, x: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform t, velocity, the first channel counting four times."""
     t = torch.rand(len(x), generator=generator).to(x)
