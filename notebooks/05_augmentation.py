@@ -58,7 +58,7 @@ f64 = torch.float64
 low, high = logsnr_min, logsnr_max
 grid = torch.linspace(low, high, points, dtype=f64)
 # SiD2's is the sigmoid, whose bias we know at 64 pixels alone: 2, the sigmoid's own.
-every = {name: make() for name, make in weightings.WEIGHTINGS.items() if name != "sid2"}
+every = {name: make() for name, make in weightings.WEIGHTINGS.items()}
 monotone = {name: w for name, w in every.items() if w.is_monotonic(low, high)}
 signed = {name: w for name, w in every.items() if name not in monotone}
 
