@@ -335,3 +335,18 @@ def test_a_clone_in_any_folder_reproduces_and_stays_clean(repository: Path, tmp_
     run("pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in tests))
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
     assert changed.stdout == ""
+
+
+def test_every_published_number_has_an_interval(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a reader on another machine is told that something is outside."""
+    monkeypatch.setenv("PAPERLIB_ROOT", str(repository))
+    assert publish.without_interval("tiny") == []
+    for name in ("profiles", "claims.yaml", "results/tiny/01_schedules"):
+        (shutil.copytree if (repository / name).is_dir() else shutil.copy)(repository / name, tmp_path / name)
+    known = json.loads((repository / "results" / "tiny" / "intervals.json").read_text())
+    del known["spread"]["01_schedules/figures/fig2_schedules.csv"]["p(λ)"]
+    (tmp_path / "results" / "tiny" / "intervals.json").write_text(json.dumps(known))
+    monkeypatch.setenv("PAPERLIB_ROOT", str(tmp_path))
+    assert publish.without_interval("tiny") == ["01_schedules/figures/fig2_schedules.csv p(λ)"]
