@@ -18,9 +18,8 @@ import pytest
 from nbval.plugin import IPyNbCell
 
 from paperlib.companion import compare, paths, profiles
-from paperlib.companion.paths import PUBLISHED_VARIABLE
 
-os.environ[PUBLISHED_VARIABLE] = "1"  # kernels inherit it: what a reader has run here is not what was committed
+os.environ[paths.PUBLISHED_VARIABLE] = "1"  # kernels inherit it: what a reader has run here is not what was committed
 
 RTOL = 1e-3
 """Three printed digits must agree: more are printed nowhere that rounding could not move the last of them."""

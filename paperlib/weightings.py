@@ -42,6 +42,18 @@ BAND = 3.0
 Verdict = Literal["monotone", "within error", "not monotone"]
 
 
+def majorant(values: Tensor) -> Tensor:
+    """The smallest non-increasing row nowhere below ``values`` (N,), by rising λ: the largest of each and all later."""
+    return values.flip(0).cummax(0).values.flip(0)
+
+
+def runs(inside: Tensor) -> list[tuple[int, int]]:
+    """Where ``inside`` (N,) is true without a gap: the first index of each run, and that behind its last."""
+    turns = F.pad(inside.int(), (1, 1)).diff()
+    first, end = ((turns == turn).nonzero().flatten().tolist() for turn in (1, -1))
+    return list(zip(first, end, strict=True))
+
+
 class Weighting(ABC):
     """A non-negative function of log-SNR.  ``logsnr`` may have any shape; the result has it too."""
 
@@ -130,15 +142,12 @@ class Weighting(ABC):
         """
         grid = both_sides(logsnr_min, logsnr_max, 8192, self.breaks)
         log_w = self.log(grid)
-        inside = log_w < log_w.flip(0).cummax(0).values.flip(0) - ROUNDING
-        turns = F.pad(inside.int(), (1, 1)).diff()
-        bounds = zip((turns == 1).nonzero().flatten().tolist(), (turns == -1).nonzero().flatten().tolist(), strict=True)
         return tuple(
             (
                 logsnr_min if first == 0 else grid[first].item(),
                 self.highest(grid[max(end - 2, first)].item(), grid[min(end + 2, len(grid) - 1)].item()),
             )
-            for first, end in bounds
+            for first, end in runs(log_w < majorant(log_w) - ROUNDING)
         )
 
     def shifted(self, shift: float) -> "Weighting":

@@ -91,10 +91,9 @@ def _light(result: Path, target: Path, executed: bool, weighted: tuple[str, ...]
 def without_interval(profile: str) -> list[str]:
     """Columns of the published data of which ``intervals.json`` says nothing; none where there is no such file."""
     folder = paths.published(profile)
-    if not (folder / compare.INTERVALS).is_file():
+    if (known := compare.intervals(folder)) is None:
         return []
-    spread = json.loads((folder / compare.INTERVALS).read_text(encoding="utf-8"))["spread"]
-    found = compare.data(compare.folders(folder))
+    spread, found = known.spread, compare.data(compare.folders(folder))
     return [
         f"{file} {name}" for file in found for name in compare.columns(found[file]) if name not in spread.get(file, ())
     ]

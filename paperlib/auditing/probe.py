@@ -33,6 +33,7 @@ from torch import Tensor
 from paperlib.auditing.result import Audit, BelowPeak
 from paperlib.predictions import EPS, FLOW, PREDICTIONS, FPrediction, Prediction, V
 from paperlib.process import expand
+from paperlib.weightings import majorant, runs
 
 Loss = Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
 """``loss(model, x, generator)``: a scalar, or one value an example.  It draws its levels and noise from the generator
@@ -522,7 +523,7 @@ def _audit(
     w = mean * count / width / total
     w, band = w / w.max(), w / w.max() * DEVIATIONS * (spread.clamp(min=1) / count + (blur / width) ** 2).sqrt()
     falls = bool((w.diff() <= 0).all())
-    least = (w - band).flip(0).cummax(0).values.flip(0)  # as large w is, at some cleaner level, or larger
+    least = majorant(w - band)  # as large w is, at some cleaner level, or larger
     surely = w + band < least
     found = Audit(
         name=name,
@@ -539,9 +540,8 @@ def _audit(
     )
     if falls:
         return found
-    lower = F.pad((w < w.flip(0).cummax(0).values.flip(0)).int(), (1, 1)).diff()
-    runs = zip(*((lower == turn).nonzero().flatten().tolist() for turn in (1, -1)), strict=True)
-    dips = [(first, peak) for first, peak in runs if surely[first:peak].any()] or [(0, int(w.argmax()))]
+    lower = runs(w < found.majorant)
+    dips = [(first, peak) for first, peak in lower if surely[first:peak].any()] or [(0, int(w.argmax()))]
     draws, loss = (
         sum(share[first:peak].sum().item() for first, peak in dips) for share in (count / total, found.effort * width)
     )

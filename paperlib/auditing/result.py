@@ -24,7 +24,7 @@ from torch import Tensor
 from paperlib.checks import outside
 from paperlib.objectives import ImpliedWeighting, PublishedLoss
 from paperlib.predictions import PREDICTIONS
-from paperlib.weightings import BAND, Augmentation, Tabulated, Weighting
+from paperlib.weightings import BAND, Augmentation, Tabulated, Weighting, majorant
 
 POINTS = 2000
 """Cells of the grid on which a formula is shown, at their middles: never at an end, where w has no slope."""
@@ -183,7 +183,7 @@ class Audit:
     @cached_property
     def majorant(self) -> Tensor:
         """The smallest non-increasing function that is nowhere below w: max over λ′ ≥ λ.  (Section 5, EDM-monotonic)"""
-        return self.weighting.flip(0).cummax(0).values.flip(0)
+        return majorant(self.weighting)
 
     @cached_property
     def nearest(self) -> Tensor:

@@ -178,8 +178,7 @@ def _run(options: argparse.Namespace) -> int:
     from paperlib.engine import interruption
 
     profile = profiles.load(options.profile)
-    known = [*profile.notebooks, *notebooks.names()]
-    name = next((one for one in known if one.startswith(f"{options.notebook:0>2}_")), options.notebook)
+    name = next((one for one in notebooks.names() if one.startswith(f"{options.notebook:0>2}_")), options.notebook)
     target = options.output or paths.interactive(profile.name, name)
     job = runner.plan(profile, name, options.threads, options.parameter, target.resolve())
     signal.signal(signal.SIGTERM, interruption.end)  # the kernel is to end too

@@ -317,7 +317,7 @@ def results(one: Path, other: Path, only: Iterable[str] | None = None) -> Compar
             statement = known[identifier].statement if identifier in known else ""
             tested.append(Claim(identifier, (left.verdict, right.verdict), (left.margin, right.margin), statement))
     pair = (first, second) if only is None else (first, {name: second[name] for name in second if name in first})
-    return Comparison((paths.shown(one), paths.shown(other)), settings, tested, [*_differences(*pair, _intervals(one))])
+    return Comparison((paths.shown(one), paths.shown(other)), settings, tested, [*_differences(*pair, intervals(one))])
 
 
 class Intervals(BaseModel):
@@ -327,7 +327,7 @@ class Intervals(BaseModel):
     spread: dict[str, dict[str, float | None]]
 
 
-def _intervals(folder: Path) -> Intervals | None:
+def intervals(folder: Path) -> Intervals | None:
     """How far numbers move between seeds, where it is known for these results or for their profile."""
     profiles = [provenance.read(folder).get("profile", "")] if (folder / paths.MANIFEST).is_file() else []
     for home in (folder, folder.parent, *map(paths.published, profiles)):

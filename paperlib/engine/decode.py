@@ -357,7 +357,7 @@ class Decoded:
 
 def cache_folder() -> Path:
     """``$PAPERLIB_CACHE``, else ``~/.cache/paperlib``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "paperlib")
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/paperlib").expanduser()
 
 
 def pixels_sha256(shape: Iterable[int], pixels: Iterable[Any], labels: Any) -> str:

@@ -203,9 +203,10 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         with torch.no_grad():
+            now = [_finely(tensor) for tensor in _local(self.parameters)]
             for decay, average in self.averages.items():  # each process averages what it holds
                 update = get_ema_multi_avg_fn(decay if self.step > 1 else 0.0)
-                update(_local(average), [_finely(tensor) for tensor in _local(self.parameters)], self.step)
+                update(_local(average), now, self.step)
         self._note(loss, grad_norm)
 
     def _batches(self) -> Iterator[Batch]:
