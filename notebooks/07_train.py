@@ -271,13 +271,14 @@ right.yaxis.set_minor_locator(NullLocator())
 for ax in (left, right):
     figures.logsnr_axis(ax, low, high)
 fig.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=len(labels))
+told_apart = "; the curves can hardly be told apart, but for the ELBO's" if "elbo" in labels else ""
 run.figure(
     fig,
     "error_by_level",
     data=summary,
-    caption=f"Where weightings differ. Left: error of ε̂ on {len(measured_on)} test images by noise level; the curves "
-    "can hardly be told apart, but for the ELBO's. Right: each divided by the mean over weightings; the band spans the "
-    f"seeds {settings.training.seeds}{single}. Below one is better than average. Compare with the attention of each "
+    caption=f"Where weightings differ. Left: error of ε̂ on {len(measured_on)} test images by noise level"
+    f"{told_apart}. Right: each divided by the mean over weightings; the band spans the seeds "
+    f"{settings.training.seeds}{single}. Below one is better than average. Compare with the attention of each "
     f"weighting in the first figure. {test.caution}".strip(),
 )
 assert summary["mean"].gt(0).all()
