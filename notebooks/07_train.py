@@ -272,15 +272,15 @@ for ax in (left, right):
     figures.logsnr_axis(ax, low, high)
 fig.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=len(labels))
 told_apart = "; the curves can hardly be told apart, but for the ELBO's" if "elbo" in labels else ""
-run.figure(
-    fig,
-    "error_by_level",
-    data=summary,
-    caption=f"Where weightings differ. Left: error of ε̂ on {len(measured_on)} test images by noise level"
-    f"{told_apart}. Right: each divided by the mean over weightings; the band spans the seeds "
-    f"{settings.training.seeds}{single}. Below one is better than average. Compare with the attention of each "
-    f"weighting in the first figure. {test.caution}".strip(),
+compared = (
+    f"Where weightings differ. Left: error of ε̂ on {len(measured_on)} test images by noise level{told_apart}. Right: "
+    f"each divided by the mean over weightings; the band spans the seeds {settings.training.seeds}{single}. Below one "
+    "is better than average. Compare with the attention of each weighting in the first figure."
 )
+if len(labels) == 1:
+    right.remove()
+    compared = f"Error of ε̂ on {len(measured_on)} test images by noise level{single}."
+run.figure(fig, "error_by_level", data=summary, caption=f"{compared} {test.caution}".strip())
 assert summary["mean"].gt(0).all()
 
 # %% [markdown]

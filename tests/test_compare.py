@@ -286,6 +286,7 @@ def test_a_colour_of_the_legend_alone_stays_what_it_is() -> None:
 LARGEST = {
     "tiny": 24.5e6,
     "cifar10-cpu": 21e6,
+    "cifar10-long": 2e6,
     "digits": 1.5e6,
     "cifar10-gpu": 10e6,
     "imagenet-smoke": 4.5e6,

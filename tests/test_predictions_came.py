@@ -1,6 +1,6 @@
 """What is said to have come of the predictions about photographs: each fails alone on a near miss of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +40,7 @@ def measured(*weightings: str) -> Runs:
     return Runs(distances, distances.drop(columns="frechet"), errors, bits)
 
 
-def verdicts(judged: list[predictions.Judged]) -> dict[str, bool | None]:
+def verdicts(judged: list[predictions.Judged]) -> dict[str, bool]:
     return {name: held for name, held, _ in judged}
 
 
@@ -145,14 +145,23 @@ def test_predictions_about_the_shift() -> None:
 def test_predictions_about_the_longer_run() -> None:
     """Both hold where both distances are far enough below; each fails alone, by a share or by the interval."""
 
-    def found(classifier: float, efficientnet: float, half: float = 1.0) -> dict[str, bool | None]:
-        rows = [("digits classifier 0a1b2c", "ddpm", 1.0), ("EfficientNet-Lite0", "ddpm", 1.0)]
-        rows += [("digits classifier 0a1b2c", "heun", classifier), ("EfficientNet-Lite0", "heun", efficientnet)]
-        table = pd.DataFrame(rows, columns=["features", "sampler", "frechet"])
-        return verdicts(predictions.longer_run(table.assign(**{"frechet, grid": 10.0, "± frechet, grid": half})))
+    def table(network: str, distances: Sequence[float]) -> pd.DataFrame:
+        """By Heun the distances, by seed; by DDPM, and of another weighting, others, at which nobody should look."""
+        rows = [("sigmoid", "heun", seed, distance) for seed, distance in enumerate(distances)]
+        rows += [(name, sampler, 0, 1.0) for name, sampler in (("sigmoid", "ddpm"), ("edm", "heun"))]
+        found = pd.DataFrame(rows, columns=["weighting", "sampler", "seed", "frechet"])
+        return found.assign(network=network)
+
+    def found(classifier: float, efficientnet: float, spread: float = 0.1) -> dict[str, bool]:
+        grid, errors = (10.0 - spread, 10.0, 10.0 + spread), pd.DataFrame()  # Student's interval: ± 2.48 spread
+        longer, others = (
+            Runs(table("digits classifier 0a1b2c", first), table("EfficientNet-Lite0", second), errors)
+            for first, second in (((classifier,), (efficientnet,)), (grid, grid))
+        )
+        return verdicts(predictions.longer_run(longer, others))
 
     assert found(5.0, 8.0) == {"T1": True, "T2": True}
     assert found(5.1, 8.0) == {"T1": False, "T2": True}
     assert found(5.0, 8.1) == {"T1": True, "T2": False}
-    assert found(5.0, 8.0, half=2.5) == {"T1": True, "T2": False}
-    assert verdicts(predictions.longer_run(None)) == {"T1": None, "T2": None}
+    assert found(5.0, 8.0, spread=0.7) == {"T1": True, "T2": True}
+    assert found(5.0, 8.0, spread=0.9) == {"T1": True, "T2": False}

@@ -14,7 +14,7 @@ from paperlib.companion import paths
 from paperlib.companion.claims import Verdict
 
 sys.path.append(str(paths.root() / "notebooks"))
-from over_seeds import Ratio, all_of, paired_ratio, verdict
+from over_seeds import Ratio, all_of, mean_interval, paired_ratio, verdict
 
 LEVEL = "λ (nats)"
 
@@ -40,13 +40,14 @@ class Runs:
     @classmethod
     def published(cls, profile: str) -> "Runs":
         """Those of the published results of a profile."""
-        of_samples = "08_sample_and_evaluate/tables/every_run"
+        folder, of_samples = paths.published(profile), "08_sample_and_evaluate/tables/every_run"
         distances, efficientnet, errors = (
-            pd.read_csv(paths.published(profile) / f"{name}.csv")
+            pd.read_csv(folder / f"{name}.csv")
             for name in (of_samples, f"{of_samples}_efficientnet", "07_train/tables/errors_by_level")
         )
+        bits = folder / "09_likelihood/tables/bits_by_stop.csv"
         to_test = distances[distances.reference.str.contains("test")]
-        return cls(to_test, efficientnet, errors, published_table(profile, "09_likelihood/tables/bits_by_stop"))
+        return cls(to_test, efficientnet, errors, pd.read_csv(bits) if bits.is_file() else None)
 
     def of_seeds(self, *seeds: int) -> "Runs":
         """Those of some seeds alone."""
@@ -76,8 +77,8 @@ class Runs:
         return float((both.iloc[:, 0] < both.iloc[:, 1]).mean())
 
 
-Judged = tuple[str, bool | None, str]
-"""A prediction, whether it held, and on what evidence; None where it was not run."""
+Judged = tuple[str, bool, str]
+"""A prediction, whether it held, and on what evidence."""
 
 
 def photographs(runs: Runs) -> list[Judged]:
@@ -131,20 +132,15 @@ def photographs(runs: Runs) -> list[Judged]:
     ]
 
 
-LONGER_RUN = (("T1", "classifier", 0.5), ("T2", "EfficientNet", 0.8))
-"""Name, features, and the largest part of the grid's distance that was expected."""
-
-
-def longer_run(table: pd.DataFrame | None) -> list[Judged]:
-    """T1 and T2, from notebook 08's table of the network for the sheets beside the grid; None where it was not run."""
-    if table is None:
-        return [(name, None, "") for name, _, _ in LONGER_RUN]
+def longer_run(longer: Runs, grid: Runs) -> list[Judged]:
+    """T1 and T2, of one network beside those of the same weighting in the grid."""
     judged: list[Judged] = []
-    for name, features, share in LONGER_RUN:
-        (row,) = table[table.features.str.contains(features) & (table.sampler == "heun")].to_dict("records")
-        found, mean, half = row["frechet"], row["frechet, grid"], row["± frechet, grid"]
-        said = f"{row['features']}: {found:.2f}, the grid {mean:.2f} ± {half:.2f}, {found / mean:.2f} times"
-        judged.append((name, bool(found <= share * mean and found < mean - half), said))
+    for name, table, share in (("T1", "distances", 0.5), ("T2", "efficientnet", 0.8)):
+        found, others = (replace(runs, distances=getattr(runs, table)).distance("sigmoid") for runs in (longer, grid))
+        mean, half = mean_interval(others)
+        features = getattr(longer, table).network.iloc[0]
+        said = f"{features}: {found[0]:.2f} in place of {mean:.2f} ± {half:.2f}, {found[0] / mean:.2f} times"
+        judged.append((name, bool(found[0] <= share * mean and found[0] < mean - half), said))
     return judged
 
 
@@ -195,9 +191,3 @@ def resolution(small: Runs, large: Runs) -> list[Judged]:
 def _said(ratio: Ratio) -> str:
     """A ratio, and whether the shifted network is surely the nearer one, as the paper's rule has it above 64 pixels."""
     return f"{ratio}" + (", below one, as the rule would have it" if ratio.high < 1 else "")
-
-
-def published_table(profile: str, name: str) -> pd.DataFrame | None:
-    """A published table, None where there is none."""
-    path = paths.published(profile) / f"{name}.csv"
-    return pd.read_csv(path) if path.is_file() else None

@@ -20,6 +20,7 @@ READABLE = 50_000
 """Bytes of a table as Markdown beyond which it is left out."""
 WEIGHTS: dict[str, tuple[str, ...]] = {
     "cifar10-cpu": ("sigmoid-seed0", "elbo-seed0"),
+    "cifar10-long": (),
     "resolution8": (),
     "resolution32": (),
 }
