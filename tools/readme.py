@@ -69,7 +69,7 @@ def findings(profile: profiles.Profile) -> str:
         f"depends on where decoding starts: on CIFAR-10 from 4 {figures.label(first['4'])}, from 8 "
         f"{figures.label(first['8'])}, from {elbo_from} ELBO.\n"
         f"* **Who judges.** CIFAR-10, EDM / sigmoid: {own}; post hoc, by kernel distance in EfficientNet's features, "
-        f"{known}. The sigmoid shifted by 2 log(64/d), the paper's rule as we recall it, / not: "
+        f"{known}. The sigmoid shifted by 2 log(64/d), the paper's rule for larger images, recalled, / not: "
         f"{shift}, by EfficientNet {shift_known}; at 8 pixels {small.ratio('sigmoid_shifted', 'sigmoid')}.\n"
         f"* **A longer run.** CIFAR-10, {_size('cifar10-long')}, sigmoid, one seed: distance {by_ours}; by "
         f"EfficientNet {by_efficientnet}.\n"
